@@ -1,0 +1,106 @@
+"""millstream: observability, profiling and the data flywheel for LLM workflows.
+
+    import millstream
+
+    millstream.instrument()          # record the frameworks that are installed
+
+    @millstream.track_function       # and your own functions
+    def answer(question): ...
+
+What is recorded lies in `.millstream`; `millstream profile .millstream` says where the time and tokens went.
+Names are loaded when first used, so that `import millstream` costs almost nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from millstream.context import ObservabilityContext, extract, inject
+    from millstream.errors import MillstreamError
+    from millstream.profiler import profile
+    from millstream.record import (
+        IntermediateStep,
+        current_span,
+        instrument,
+        recording,
+        start_span,
+        stats,
+        subscribe,
+        track_function,
+        track_unregistered_function,
+        uninstrument,
+    )
+    from millstream.span import Span, SpanKind, Status, Usage
+    from millstream.store import open_store
+    from millstream.workflow import Builder, FunctionBaseConfig, FunctionInfo, LLMFrameworkEnum, register_function
+
+__version__: Final = "0.1.0"
+
+_HOMES: Final = {
+    "Builder": "millstream.workflow",
+    "FunctionBaseConfig": "millstream.workflow",
+    "FunctionInfo": "millstream.workflow",
+    "IntermediateStep": "millstream.record",
+    "LLMFrameworkEnum": "millstream.workflow",
+    "MillstreamError": "millstream.errors",
+    "ObservabilityContext": "millstream.context",
+    "Span": "millstream.span",
+    "SpanKind": "millstream.span",
+    "Status": "millstream.span",
+    "Usage": "millstream.span",
+    "current_span": "millstream.record",
+    "extract": "millstream.context",
+    "inject": "millstream.context",
+    "instrument": "millstream.record",
+    "open_store": "millstream.store",
+    "profile": "millstream.profiler",
+    "recording": "millstream.record",
+    "register_function": "millstream.workflow",
+    "start_span": "millstream.record",
+    "stats": "millstream.record",
+    "subscribe": "millstream.record",
+    "track_function": "millstream.record",
+    "track_unregistered_function": "millstream.record",
+    "uninstrument": "millstream.record",
+}
+
+__all__ = [  # noqa: PLE0604  # kept beside the table above by a test
+    "Builder",
+    "FunctionBaseConfig",
+    "FunctionInfo",
+    "IntermediateStep",
+    "LLMFrameworkEnum",
+    "MillstreamError",
+    "ObservabilityContext",
+    "Span",
+    "SpanKind",
+    "Status",
+    "Usage",
+    "__version__",
+    "current_span",
+    "extract",
+    "inject",
+    "instrument",
+    "open_store",
+    "profile",
+    "recording",
+    "register_function",
+    "start_span",
+    "stats",
+    "subscribe",
+    "track_function",
+    "track_unregistered_function",
+    "uninstrument",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if home := _HOMES.get(name):
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'millstream' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

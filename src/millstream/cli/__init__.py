@@ -1,0 +1,77 @@
+"""The command line: it prints, asks and shows progress; nothing below it does.
+
+Exit codes: 0 done, 1 a gate failed, 2 wrong usage, configuration or input, 3 some items failed, 4 something
+needed is missing or unreachable, 130 interrupted.
+"""
+
+import sys
+import traceback
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from millstream import __version__
+from millstream.errors import MillstreamError
+
+_COMMANDS: Final = {
+    "doctor": "millstream.cli.doctor",
+    "eval": "millstream.cli.eval",
+    "info": "millstream.cli.run",
+    "journal": "millstream.cli.journal",
+    "profile": "millstream.cli.profile",
+    "run": "millstream.cli.run",
+    "simulate": "millstream.cli.simulate",
+    "validate": "millstream.cli.run",
+}
+_ATTRIBUTES: Final = {"eval": "eval_command"}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is asked for, so that each command pays for itself only."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(_COMMANDS[cmd_name])
+        command: click.Command = getattr(module, _ATTRIBUTES.get(cmd_name, cmd_name))
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="millstream")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(ctx: click.Context, *, debug: bool) -> None:
+    """Record, profile and evaluate LLM workflows."""
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its code; errors are plain sentences on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        result: Any = cli.main(args=given, prog_name="millstream", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        sys.stderr.close()
+        sys.exit(0)
+    except MillstreamError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"millstream: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(result if isinstance(result, int) else 0)

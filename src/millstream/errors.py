@@ -1,0 +1,75 @@
+"""The tree of errors. Each says what is wrong and what to do about it.
+
+MillstreamError
+├── ConfigError (ValueError)            a workflow file, an option or an environment variable is wrong
+├── InputError (ValueError)             a dataset, a column, a trace file or an argument is wrong
+├── MissingExtraError (ImportError)     an optional dependency is not installed; names the extra
+├── WorkflowError (RuntimeError)        a workflow could not do its work
+│   ├── StepLimitError                  an agent reached max_iterations without an answer
+│   └── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
+├── UnreachableError (ConnectionError)  a server that is needed does not answer         [transient]
+└── StorageError (OSError)              the journal or an output file cannot be written
+
+`exit_code` is what the command line exits with; `transient` says whether trying again can help.
+"""
+
+from typing import ClassVar
+
+
+class MillstreamError(Exception):
+    """Root of every error that millstream raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+    transient: ClassVar[bool] = False
+
+
+class ConfigError(MillstreamError, ValueError):
+    """A workflow file, an option or an environment variable is wrong."""
+
+
+class InputError(MillstreamError, ValueError):
+    """A dataset, a column, a trace file or an argument is wrong."""
+
+
+class MissingExtraError(MillstreamError, ImportError):
+    """An optional dependency is not installed.
+
+    Args:
+        feature: what was asked for, as the subject of a sentence.
+        extra: the extra of this package that brings it.
+    """
+
+    exit_code = 4
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the extra [{extra}]: pip install 'millstream[{extra}]'")
+        self.extra = extra
+
+
+class WorkflowError(MillstreamError, RuntimeError):
+    """A workflow could not do its work."""
+
+    exit_code = 3
+
+
+class StepLimitError(WorkflowError):
+    """An agent reached `max_iterations` without an answer."""
+
+
+class ItemTimeoutError(WorkflowError, TimeoutError):
+    """An item ran past `timeout_s`."""
+
+    transient = True
+
+
+class UnreachableError(MillstreamError, ConnectionError):
+    """A server that is needed does not answer."""
+
+    exit_code = 4
+    transient = True
+
+
+class StorageError(MillstreamError, OSError):
+    """The journal or an output file cannot be written."""
+
+    exit_code = 4

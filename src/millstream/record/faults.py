@@ -1,0 +1,30 @@
+"""The one place where telemetry swallows its own faults: they are counted and said once, never raised.
+
+Tests set `strict` so that a fault fails them.
+"""
+
+import logging
+from collections import Counter
+from typing import Final
+
+strict = False
+"""Raise instead of swallowing."""
+
+counts: Final[Counter[str]] = Counter()
+"""Faults by reason, for `stats()`."""
+
+_logger: Final = logging.getLogger("millstream")
+
+
+def swallow(error: BaseException, reason: str) -> None:
+    """Count a fault of ours under `reason` and complain about the first of its kind.
+
+    Args:
+        error: what was raised.
+        reason: a short, constant text; the key in `stats()`.
+    """
+    if strict:
+        raise error
+    counts[reason] += 1
+    if counts[reason] == 1:
+        _logger.warning("millstream: %s (%s: %s); said once, counted in stats()", reason, type(error).__name__, error)

@@ -1,0 +1,367 @@
+"""Spans while they are open: starting, changing and ending one, on the thread that does the work."""
+
+import functools
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from millstream import context, semconv
+from millstream.record import faults, recorder, steps
+from millstream.record.serialize import to_json
+from millstream.span import Span, SpanError, SpanEvent, SpanKind, Status, Usage
+
+_UNSET: Final = msgspec.UNSET
+_NO_ATTRIBUTES: Final[dict[str, Any]] = {}
+_NO_EVENTS: Final[list[SpanEvent]] = []
+_OK: Final = Status.OK
+_decode_head: Final = msgspec.json.Decoder(Span).decode
+_CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
+
+
+class _Tail(msgspec.Struct, gc=False, omit_defaults=True):
+    """The fields of a stored line after those of `LiveSpan.head`; what is absent has the default of `Span`."""
+
+    end_ns: int
+    status: str
+    error: SpanError | None = None
+    input: Any = _UNSET
+    output: Any = _UNSET
+    usage: Usage | None = None
+    workload_id: str | None = None
+    attributes: dict[str, Any] | None = None
+    events: list[SpanEvent] | None = None
+
+
+class LiveSpan(context.SpanContext):
+    """A span that is open. Values set on it appear in the record when it ends.
+
+    Made by `start_span` and the decorators, never directly. Every method is safe to call at any time: one
+    that fails is counted in `stats()` and changes nothing; after the end, changes are ignored.
+    """
+
+    __slots__ = (
+        "_recorder",
+        "_token",
+        "attributes",
+        "chunk_count",
+        "events",
+        "generation",
+        "head",
+        "input",
+        "kind",
+        "name",
+        "output",
+        "parent",
+        "start_ns",
+        "usage",
+    )
+
+    _recorder: "recorder.Recorder"
+    _token: Token[context.SpanContext | None] | None
+    name: str
+    kind: SpanKind
+    parent: context.SpanContext | None
+    start_ns: int
+    generation: int
+    head: bytes
+    """The fields of the stored line that are known at the start."""
+    input: Any
+    output: Any
+    usage: Usage | None
+    attributes: dict[str, Any] | None
+    events: list[SpanEvent] | None
+    chunk_count: int
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the span has not ended, and was not inherited from a parent process by fork."""
+        return self.generation == self._recorder.generation
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Record an attribute; any value that has a JSON form."""
+        if self.attributes is None:
+            self.attributes = {}
+        self.attributes[key] = value if value is None or isinstance(value, str | int | float) else to_json(value)
+
+    def set_output(self, value: Any) -> None:
+        """Record the result, unless content is not captured."""
+        if self._recorder.capture_content:
+            self.output = to_json(value)
+
+    def set_usage(self, usage: Usage) -> None:
+        """Record the tokens of a model call."""
+        self.usage = usage
+
+    def add_event(self, name: str, attributes: dict[str, Any] | None = None) -> None:
+        """Record that something happened now."""
+        if self.events is None:
+            self.events = []
+        values = {key: to_json(value) for key, value in attributes.items()} if attributes else {}
+        self.events.append(SpanEvent(name, self.now_ns(), values))
+
+    def now_ns(self) -> int:
+        """Unix nanoseconds on this trace's own clock."""
+        return self.anchor_ns + self._recorder.monotonic_ns()
+
+    def add_chunk(self, chunk: Any = _UNSET, *, new_token: bool = False) -> None:
+        """Count one piece of a stream and time the first; live subscribers see each."""
+        self.chunk_count += 1
+        if self.chunk_count == 1:
+            self.set_attribute(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
+        if steps.subscribers:
+            steps.publish_chunk(self.snapshot(), ancestry(self), self.now_ns(), self._content(chunk), new_token=new_token)
+
+    def end(self, error: BaseException | None = None, status: Status = Status.OK) -> None:
+        """Write the span. Only the first call has an effect.
+
+        Args:
+            error: what ended it; decides the status.
+            status: the status where there is no error.
+        """
+        try:
+            if self.generation != self._recorder.generation:
+                return
+            self.generation = -1
+            failure = None
+            if error is not None:
+                status, failure = _outcome(error)
+            if self.chunk_count:
+                self.set_attribute(semconv.CHUNK_COUNT, self.chunk_count)
+            end_ns = self.now_ns()
+            self._recorder.end(
+                self.head,
+                _Tail(
+                    end_ns,
+                    status.value if status is not _OK else "ok",
+                    failure,
+                    self.input,
+                    self.output,
+                    self.usage,
+                    self.workload_id,
+                    self.attributes,
+                    self.events,
+                ),
+            )
+            if steps.subscribers:
+                steps.publish_end(self.snapshot(end_ns, status, failure), ancestry(self))
+            self.parent = None  # a chain of ended spans would never be freed
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "a span could not be ended")
+
+    def snapshot(
+        self, end_ns: int | None = None, status: Status | None = None, error: SpanError | None = None
+    ) -> Span:
+        """The span as it stands now."""
+        span = _decode_head(self.head + b"}")
+        span.end_ns = end_ns
+        span.status = status
+        span.error = error
+        span.input = self.input
+        span.output = self.output
+        span.usage = self.usage
+        span.workload_id = self.workload_id
+        span.attributes = self.attributes or _NO_ATTRIBUTES
+        span.events = self.events or _NO_EVENTS
+        return span
+
+    def _content(self, value: Any) -> Any:
+        return value if value is _UNSET or not self._recorder.capture_content else to_json(value)
+
+    def __enter__(self) -> Self:
+        self._token = context.current.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        leave(self)
+        self.end(error)
+
+
+class _NotRecorded(LiveSpan):
+    """What `start_span` gives while recording is off: takes everything, keeps nothing."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.trace_id = "0" * 32
+        self.span_id = "0" * 16
+        self.generation = -1
+        self._recorder = recorder.NOT_RECORDING
+        self.workload_id = self.parent = self.usage = None
+        self.name = ""
+        self.head = b""
+        self.kind = SpanKind.FUNCTION
+        self.start_ns = self.anchor_ns = self.chunk_count = 0
+        self.input = self.output = _UNSET
+        self.attributes = self.events = None
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        pass
+
+    def set_output(self, value: Any) -> None:
+        pass
+
+    def set_usage(self, usage: Usage) -> None:
+        pass
+
+    def add_event(self, name: str, attributes: dict[str, Any] | None = None) -> None:
+        pass
+
+    def add_chunk(self, chunk: Any = _UNSET, *, new_token: bool = False) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+_not_recorded: Final = _NotRecorded()
+
+
+def open_span(
+    active: "recorder.Recorder",
+    name: str,
+    kind: SpanKind,
+    content: Any = _UNSET,
+    *,
+    parent: context.SpanContext | None,
+    workload_id: str | None = None,
+    trace_id: str | None = None,
+) -> LiveSpan:
+    """Start a span and write its opening line, without making it the current one.
+
+    Args:
+        active: the recorder in use.
+        name: the span's name.
+        kind: the span's kind.
+        content: its input, or unset.
+        parent: the span it starts in, or `None` for the root of a new trace.
+        workload_id: opens a workload scope of this name; inherited when `None`.
+        trace_id: for a root, the trace to make instead of a new one.
+    """
+    span = LiveSpan()
+    span._recorder = active  # noqa: SLF001  # one object in two modules' hands would be a third
+    span.parent = parent
+    if parent is None:
+        parent = active.remote_parent
+    if parent is None or (trace_id is not None and trace_id != parent.trace_id):
+        span.trace_id = trace_id or active.ids.trace_id()
+        span.parent = None
+        parent_json = "null"
+        span.workload_id = workload_id
+        span.anchor_ns = active.clock.wall_ns() - active.monotonic_ns()
+    else:
+        span.trace_id = parent.trace_id
+        parent_json = f'"{parent.span_id}"'
+        span.workload_id = workload_id or parent.workload_id
+        span.anchor_ns = parent.anchor_ns
+    span.span_id = active.ids.span_id()
+    span.name = name
+    span.kind = kind
+    span.generation = active.generation
+    span.input = to_json(content) if content is not _UNSET and active.capture_content else _UNSET
+    span.output = _UNSET
+    span.usage = None
+    span.attributes = None
+    span.events = None
+    span.chunk_count = 0
+    span.start_ns = span.anchor_ns + active.monotonic_ns()
+    span.head = (
+        f'{{"trace_id":"{span.trace_id}","span_id":"{span.span_id}","parent_id":{parent_json},'
+        f'"name":{_quote(name)},"kind":"{kind._value_}","start_ns":{span.start_ns}'
+    ).encode()
+    active.journal.begin(span.head)
+    if steps.subscribers:
+        steps.publish_start(span.snapshot(), ancestry(span))
+    return span
+
+
+@functools.lru_cache(1024)
+def _quote(name: str) -> str:
+    return bytes(to_json(name)).decode()
+
+
+def leave(span: LiveSpan) -> None:
+    """Make the span that was current before `span` current again."""
+    token = span._token  # noqa: SLF001
+    if token is None:
+        return
+    span._token = None  # noqa: SLF001
+    try:
+        context.current.reset(token)
+    except ValueError:  # entered in another context, as when an async generator is closed by the event loop
+        pass
+
+
+def start_span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.FUNCTION,
+    input: Any = _UNSET,  # noqa: A002  # the span's own word
+    attributes: dict[str, Any] | None = None,
+    workload_id: str | None = None,
+    trace_id: str | None = None,
+) -> LiveSpan:
+    """Record the block of a `with` statement as a span; also in async code.
+
+    An exception that leaves the block ends the span with status `error` (a cancellation: `cancelled`) and
+    goes on.
+
+    Args:
+        name: the span's name.
+        kind: what it does.
+        input: any value with a JSON form.
+        attributes: recorded as they are.
+        workload_id: opens a workload scope of this name for the spans inside.
+        trace_id: 32 hex digits; starts a trace of this id when the current span is not in it.
+
+    Returns:
+        The open span, to be used in a `with` statement.
+    """
+    active = recorder.get()
+    if active is None:
+        return _not_recorded
+    try:
+        span = open_span(
+            active, name, SpanKind(kind), input, parent=context.current.get(), workload_id=workload_id, trace_id=trace_id
+        )
+        span._token = None  # noqa: SLF001
+        for key, value in (attributes or _NO_ATTRIBUTES).items():
+            span.set_attribute(key, value)
+    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+        faults.swallow(fault, "a span could not be started")
+        return _not_recorded
+    return span
+
+
+def current_span() -> LiveSpan:
+    """The span that this code runs in; one that takes everything and keeps nothing where there is none."""
+    span = context.current.get()
+    return span if isinstance(span, LiveSpan) else _not_recorded
+
+
+def ancestry(span: LiveSpan) -> "steps.InvocationNode":
+    """The functions around an open span, for live subscribers."""
+    chain = []
+    above: context.SpanContext | None = span
+    while isinstance(above, LiveSpan):
+        chain.append((above.kind, above.name, above.span_id, above.workload_id))
+        above = above.parent
+    return steps.invocation_node(chain)
+
+
+def _outcome(error: BaseException) -> tuple[Status, SpanError]:
+    kind = type(error)
+    cancelled = any(base.__name__ in _CANCELLED for base in kind.__mro__)
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
+        message = "(its message could not be read)"
+    return (Status.CANCELLED if cancelled else Status.ERROR), SpanError(kind.__name__, message[:10_000])

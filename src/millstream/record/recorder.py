@@ -1,0 +1,218 @@
+"""Whether this process records, and to where: the recorder in use and what it counts."""
+
+import itertools
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+
+from millstream import context, sources
+from millstream.record import faults
+from millstream.record.journal import DEFAULT_SEGMENT_BYTES, Journal
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class Recorder:
+    """Writes spans to one journal.
+
+    Args:
+        home: the folder of recordings.
+        clock: where time comes from.
+        ids: where ids come from.
+        capture_content: whether inputs and outputs are kept; structure, usage and times always are.
+        segment_bytes: size of a journal segment before the next begins.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        clock: sources.Clock,
+        ids: sources.Ids,
+        capture_content: bool = True,
+        segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+    ) -> None:
+        self.home = home
+        self.clock = clock
+        self.ids = ids
+        self.monotonic_ns = clock.monotonic_ns
+        self.capture_content = capture_content
+        self.generation = 0
+        """Grows at every fork, so that a child knows the spans that its parent has open."""
+        self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
+        self.journal = Journal(home, segment_bytes)
+        self._made = itertools.count()
+        self._made_reads = 0
+        self._reading = threading.Lock()
+
+    def end(self, head: bytes, tail: msgspec.Struct) -> None:
+        """Write an ended span: the fields known at its start, and the others."""
+        next(self._made)
+        self.journal.finish(head, b"," + _encode(tail)[1:] + b"\n")
+
+    def stats(self) -> dict[str, Any]:
+        """What became of the spans of this process: see `millstream.stats`."""
+        with self._reading:
+            made = next(self._made) - self._made_reads
+            self._made_reads += 1
+        lost = self.journal.lost
+        dropped = {"journal cannot be written": lost} if lost else {}
+        for reason, count in faults.counts.items():
+            if not reason.startswith("the journal in"):
+                dropped[reason] = count
+        return {"made": made, "stored": made - lost, "sent": 0, "retried": 0, "rejected": {}, "dropped": dropped}
+
+    @property
+    def storage_error(self) -> OSError | None:
+        """Why the journal could not be written the last time it could not."""
+        return self.journal.error
+
+    def close(self) -> None:
+        """Let go of the journal's file."""
+        self.journal.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: our own segment, our own counts, and no claim on the parent's open spans."""
+        self.generation += 1
+        self._made = itertools.count()
+        self._made_reads = 0
+        self._reading = threading.Lock()
+        self.journal.forget_parent()
+
+
+NOT_RECORDING: Final = Recorder(Path(), clock=sources.SystemClock(), ids=sources.active.ids)
+"""Stands where a recorder must be while recording is off; nothing is written to it."""
+
+
+class _Active:
+    recorder: Recorder | None = None
+    resolved = False
+    """Whether the environment has been read."""
+
+
+_active: Final = _Active()
+_resolving: Final = threading.Lock()
+
+
+def get() -> Recorder | None:
+    """The recorder in use; `None` while recording is off."""
+    return _active.recorder if _active.resolved else _resolve()
+
+
+def _resolve() -> Recorder | None:
+    """The first use in this process: read the environment, see to threads and forks."""
+    with _resolving:
+        if not _active.resolved:
+            try:
+                _install_hooks()
+                if not _off("MILLSTREAM_DISABLED") and not _off("OTEL_SDK_DISABLED"):
+                    _active.recorder = Recorder(
+                        journal_home(),
+                        clock=sources.active.clock,
+                        ids=sources.active.ids,
+                        capture_content=os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower() not in _FALSE,
+                    )
+            except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
+                faults.swallow(error, "recording could not begin")
+            _active.resolved = True
+    return _active.recorder
+
+
+_FALSE: Final = frozenset({"false", "0", "no", "off"})
+_TRUE: Final = frozenset({"true", "1", "yes", "on"})
+
+
+def _off(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in _TRUE
+
+
+def _install_hooks() -> None:
+    from millstream.record import threads  # noqa: PLC0415  # patches threading only where something is recorded
+
+    threads.install()
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    if _active.recorder is not None:
+        _active.recorder.after_fork()
+
+
+def journal_home() -> Path:
+    """The folder recorded into: that of the recording in use, else `MILLSTREAM_HOME`, else `.millstream`."""
+    if _active.recorder is not None:
+        return _active.recorder.home
+    return Path(os.environ.get("MILLSTREAM_HOME") or ".millstream").absolute()
+
+
+class recording:  # noqa: N801  # used as a function and as a block
+    """Configure recording for the process, or for the block of a `with` statement.
+
+    Args:
+        home: the folder of recordings; default `MILLSTREAM_HOME`, else `.millstream`.
+        capture_content: whether inputs and outputs are kept; default `MILLSTREAM_CAPTURE_CONTENT`, else yes.
+        enabled: `False` records nothing.
+        clock: where time comes from.
+        ids: where ids come from.
+        segment_bytes: size of a journal segment before the next begins.
+    """
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        *,
+        capture_content: bool | None = None,
+        enabled: bool = True,
+        clock: sources.Clock | None = None,
+        ids: sources.Ids | None = None,
+        segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+    ) -> None:
+        get()
+        self._before = (_active.recorder, sources.active.clock, sources.active.ids)
+        if capture_content is None:
+            capture_content = os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower() not in _FALSE
+        sources.active.clock = clock or sources.active.clock
+        sources.active.ids = ids or sources.active.ids
+        self._recorder = None
+        if enabled:
+            self._recorder = Recorder(
+                Path(home).absolute() if home is not None else journal_home(),
+                clock=sources.active.clock,
+                ids=sources.active.ids,
+                capture_content=capture_content,
+                segment_bytes=segment_bytes,
+            )
+        _active.recorder = self._recorder
+
+    @property
+    def home(self) -> Path:
+        """The folder recorded into."""
+        return self._recorder.home if self._recorder else journal_home()
+
+    def stats(self) -> dict[str, Any]:
+        """As `millstream.stats()`, of this recording."""
+        return (self._recorder or NOT_RECORDING).stats()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _active.recorder, sources.active.clock, sources.active.ids = self._before
+        if self._recorder:
+            self._recorder.close()
+
+
+def stats() -> dict[str, Any]:
+    """What became of the spans of this process.
+
+    Returns:
+        `{"made", "stored", "sent", "retried": counts, "rejected": {reason: count}, "dropped": {reason: count}}`;
+        `made` counts ended spans, `dropped` every span or part of one that was lost, and why.
+    """
+    return (get() or NOT_RECORDING).stats()

@@ -1,0 +1,331 @@
+"""`@track_function` and `@track_unregistered_function`: record the calls of any function.
+
+Sync and async functions, generators, async generators, methods, static and class methods, and classes'
+instances that can be called. A wrapper adds the record and nothing else: results, exceptions, signatures and
+what `inspect` says of a function or coroutine function stay as they were.
+"""
+
+import functools
+import inspect
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+
+import msgspec
+
+from millstream.context import current
+from millstream.record import faults, recorder
+from millstream.record.live import LiveSpan, leave, open_span
+from millstream.span import SpanKind, Status
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+_UNSET: Final = msgspec.UNSET
+
+
+@overload
+def track_function(func: F, /) -> F: ...
+@overload
+def track_function(*, metadata: Mapping[str, Any] | None = None) -> Callable[[F], F]: ...
+def track_function(func: F | None = None, /, *, metadata: Mapping[str, Any] | None = None) -> F | Callable[[F], F]:
+    """Record each call of a function as a span named after it.
+
+    Args:
+        func: the function; none when used as `@track_function(metadata=…)`.
+        metadata: attributes of every span.
+
+    Raises:
+        TypeError: `metadata` is not a mapping with text keys, or `func` cannot be called.
+    """
+
+    def decorate(function: F) -> F:
+        return _track(function, name=None, metadata=metadata, opens_scope=False)
+
+    return decorate if func is None else decorate(func)
+
+
+@overload
+def track_unregistered_function(func: F, /) -> F: ...
+@overload
+def track_unregistered_function(
+    *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+) -> Callable[[F], F]: ...
+def track_unregistered_function(
+    func: F | None = None, /, *, name: str | None = None, metadata: Mapping[str, Any] | None = None
+) -> F | Callable[[F], F]:
+    """Record each call of a function and make it a workload scope: model calls inside carry its name.
+
+    Args:
+        func: the function; none when used with arguments.
+        name: the span's name and the `workload_id`; default the function's name.
+        metadata: attributes of every span.
+
+    Raises:
+        TypeError: `metadata` is not a mapping with text keys, or `func` cannot be called.
+    """
+
+    def decorate(function: F) -> F:
+        return _track(function, name=name, metadata=metadata, opens_scope=True)
+
+    return decorate if func is None else decorate(func)
+
+
+def _track(function: F, *, name: str | None, metadata: Mapping[str, Any] | None, opens_scope: bool) -> F:
+    if isinstance(function, staticmethod | classmethod):
+        inner = _track(function.__func__, name=name, metadata=metadata, opens_scope=opens_scope)
+        return cast("F", type(function)(inner))
+    if not callable(function):
+        raise TypeError(f"a function is needed to decorate, not {type(function).__name__}")
+    if metadata is not None and not (isinstance(metadata, Mapping) and all(isinstance(key, str) for key in metadata)):
+        raise TypeError("metadata must be a mapping with text keys, such as {'team': 'search'}")
+    call = _Call(function, name, dict(metadata or {}), opens_scope=opens_scope)
+    if inspect.isasyncgenfunction(function):
+        wrapper = _wrap_async_generator(function, call)
+    elif inspect.iscoroutinefunction(function):
+        wrapper = _wrap_coroutine(function, call)
+    elif inspect.isgeneratorfunction(function):
+        wrapper = _wrap_generator(function, call)
+    else:
+        wrapper = _wrap_function(function, call)
+    functools.update_wrapper(wrapper, function)
+    return cast("F", wrapper)
+
+
+class _Call:
+    """What is known of a tracked function before it is called: how to start the span of a call."""
+
+    __slots__ = ("_bind", "metadata", "name", "workload_id")
+
+    def __init__(self, function: Callable[..., Any], name: str | None, metadata: dict[str, Any], *, opens_scope: bool) -> None:
+        self.name = name or getattr(function, "__name__", None) or type(function).__name__
+        self.workload_id = self.name if opens_scope else None
+        self.metadata = metadata
+        self._bind = _binder(function)
+
+    def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LiveSpan | None:
+        """The span of one call, not yet current; `None` where nothing is recorded."""
+        active = recorder.get()
+        if active is None:
+            return None
+        try:
+            content = self._bind(args, kwargs) if active.capture_content else _UNSET
+            span = open_span(
+                active, self.name, SpanKind.FUNCTION, content, parent=current.get(), workload_id=self.workload_id
+            )
+            for key, value in self.metadata.items():
+                span.set_attribute(key, value)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "a span could not be started")
+            return None
+        return span
+
+
+def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        span = call.start(args, kwargs)
+        if span is None:
+            return function(*args, **kwargs)
+        token = current.set(span)
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            current.reset(token)
+            span.end(error)
+            raise
+        current.reset(token)
+        _end_with(span, result)
+        return result
+
+    return wrapper
+
+
+def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        span = call.start(args, kwargs)
+        if span is None:
+            return await function(*args, **kwargs)
+        span._token = current.set(span)  # noqa: SLF001
+        try:
+            result = await function(*args, **kwargs)
+        except BaseException as error:
+            leave(span)
+            # A coroutine that is closed before it is done was cancelled.
+            span.end(None, Status.CANCELLED) if isinstance(error, GeneratorExit) else span.end(error)
+            raise
+        leave(span)
+        _end_with(span, result)
+        return result
+
+    return wrapper
+
+
+def _wrap_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        span = call.start(args, kwargs)
+        generator = function(*args, **kwargs)
+        return generator if span is None else _TrackedGenerator(generator, span)
+
+    return wrapper
+
+
+def _wrap_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        span = call.start(args, kwargs)
+        generator = function(*args, **kwargs)
+        return generator if span is None else _TrackedAsyncGenerator(generator, span)
+
+    return wrapper
+
+
+def _end_with(span: LiveSpan, result: Any) -> None:
+    try:
+        span.set_output(result)
+    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+        faults.swallow(fault, "a result could not be recorded")
+    span.end()
+
+
+class _TrackedGenerator(Generator[Any, Any, Any]):
+    """A generator whose span lasts from the call to its end, and whose body runs inside that span.
+
+    The span is current only while the body runs, so what the consumer does between two values is not in it.
+    """
+
+    def __init__(self, generator: Generator[Any, Any, Any], span: LiveSpan) -> None:
+        self._generator = generator
+        self._span = span
+
+    def send(self, value: Any) -> Any:
+        return self._step(self._generator.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._generator.throw, *error)
+
+    def close(self) -> None:
+        token = current.set(self._span)
+        try:
+            self._generator.close()
+        except BaseException as error:
+            current.reset(token)
+            self._span.end(error)
+            raise
+        current.reset(token)
+        self._span.end()  # a consumer that stops early is no error
+
+    def __del__(self) -> None:
+        if self._span.is_open:
+            self.close()
+
+    def _step(self, step: Callable[..., Any], *values: Any) -> Any:
+        token = current.set(self._span)
+        try:
+            chunk = step(*values)
+        except StopIteration:
+            current.reset(token)
+            self._span.end()
+            raise
+        except BaseException as error:
+            current.reset(token)
+            self._span.end(error)
+            raise
+        current.reset(token)
+        _count(self._span, chunk)
+        return chunk
+
+
+class _TrackedAsyncGenerator(AsyncGenerator[Any, Any]):
+    """An async generator whose span lasts from the call to its end, and whose body runs inside that span."""
+
+    def __init__(self, generator: AsyncGenerator[Any, Any], span: LiveSpan) -> None:
+        self._generator = generator
+        self._span = span
+
+    async def asend(self, value: Any) -> Any:
+        return await self._step(self._generator.asend(value))
+
+    async def athrow(self, *error: Any) -> Any:
+        return await self._step(self._generator.athrow(*error))
+
+    async def aclose(self) -> None:
+        token = current.set(self._span)
+        try:
+            await self._generator.aclose()
+        except BaseException as error:
+            _reset(token)
+            self._span.end(error)
+            raise
+        _reset(token)
+        self._span.end()
+
+    def __del__(self) -> None:
+        # The event loop closes the generator itself; a consumer that stops early is no error.
+        self._span.end()
+
+    async def _step(self, step: Any) -> Any:
+        token = current.set(self._span)
+        try:
+            chunk = await step
+        except StopAsyncIteration:
+            _reset(token)
+            self._span.end()
+            raise
+        except BaseException as error:
+            _reset(token)
+            self._span.end(error)
+            raise
+        _reset(token)
+        _count(self._span, chunk)
+        return chunk
+
+
+def _reset(token: Any) -> None:
+    try:
+        current.reset(token)
+    except ValueError:  # the event loop closes an abandoned generator in a context of its own
+        pass
+
+
+def _count(span: LiveSpan, chunk: Any) -> None:
+    try:
+        span.add_chunk(chunk)
+    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+        faults.swallow(fault, "a chunk could not be recorded")
+
+
+def _binder(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """A function from a call's arguments to an object of them by name, defaults included, `self` left out."""
+    try:
+        signature = inspect.signature(function)
+    except (ValueError, TypeError):  # some built-in functions do not say
+        return _unnamed
+    parameters = signature.parameters.values()
+    names = [parameter.name for parameter in parameters]
+    receiver = bool(names) and names[0] in ("self", "cls") and "." in getattr(function, "__qualname__", "")
+    if receiver:
+        names = names[1:]
+    plain = all(parameter.kind in _POSITIONAL for parameter in parameters)
+    # A struct is built and encoded in half the time of a dict.
+    arguments = msgspec.defstruct("Arguments", names) if plain else None
+    count = len(names)
+
+    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given = args[1:] if receiver else args
+        if arguments is not None and not kwargs and len(given) == count:
+            return arguments(*given)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:  # the call itself will say what is wrong
+            return _unnamed(args, kwargs)
+        bound.apply_defaults()
+        named = bound.arguments
+        return {name: named[name] for name in names if named[name] or signature.parameters[name].kind not in _VARIADIC}
+
+    return bind
+
+
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _unnamed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {"args": args, "kwargs": kwargs} if kwargs else {"args": args}

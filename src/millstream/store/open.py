@@ -1,0 +1,96 @@
+"""`open_store`: one way to read spans, whatever they were recorded to."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from millstream.errors import InputError
+from millstream.span import Span
+from millstream.store.segments import Segment, State, list_segments, read_lines
+from millstream.store.spans import SpanReader
+
+
+class Store(Protocol):
+    """Recorded spans.
+
+    Attributes:
+        format: what was recognised: `journal` or `jsonl`.
+        rejected: counts, by reason, of lines that could not be read in the last `spans()`.
+    """
+
+    format: str
+    rejected: Counter[str]
+
+    def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
+        """Every span once, roughly in the order in which they ended, in bounded memory.
+
+        Args:
+            trace_ids: only spans of these traces.
+            since_ns: Unix nanoseconds; files that were finished before it are not opened.
+        """
+        ...
+
+
+def open_store(source: str | os.PathLike[str]) -> Store:
+    """Recorded spans to read.
+
+    Args:
+        source: a folder that was recorded into (`MILLSTREAM_HOME`), or a file of spans, one JSON object a
+            line, as `millstream journal export` writes it.
+
+    Raises:
+        InputError: there is nothing of the kind.
+    """
+    path = Path(source)
+    if path.is_dir():
+        home = path.parent if path.name == "journal" and not (path / "journal").is_dir() else path
+        if not (home / "journal").is_dir():
+            raise InputError(f"{path} holds no recordings: it has no journal folder. Give the folder that was recorded into, by default .millstream")
+        return JournalStore(home)
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Give the folder that was recorded into, by default .millstream, or a file of spans")
+    if path.suffix not in (".jsonl", ".ndjson"):
+        raise InputError(f"{path} cannot be read: spans are read from a recording's folder or from a .jsonl file, one span a line")
+    return JsonLinesStore(path)
+
+
+class JournalStore:
+    """The spans of a journal. Reading never disturbs those who write."""
+
+    format = "journal"
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.rejected: Counter[str] = Counter()
+
+    def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
+        """As `Store.spans`; a span open in a process that died has status `interrupted`."""
+        self.rejected = Counter()
+        of_process: defaultdict[str, list[Segment]] = defaultdict(list)
+        for segment in list_segments(self.home):
+            if segment.may_hold_since(since_ns):
+                of_process[segment.writer].append(segment)
+        for segments in of_process.values():
+            reader = SpanReader(trace_ids, self.rejected)
+            for segment in segments:
+                yield from reader.read(read_lines(segment.path))
+            yield from reader.still_open(interrupted=segments[-1].state is not State.LIVE)
+
+
+class JsonLinesStore:
+    """The spans of a file, one JSON object a line."""
+
+    format = "jsonl"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rejected: Counter[str] = Counter()
+
+    def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:  # noqa: ARG002  # one file has no parts to skip
+        """As `Store.spans`; what the file says of a span's status stands."""
+        self.rejected = Counter()
+        reader = SpanReader(trace_ids, self.rejected)
+        yield from reader.read(read_lines(self.path))
+        yield from reader.still_open(interrupted=False)

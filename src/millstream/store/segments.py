@@ -1,0 +1,78 @@
+"""The files of a journal, from the reader's side: which there are, who still writes them, what they hold."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from millstream.errors import InputError
+
+
+class State(str, Enum):
+    """Of a segment: whether more may come."""
+
+    LIVE = "live"
+    """A living process holds it."""
+    CLOSED = "closed"
+    """Its process ended it; its size and time stand."""
+    ABANDONED = "abandoned"
+    """Its process died; blank lines follow the last span."""
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """One file of a journal."""
+
+    path: Path
+    writer: str
+    """When its process began to record, and that process's id."""
+    state: State
+    size: int
+    mtime_ns: int
+
+    def may_hold_since(self, time_ns: int | None) -> bool:
+        """Whether spans written after `time_ns` (Unix nanoseconds) may be here.
+
+        Only a closed file's time says when it was last written: writes through a memory map do not move it.
+        """
+        return time_ns is None or self.state is not State.CLOSED or self.mtime_ns >= time_ns
+
+
+def list_segments(home: Path) -> list[Segment]:
+    """The segments of `<home>/journal`, oldest first; none where there is no journal.
+
+    Raises:
+        InputError: the folder may not be read.
+    """
+    try:
+        paths = sorted((home / "journal").glob("*.jsonl"))
+        return [_describe(path) for path in paths]
+    except PermissionError as error:
+        raise InputError(f"{error.filename} may not be read: recordings belong to the user who made them") from error
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file that are not blank, without their newline, in bounded memory."""
+    with path.open("rb") as file:
+        for line in file:
+            if text := line.strip(_BLANK):
+                yield text
+
+
+_BLANK: Final = b" \t\r\n\x00"
+
+
+def _describe(path: Path) -> Segment:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            state = State.LIVE
+        else:
+            file.seek(max(status.st_size - 2, 0))
+            state = State.CLOSED if file.read(2) == b"}\n" else State.ABANDONED
+    return Segment(path, path.stem.rpartition("-")[0], state, status.st_size, status.st_mtime_ns)

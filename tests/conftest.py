@@ -1,0 +1,30 @@
+"""Every test records into a folder of its own, and a fault of telemetry fails it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import millstream
+from millstream.record import faults
+from millstream.span import Span
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that this test's own process and its subprocesses record into."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("MILLSTREAM_HOME", str(folder))
+    monkeypatch.setattr(faults, "strict", True)
+    with millstream.recording(home=folder):
+        yield folder
+
+
+@pytest.fixture
+def spans(home: Path) -> Callable[[], list[Span]]:
+    """A function that gives what has been recorded so far, in order of start."""
+
+    def read() -> list[Span]:
+        return sorted(millstream.open_store(home).spans(), key=lambda span: (span.start_ns, span.span_id))
+
+    return read

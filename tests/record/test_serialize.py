@@ -1,0 +1,148 @@
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import uuid
+
+import msgspec
+import numpy as np
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream.record.serialize import MAX_BYTES, to_json
+
+
+def convert(value):
+    encoded = bytes(to_json(value))
+    assert len(encoded) <= MAX_BYTES
+    return json.loads(encoded, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Model(pydantic.BaseModel):
+    day: datetime.date = datetime.date(2020, 1, 2)
+    inner: object = None
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: object = None
+
+
+class Silent:
+    def __repr__(self):
+        raise RuntimeError
+
+
+class Plain:
+    pass
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (True, True),
+        (1.5, 1.5),
+        (float("nan"), None),
+        (2**70, 2**70),
+        ((1, [2, {"a": 3}]), [1, [2, {"a": 3}]]),
+        ({1}, [1]),
+        (frozenset({"a"}), ["a"]),
+        (b"ab", "YWI="),
+        (bytearray(b"ab"), "YWI="),
+        ({1: "a", None: "b"}, {"1": "a", "None": "b"}),
+        ({(1, 2): 3}, {"(1, 2)": 3}),
+        (Colour.RED, "red"),
+        (datetime.date(2020, 1, 2), "2020-01-02"),
+        (decimal.Decimal("1.10"), "1.10"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Model(), {"day": "2020-01-02", "inner": None}),
+        (Point(1), {"x": 1, "y": None}),
+        (Point(1, Model()), {"x": 1, "y": {"day": "2020-01-02", "inner": None}}),
+        (Text("t"), "t"),
+        (np.float64(1.5), 1.5),
+        (np.int32(3), 3),
+        (np.bool_(True), True),
+        (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+        (np.zeros((100, 100)), "<array of float64, shape (100, 100)>"),
+        (collections.deque([1, 2]), [1, 2]),
+        (collections.OrderedDict(a=1), {"a": 1}),
+        (ValueError("no"), "ValueError: no"),
+        (len, "<builtins.len>"),
+        (int, "<builtins.int>"),
+        (Silent(), f"<{__name__}.Silent: repr raised RuntimeError>"),
+        ([Silent(), 1], [f"<{__name__}.Silent: repr raised RuntimeError>", 1]),
+        (Plain(), f"<{__name__}.Plain>"),
+        ("\ud800", "?"),
+    ],
+)
+def test_values(value, expected):
+    assert convert(value) == expected
+
+
+def test_an_iterator_is_not_consumed():
+    numbers = iter([1, 2, 3])
+    convert(numbers)
+    assert list(numbers) == [1, 2, 3]
+
+
+def test_no_address_is_recorded():
+    assert "0x" not in bytes(to_json([Plain(), (i for i in ()), lambda: 1, Point(1, Plain())])).decode()
+
+
+def test_cycles_are_marked():
+    a: dict = {"name": "a"}
+    a["self"] = a
+    a["list"] = [a]
+    assert convert(a) == {"name": "a", "self": "<cycle>", "list": ["<cycle>"]}
+
+
+def test_depth_is_cut():
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "too deep" in bytes(to_json(deep)).decode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x" * 5_000_000, b"x" * 5_000_000, list(range(1_000_000)), {str(i): "y" * 50 for i in range(100_000)}, [["z" * 90_000] * 50] * 50],
+)
+def test_huge_values_are_cut_with_a_mark(value):
+    text = bytes(to_json(value)).decode()
+    assert len(text) <= MAX_BYTES
+    assert "cut" in text or "bytes>" in text
+
+
+def test_a_large_prompt_is_whole():
+    prompt = [{"role": "user", "content": "x" * 90_000}] * 8
+    assert convert(prompt) == prompt
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(json_values)
+def test_json_values_come_back_as_they_were(value):
+    assert msgspec.json.decode(bytes(to_json(value))) == value
+
+
+@given(st.recursive(st.text() | st.binary() | st.integers() | st.complex_numbers() | st.sets(st.integers()), st.lists))
+def test_anything_has_a_json_form(value):
+    convert(value)
