@@ -14,7 +14,9 @@ def test_a_trace_continues_over_a_carrier(spans):
     carrier = {"other": "kept"}
     with start_span("client") as client:
         inject(carrier)
-    with extract({"TraceParent": carrier["traceparent"], "tracestate": "v=1", "Baggage": "user%20id=a%2Cb;p=1,x=2,"}) as remote:
+    with extract(
+        {"TraceParent": carrier["traceparent"], "tracestate": "v=1", "Baggage": "user%20id=a%2Cb;p=1,x=2,"}
+    ) as remote:
         assert (remote.trace_id, remote.span_id) == (client.trace_id, client.span_id)
         assert get_baggage() == {"user id": "a,b", "x": "2"}
         onward: dict[str, str] = {}
@@ -38,7 +40,16 @@ def test_without_a_span_nothing_is_injected():
 
 @pytest.mark.parametrize(
     "header",
-    ["", "junk", REMOTE.upper(), REMOTE + "-x", "ff" + REMOTE[2:], REMOTE.replace("a", "0"), REMOTE.replace("b", "0"), REMOTE[:-1]],
+    [
+        "",
+        "junk",
+        REMOTE.upper(),
+        REMOTE + "-x",
+        "ff" + REMOTE[2:],
+        REMOTE.replace("a", "0"),
+        REMOTE.replace("b", "0"),
+        REMOTE[:-1],
+    ],
 )
 def test_an_invalid_traceparent_changes_nothing(header):
     with extract({"traceparent": header}) as remote:

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     )
     from millstream.span import Span, SpanKind, Status, Usage
     from millstream.store import open_store
-    from millstream.workflow import Builder, FunctionBaseConfig, FunctionInfo, LLMFrameworkEnum, register_function
+    from millstream.workflow import (
+        Builder,
+        FunctionBaseConfig,
+        FunctionInfo,
+        LLMFrameworkEnum,
+        register_function,
+    )
 
 __version__: Final = "0.1.0"
 
@@ -64,7 +70,7 @@ _HOMES: Final = {
     "uninstrument": "millstream.record",
 }
 
-__all__ = [  # noqa: PLE0604  # kept beside the table above by a test
+__all__ = [  # kept beside the table above by a test
     "Builder",
     "FunctionBaseConfig",
     "FunctionInfo",

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Self
-from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -78,7 +77,11 @@ def inject(carrier: MutableMapping[str, str]) -> None:
     if tracestate := _tracestate.get():
         carrier["tracestate"] = tracestate
     if baggage := _baggage.get():
-        carrier["baggage"] = ",".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in baggage.items())
+        from urllib.parse import quote  # noqa: PLC0415  # few programs carry baggage
+
+        carrier["baggage"] = ",".join(
+            f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in baggage.items()
+        )
 
 
 @contextmanager
@@ -114,6 +117,10 @@ def get_baggage() -> Mapping[str, str]:
 
 
 def _parse_baggage(header: str) -> dict[str, str] | None:
+    if not header:
+        return None
+    from urllib.parse import unquote  # noqa: PLC0415
+
     baggage = {}
     for member in header[:_MAX_BAGGAGE_BYTES].split(","):
         key, separator, value = member.partition(";")[0].partition("=")
@@ -204,5 +211,7 @@ class ObservabilityContext(msgspec.Struct):
         except msgspec.ValidationError as error:
             raise InputError(f"not an ObservabilityContext: {error}") from error
         if context.version != 1:
-            raise InputError(f"ObservabilityContext version {context.version} is not known; this release reads 1")
+            raise InputError(
+                f"ObservabilityContext version {context.version} is not known; this release reads 1"
+            )
         return context

@@ -76,11 +76,11 @@ class RandomIds:
 
     def trace_id(self) -> str:
         """32 hex digits from 128 random bits."""
-        return "%032x" % self._bits(128)  # noqa: UP031  # a third faster
+        return self._bits(128).to_bytes(16).hex()
 
     def span_id(self) -> str:
         """16 hex digits from 64 random bits."""
-        return "%016x" % self._bits(64)  # noqa: UP031
+        return self._bits(64).to_bytes(8).hex()
 
 
 class CountingIds:

@@ -20,7 +20,12 @@ from millstream.store.segments import State, list_segments
 
 def run(code: str, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False, **kwargs
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **kwargs,
     )
 
 
@@ -89,7 +94,13 @@ def test_kill_9_at_any_moment_with_threads_loses_at_most_one_span_a_thread(home,
 
 @pytest.mark.parametrize(
     "ending",
-    ["pass", "raise SystemExit(3)", "import os; os._exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)", "1 / 0"],
+    [
+        "pass",
+        "raise SystemExit(3)",
+        "import os; os._exit(0)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+        "1 / 0",
+    ],
 )
 def test_every_way_out_keeps_what_ended(home, ending):
     run(f"import millstream\n@millstream.track_function\ndef f(): return 1\nf(); f()\n{ending}")
@@ -116,7 +127,12 @@ def test_fork_children_write_their_own_segment_and_an_inherited_span_ends_once(h
     result = run(code)
     assert result.returncode == 0, result.stderr
     spans = recorded(home)
-    assert sorted(span.input["who"] for span in spans if span.name == "f") == ["after", "before", "child", "parent"]
+    assert sorted(span.input["who"] for span in spans if span.name == "f") == [
+        "after",
+        "before",
+        "child",
+        "parent",
+    ]
     (shared,) = [span for span in spans if span.name == "shared"]
     assert shared.status is Status.OK
     assert len({span.span_id for span in spans}) == len(spans) == 5
@@ -259,7 +275,9 @@ def test_a_really_full_disk(tmp_path):
         pytest.skip("mounting a small file system needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False, capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
     try:
@@ -295,13 +313,20 @@ def test_a_home_that_cannot_be_made_is_said_once_and_the_program_goes_on(tmp_pat
 
 
 def test_the_environment_decides(tmp_path):
-    code = "import millstream\nwith millstream.start_span('s', input='text'): pass\nprint(millstream.stats()['made'])"
+    code = """
+        import millstream
+        with millstream.start_span("s", input="text"):
+            pass
+        print(millstream.stats()["made"])
+    """
     base = {**os.environ, "MILLSTREAM_HOME": str(tmp_path / "a")}
     assert run(code, env={**base, "MILLSTREAM_DISABLED": "true"}).stdout == "0\n"
     assert run(code, env={**base, "OTEL_SDK_DISABLED": "true"}).stdout == "0\n"
     assert not (tmp_path / "a").exists()
     parent = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-    assert run(code, env={**base, "MILLSTREAM_CAPTURE_CONTENT": "false", "TRACEPARENT": parent}).stdout == "1\n"
+    assert (
+        run(code, env={**base, "MILLSTREAM_CAPTURE_CONTENT": "false", "TRACEPARENT": parent}).stdout == "1\n"
+    )
     line = json.loads(next((tmp_path / "a" / "journal").iterdir()).read_text())
     assert "input" not in line
     assert (line["trace_id"], line["parent_id"]) == ("a" * 32, "b" * 16)

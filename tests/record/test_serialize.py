@@ -17,7 +17,7 @@ from millstream.record.serialize import MAX_BYTES, to_json
 
 
 def convert(value):
-    encoded = bytes(to_json(value))
+    encoded = to_json(value)
     assert len(encoded) <= MAX_BYTES
     return json.loads(encoded, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
@@ -100,7 +100,7 @@ def test_an_iterator_is_not_consumed():
 
 
 def test_no_address_is_recorded():
-    assert "0x" not in bytes(to_json([Plain(), (i for i in ()), lambda: 1, Point(1, Plain())])).decode()
+    assert "0x" not in to_json([Plain(), (i for i in ()), lambda: 1, Point(1, Plain())]).decode()
 
 
 def test_cycles_are_marked():
@@ -114,15 +114,21 @@ def test_depth_is_cut():
     deep: list = []
     for _ in range(100_000):
         deep = [deep]
-    assert "too deep" in bytes(to_json(deep)).decode()
+    assert "too deep" in to_json(deep).decode()
 
 
 @pytest.mark.parametrize(
     "value",
-    ["x" * 5_000_000, b"x" * 5_000_000, list(range(1_000_000)), {str(i): "y" * 50 for i in range(100_000)}, [["z" * 90_000] * 50] * 50],
+    [
+        "x" * 5_000_000,
+        b"x" * 5_000_000,
+        list(range(1_000_000)),
+        {str(i): "y" * 50 for i in range(100_000)},
+        [["z" * 90_000] * 50] * 50,
+    ],
 )
 def test_huge_values_are_cut_with_a_mark(value):
-    text = bytes(to_json(value)).decode()
+    text = to_json(value).decode()
     assert len(text) <= MAX_BYTES
     assert "cut" in text or "bytes>" in text
 
@@ -133,16 +139,24 @@ def test_a_large_prompt_is_whole():
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 
 
 @given(json_values)
 def test_json_values_come_back_as_they_were(value):
-    assert msgspec.json.decode(bytes(to_json(value))) == value
+    assert msgspec.json.decode(to_json(value)) == value
 
 
-@given(st.recursive(st.text() | st.binary() | st.integers() | st.complex_numbers() | st.sets(st.integers()), st.lists))
+@given(
+    st.recursive(
+        st.text() | st.binary() | st.integers() | st.complex_numbers() | st.sets(st.integers()), st.lists
+    )
+)
 def test_anything_has_a_json_form(value):
     convert(value)

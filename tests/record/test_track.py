@@ -265,7 +265,9 @@ async def test_parallel_tasks_are_siblings(spans):
         return name
 
     with start_span("root") as root:
-        await asyncio.gather(asyncio.create_task(work("a", 0.02)), asyncio.create_task(work("b", 0.01)), work("c", 0))
+        await asyncio.gather(
+            asyncio.create_task(work("a", 0.02)), asyncio.create_task(work("b", 0.01)), work("c", 0)
+        )
     works = {span.input["name"]: span for span in spans() if span.name == "work"}
     leaves = {span.input["name"]: span for span in spans() if span.name == "leaf"}
     assert {span.parent_id for span in works.values()} == {root.span_id}
@@ -375,9 +377,8 @@ def test_subscribers_see_events_as_they_happen():
     def scope():
         list(numbers())
 
-    with millstream.subscribe(seen.append):
-        with start_span("flow", kind=millstream.SpanKind.WORKFLOW):
-            scope()
+    with millstream.subscribe(seen.append), start_span("flow", kind=millstream.SpanKind.WORKFLOW):
+        scope()
     scope()
     assert [step.event_type for step in seen] == [
         "WORKFLOW_START",

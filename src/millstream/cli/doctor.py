@@ -48,7 +48,11 @@ def doctor(*, as_json: bool) -> int:
 
 
 def _this() -> Finding:
-    return Finding("millstream", ok=True, detail=f"{__version__}, Python {platform.python_version()} on {platform.system()}")
+    return Finding(
+        "millstream",
+        ok=True,
+        detail=f"{__version__}, Python {platform.python_version()} on {platform.system()}",
+    )
 
 
 def _home(home: Path) -> Finding:
@@ -58,10 +62,14 @@ def _home(home: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Finding(what, ok=False, detail=f"{existing} cannot be written ({error.strerror}); set MILLSTREAM_HOME")
+        return Finding(
+            what, ok=False, detail=f"{existing} cannot be written ({error.strerror}); set MILLSTREAM_HOME"
+        )
     free_gb = os.statvfs(existing).f_bavail * os.statvfs(existing).f_frsize / 1e9
     if free_gb < 0.1:  # noqa: PLR2004  # a hundred megabytes are soon recorded
-        return Finding(what, ok=False, detail=f"only {free_gb * 1000:.0f} MB free; set MILLSTREAM_HOME to a larger disk")
+        return Finding(
+            what, ok=False, detail=f"only {free_gb * 1000:.0f} MB free; set MILLSTREAM_HOME to a larger disk"
+        )
     return Finding(what, ok=True, detail=f"can be written, {free_gb:,.0f} GB free")
 
 
@@ -74,7 +82,9 @@ def _extra(extra: str) -> Finding:
             missing.append(package)
     what = f"extra [{extra}]"
     if missing:
-        return Finding(what, ok=None, detail=f"not installed ({', '.join(missing)}): pip install 'millstream[{extra}]'")
+        return Finding(
+            what, ok=None, detail=f"not installed ({', '.join(missing)}): pip install 'millstream[{extra}]'"
+        )
     return Finding(what, ok=True, detail=", ".join(found))
 
 
@@ -90,9 +100,10 @@ def _model_server() -> Finding:
     if not base_url.startswith(("http://", "https://")):
         return Finding(what, ok=False, detail="OPENAI_BASE_URL must begin with http:// or https://")
     key = os.environ.get("OPENAI_API_KEY", "")
-    request = urllib.request.Request(f"{base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})  # noqa: S310
+    url = f"{base_url.rstrip('/')}/models"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310  # the scheme is checked above
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             answer.read(1)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
@@ -100,5 +111,7 @@ def _model_server() -> Finding:
         return Finding(what, ok=True, detail=f"answers ({error.code} to a list of models)")
     except OSError as error:
         reason = getattr(error, "reason", error)
-        return Finding(what, ok=False, detail=f"does not answer ({reason}); start it, or change OPENAI_BASE_URL")
+        return Finding(
+            what, ok=False, detail=f"does not answer ({reason}); start it, or change OPENAI_BASE_URL"
+        )
     return Finding(what, ok=True, detail="answers")

@@ -17,7 +17,9 @@ from millstream.store import open_store
 from millstream.store.manifest import SegmentSummary, summarise
 
 _home_option = option(
-    "--home", type=click.Path(path_type=Path), help="The folder of recordings. Default: MILLSTREAM_HOME, else .millstream."
+    "--home",
+    type=click.Path(path_type=Path),
+    help="The folder of recordings. Default: MILLSTREAM_HOME, else .millstream.",
 )
 
 
@@ -33,6 +35,7 @@ def status(home: Path | None, *, as_json: bool) -> None:
     """Show what the journal holds: segments, spans, who still writes."""
     home = home or journal_home()
     summaries = summarise(home)
+    megabytes = sum(one.size for one in summaries) / 1e6
     totals = {
         "home": str(home),
         "segments": len(summaries),
@@ -49,8 +52,9 @@ def status(home: Path | None, *, as_json: bool) -> None:
         click.echo(f"{home}: nothing is recorded yet")
         return
     click.echo(
-        f"{home}: {totals['spans']:,} spans in {totals['segments']} segments, {totals['bytes'] / 1e6:,.1f} MB;"
-        f" {totals['open_spans']} open or interrupted, {totals['rejected_lines']} torn lines, {totals['live']} being written"
+        f"{home}: {totals['spans']:,} spans in {totals['segments']} segments, {megabytes:,.1f} MB; "
+        f"{totals['open_spans']} open or interrupted, {totals['rejected_lines']} torn lines, "
+        f"{totals['live']} segments being written"
     )
     Console(width=None if sys.stdout.isatty() else 140).print(_table(summaries))
 
@@ -58,7 +62,9 @@ def status(home: Path | None, *, as_json: bool) -> None:
 def _table(summaries: list[SegmentSummary]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("segment", "state", "spans", "open", "torn", "first start", "last end"):
-        table.add_column(column, justify="right" if column in ("spans", "open", "torn") else "left", no_wrap=True)
+        table.add_column(
+            column, justify="right" if column in ("spans", "open", "torn") else "left", no_wrap=True
+        )
     for one in summaries:
         table.add_row(
             one.name,
@@ -78,8 +84,14 @@ def _time(time_ns: int | None) -> str:
 
 @journal.command()
 @_home_option
-@click.option("--output", type=click.Path(path_type=Path), help="Write to this .jsonl or .parquet file instead of stdout.")
-@click.option("--trace", "trace_ids", multiple=True, metavar="ID", help="Only this trace; may be given more than once.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this .jsonl or .parquet file instead of stdout.",
+)
+@click.option(
+    "--trace", "trace_ids", multiple=True, metavar="ID", help="Only this trace; may be given more than once."
+)
 def export(home: Path | None, output: Path | None, trace_ids: tuple[str, ...]) -> None:
     """Print the spans, one JSON object a line."""
     store = open_store(home or journal_home())

@@ -3,7 +3,6 @@
 Tests set `strict` so that a fault fails them.
 """
 
-import logging
 from collections import Counter
 from typing import Final
 
@@ -12,8 +11,6 @@ strict = False
 
 counts: Final[Counter[str]] = Counter()
 """Faults by reason, for `stats()`."""
-
-_logger: Final = logging.getLogger("millstream")
 
 
 def swallow(error: BaseException, reason: str) -> None:
@@ -27,4 +24,8 @@ def swallow(error: BaseException, reason: str) -> None:
         raise error
     counts[reason] += 1
     if counts[reason] == 1:
-        _logger.warning("millstream: %s (%s: %s); said once, counted in stats()", reason, type(error).__name__, error)
+        import logging  # noqa: PLC0415  # most programs never need it
+
+        logging.getLogger("millstream").warning(
+            "millstream: %s (%s: %s); said once, counted in stats()", reason, type(error).__name__, error
+        )

@@ -36,6 +36,8 @@ class Journal:
 
     def __init__(self, home: Path, segment_bytes: int = DEFAULT_SEGMENT_BYTES) -> None:
         self.home = home
+        self.ended = 0
+        """Spans that ended."""
         self.lost = 0
         """Ended spans that could not be written."""
         self.error: OSError | None = None
@@ -57,8 +59,14 @@ class Journal:
         Args:
             head: the first fields of the span's line, as JSON without the closing brace.
         """
+        line = head + b"}\n"
         with self._lock:
-            if self._append(head + b"}\n"):
+            end = self._position + len(line)
+            if end <= self._window_size:
+                self._window[self._position : end] = line  # type: ignore[index]  # what fits in it shows it is there
+                self._position = end
+                self._last_head = head
+            elif self._append(line):
                 self._last_head = head
 
     def finish(self, head: bytes, tail: bytes) -> None:
@@ -69,26 +77,29 @@ class Journal:
             tail: the fields that follow, from the comma to the newline.
         """
         with self._lock:
-            if self._last_head is head and self._position + len(tail) <= self._window_size:
-                self._position -= 2  # the brace and the newline
-                written = self._append(tail)
-            else:
-                written = self._append(head + tail)
-            if not written:
+            self.ended += 1
+            if self._last_head is head:
+                start = self._position - 2  # over the brace and the newline
+                end = start + len(tail)
+                if end <= self._window_size:
+                    self._window[start:end] = tail  # type: ignore[index]
+                    self._position = end
+                    self._last_head = None
+                    return
+            if not self._append(head + tail):
                 self.lost += 1
 
     def _append(self, line: bytes) -> bool:
         """Whether the line was written; the reason why not is kept and said once, never raised."""
         self._last_head = None
-        end = self._position + len(line)
-        if end > self._window_size:
+        if self._position + len(line) > self._window_size:
             try:
                 self._grow(len(line))
             except OSError as error:
                 self._complain(error)
                 return False
-            end = self._position + len(line)
-        self._window[self._position : end] = line  # type: ignore[index]  # there is one: end fits in it
+        end = self._position + len(line)
+        self._window[self._position : end] = line  # type: ignore[index]
         self._position = end
         return True
 
@@ -100,7 +111,7 @@ class Journal:
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's segment alone and write to one of our own."""
         self._lock = threading.Lock()  # another thread of the parent may have held it
-        self.lost = 0
+        self.ended = self.lost = 0
         self.error = None
         self._writer = ""
         self._number = 0
@@ -128,7 +139,11 @@ class Journal:
             if size < position - start + needed:
                 raise
         self._window = mmap.mmap(
-            self._fd, size, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=start
+            self._fd,
+            size,
+            flags=mmap.MAP_SHARED | _POPULATE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            offset=start,
         )
         self._window_start, self._window_size, self._position = start, size, position - start
 

@@ -1,5 +1,6 @@
 """Spans while they are open: starting, changing and ending one, on the thread that does the work."""
 
+import contextlib
 import functools
 from contextvars import Token
 from types import TracebackType
@@ -15,19 +16,16 @@ from millstream.span import Span, SpanError, SpanEvent, SpanKind, Status, Usage
 _UNSET: Final = msgspec.UNSET
 _NO_ATTRIBUTES: Final[dict[str, Any]] = {}
 _NO_EVENTS: Final[list[SpanEvent]] = []
-_OK: Final = Status.OK
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+_encode: Final = msgspec.json.Encoder().encode
 _decode_head: Final = msgspec.json.Decoder(Span).decode
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
 
 
-class _Tail(msgspec.Struct, gc=False, omit_defaults=True):
-    """The fields of a stored line after those of `LiveSpan.head`; what is absent has the default of `Span`."""
+class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
+    """The fields of a stored line that most spans do not have; absent, they have the defaults of `Span`."""
 
-    end_ns: int
-    status: str
     error: SpanError | None = None
-    input: Any = _UNSET
-    output: Any = _UNSET
     usage: Usage | None = None
     workload_id: str | None = None
     attributes: dict[str, Any] | None = None
@@ -67,8 +65,10 @@ class LiveSpan(context.SpanContext):
     generation: int
     head: bytes
     """The fields of the stored line that are known at the start."""
-    input: Any
-    output: Any
+    input: bytes | None
+    """JSON."""
+    output: bytes | None
+    """JSON."""
     usage: Usage | None
     attributes: dict[str, Any] | None
     events: list[SpanEvent] | None
@@ -81,9 +81,12 @@ class LiveSpan(context.SpanContext):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Record an attribute; any value that has a JSON form."""
+        self._set(key, value)
+
+    def _set(self, key: str, value: Any) -> None:
         if self.attributes is None:
             self.attributes = {}
-        self.attributes[key] = value if value is None or isinstance(value, str | int | float) else to_json(value)
+        self.attributes[key] = value if type(value) in _PLAIN else msgspec.Raw(to_json(value))
 
     def set_output(self, value: Any) -> None:
         """Record the result, unless content is not captured."""
@@ -98,7 +101,7 @@ class LiveSpan(context.SpanContext):
         """Record that something happened now."""
         if self.events is None:
             self.events = []
-        values = {key: to_json(value) for key, value in attributes.items()} if attributes else {}
+        values = {key: msgspec.Raw(to_json(value)) for key, value in attributes.items()} if attributes else {}
         self.events.append(SpanEvent(name, self.now_ns(), values))
 
     def now_ns(self) -> int:
@@ -109,9 +112,19 @@ class LiveSpan(context.SpanContext):
         """Count one piece of a stream and time the first; live subscribers see each."""
         self.chunk_count += 1
         if self.chunk_count == 1:
-            self.set_attribute(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
+            self._set(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
         if steps.subscribers:
-            steps.publish_chunk(self.snapshot(), ancestry(self), self.now_ns(), self._content(chunk), new_token=new_token)
+            steps.publish_chunk(
+                self.snapshot(), ancestry(self), self.now_ns(), self._content(chunk), new_token=new_token
+            )
+
+    def finish(self, output: Any) -> None:
+        """Record the result and end with status `ok`."""
+        try:
+            self.set_output(output)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "a result could not be recorded")
+        self.end()
 
     def end(self, error: BaseException | None = None, status: Status = Status.OK) -> None:
         """Write the span. Only the first call has an effect.
@@ -120,30 +133,28 @@ class LiveSpan(context.SpanContext):
             error: what ended it; decides the status.
             status: the status where there is no error.
         """
+        active = self._recorder
+        if self.generation != active.generation:
+            return
+        self.generation = -1
         try:
-            if self.generation != self._recorder.generation:
-                return
-            self.generation = -1
             failure = None
-            if error is not None:
+            if error is not None and not isinstance(
+                error, GeneratorExit
+            ):  # a consumer that stops early is no error
                 status, failure = _outcome(error)
             if self.chunk_count:
-                self.set_attribute(semconv.CHUNK_COUNT, self.chunk_count)
-            end_ns = self.now_ns()
-            self._recorder.end(
-                self.head,
-                _Tail(
-                    end_ns,
-                    status.value if status is not _OK else "ok",
-                    failure,
-                    self.input,
-                    self.output,
-                    self.usage,
-                    self.workload_id,
-                    self.attributes,
-                    self.events,
-                ),
-            )
+                self._set(semconv.CHUNK_COUNT, self.chunk_count)
+            end_ns = self.anchor_ns + active.monotonic_ns()
+            tail = f',"end_ns":{end_ns},"status":"{status._value_}"'.encode()
+            if self.input is not None:
+                tail += b',"input":' + self.input
+            if self.output is not None:
+                tail += b',"output":' + self.output
+            if failure or self.usage or self.workload_id or self.attributes or self.events:
+                rest = _encode(_Rest(failure, self.usage, self.workload_id, self.attributes, self.events))
+                tail += b"," + rest[1:-1]
+            active.journal.finish(self.head, tail + b"}\n")
             if steps.subscribers:
                 steps.publish_end(self.snapshot(end_ns, status, failure), ancestry(self))
             self.parent = None  # a chain of ended spans would never be freed
@@ -158,8 +169,8 @@ class LiveSpan(context.SpanContext):
         span.end_ns = end_ns
         span.status = status
         span.error = error
-        span.input = self.input
-        span.output = self.output
+        span.input = _UNSET if self.input is None else msgspec.Raw(self.input)
+        span.output = _UNSET if self.output is None else msgspec.Raw(self.output)
         span.usage = self.usage
         span.workload_id = self.workload_id
         span.attributes = self.attributes or _NO_ATTRIBUTES
@@ -167,7 +178,7 @@ class LiveSpan(context.SpanContext):
         return span
 
     def _content(self, value: Any) -> Any:
-        return value if value is _UNSET or not self._recorder.capture_content else to_json(value)
+        return value if value is _UNSET or not self._recorder.capture_content else msgspec.Raw(to_json(value))
 
     def __enter__(self) -> Self:
         self._token = context.current.set(self)
@@ -195,7 +206,7 @@ class _NotRecorded(LiveSpan):
         self.head = b""
         self.kind = SpanKind.FUNCTION
         self.start_ns = self.anchor_ns = self.chunk_count = 0
-        self.input = self.output = _UNSET
+        self.input = self.output = None
         self.attributes = self.events = None
 
     def set_attribute(self, key: str, value: Any) -> None:
@@ -266,8 +277,8 @@ def open_span(
     span.name = name
     span.kind = kind
     span.generation = active.generation
-    span.input = to_json(content) if content is not _UNSET and active.capture_content else _UNSET
-    span.output = _UNSET
+    span.input = to_json(content) if content is not _UNSET and active.capture_content else None
+    span.output = None
     span.usage = None
     span.attributes = None
     span.events = None
@@ -285,7 +296,7 @@ def open_span(
 
 @functools.lru_cache(1024)
 def _quote(name: str) -> str:
-    return bytes(to_json(name)).decode()
+    return to_json(name).decode()
 
 
 def leave(span: LiveSpan) -> None:
@@ -294,10 +305,10 @@ def leave(span: LiveSpan) -> None:
     if token is None:
         return
     span._token = None  # noqa: SLF001
-    try:
+    with contextlib.suppress(
+        ValueError
+    ):  # entered in another context, as where the event loop closes a generator
         context.current.reset(token)
-    except ValueError:  # entered in another context, as when an async generator is closed by the event loop
-        pass
 
 
 def start_span(
@@ -330,7 +341,13 @@ def start_span(
         return _not_recorded
     try:
         span = open_span(
-            active, name, SpanKind(kind), input, parent=context.current.get(), workload_id=workload_id, trace_id=trace_id
+            active,
+            name,
+            SpanKind(kind),
+            input,
+            parent=context.current.get(),
+            workload_id=workload_id,
+            trace_id=trace_id,
         )
         span._token = None  # noqa: SLF001
         for key, value in (attributes or _NO_ATTRIBUTES).items():

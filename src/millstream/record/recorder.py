@@ -1,19 +1,14 @@
 """Whether this process records, and to where: the recorder in use and what it counts."""
 
-import itertools
 import os
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
-
 from millstream import context, sources
 from millstream.record import faults
 from millstream.record.journal import DEFAULT_SEGMENT_BYTES, Journal
-
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class Recorder:
@@ -45,26 +40,21 @@ class Recorder:
         """Grows at every fork, so that a child knows the spans that its parent has open."""
         self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
         self.journal = Journal(home, segment_bytes)
-        self._made = itertools.count()
-        self._made_reads = 0
-        self._reading = threading.Lock()
-
-    def end(self, head: bytes, tail: msgspec.Struct) -> None:
-        """Write an ended span: the fields known at its start, and the others."""
-        next(self._made)
-        self.journal.finish(head, b"," + _encode(tail)[1:] + b"\n")
 
     def stats(self) -> dict[str, Any]:
         """What became of the spans of this process: see `millstream.stats`."""
-        with self._reading:
-            made = next(self._made) - self._made_reads
-            self._made_reads += 1
+        made = self.journal.ended
         lost = self.journal.lost
-        dropped = {"journal cannot be written": lost} if lost else {}
-        for reason, count in faults.counts.items():
-            if not reason.startswith("the journal in"):
-                dropped[reason] = count
-        return {"made": made, "stored": made - lost, "sent": 0, "retried": 0, "rejected": {}, "dropped": dropped}
+        faulty = {reason: n for reason, n in faults.counts.items() if not reason.startswith("the journal in")}
+        dropped = {**faulty, **({"journal cannot be written": lost} if lost else {})}
+        return {
+            "made": made,
+            "stored": made - lost,
+            "sent": 0,
+            "retried": 0,
+            "rejected": {},
+            "dropped": dropped,
+        }
 
     @property
     def storage_error(self) -> OSError | None:
@@ -78,9 +68,6 @@ class Recorder:
     def after_fork(self) -> None:
         """In a forked child: our own segment, our own counts, and no claim on the parent's open spans."""
         self.generation += 1
-        self._made = itertools.count()
-        self._made_reads = 0
-        self._reading = threading.Lock()
         self.journal.forget_parent()
 
 
@@ -94,7 +81,7 @@ class _Active:
     """Whether the environment has been read."""
 
 
-_active: Final = _Active()
+_active: Final = _Active
 _resolving: Final = threading.Lock()
 
 
@@ -114,7 +101,8 @@ def _resolve() -> Recorder | None:
                         journal_home(),
                         clock=sources.active.clock,
                         ids=sources.active.ids,
-                        capture_content=os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower() not in _FALSE,
+                        capture_content=os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower()
+                        not in _FALSE,
                     )
             except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
                 faults.swallow(error, "recording could not begin")
@@ -212,7 +200,7 @@ def stats() -> dict[str, Any]:
     """What became of the spans of this process.
 
     Returns:
-        `{"made", "stored", "sent", "retried": counts, "rejected": {reason: count}, "dropped": {reason: count}}`;
+        `{"made": n, "stored": n, "sent": n, "retried": n, "rejected": {reason: n}, "dropped": {reason: n}}`;
         `made` counts ended spans, `dropped` every span or part of one that was lost, and why.
     """
     return (get() or NOT_RECORDING).stats()

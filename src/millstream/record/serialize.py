@@ -8,7 +8,8 @@ import math
 import re
 import reprlib
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")  # differs from run to run
 _SIZED: Final = frozenset({str, bytes, bytearray, list, tuple, dict, set, frozenset})
 
 
-def to_json(value: Any) -> msgspec.Raw:
+def to_json(value: Any) -> bytes:
     """`value` as one JSON value, ready to be placed in a line of the journal."""
     if type(value) not in _SIZED or len(value) <= _MAX_TEXT:
         try:
@@ -34,19 +35,19 @@ def to_json(value: Any) -> msgspec.Raw:
             pass
         else:
             if len(encoded) <= MAX_BYTES:
-                return msgspec.Raw(encoded)
+                return encoded
     encoded = _encoder.encode(_Careful(_MAX_ITEMS).convert(value, 0))
     if len(encoded) > MAX_BYTES:
         encoded = _encoder.encode(_Careful(20).convert(value, 0))
     if len(encoded) > MAX_BYTES:
         text = encoded[:_MAX_TEXT].decode(errors="replace")
         encoded = _encoder.encode(text + _CUT.format(len(encoded), "bytes"))
-    return msgspec.Raw(encoded)
+    return encoded
 
 
 def describe(value: Any) -> str:
-    """A short text for an object that has no JSON form; objects that fail to describe themselves are named."""
-    kind = type(value)
+    """A short text for an object that has no JSON form; one that fails to describe itself is named."""
+    kind: Any = type(value)
     if isinstance(value, type) or callable(value):
         return f"<{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', kind.__qualname__)}>"
     if kind.__repr__ is object.__repr__:
@@ -73,7 +74,7 @@ def _foreign(value: Any) -> Any:
         return f"<array of {value.dtype}, shape {tuple(value.shape)}>"
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Set | deque):
+    if isinstance(value, AbstractSet | deque):
         return list(value)
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}"
@@ -132,7 +133,7 @@ class _Careful:
                 name = key if isinstance(key, str) else reprlib.repr(key)
                 result[self._text(name)] = self.convert(item, depth + 1)
             return result
-        if isinstance(value, list | tuple | Set | deque):
+        if isinstance(value, list | tuple | AbstractSet | deque):
             items: list[Any] = []
             for number, item in enumerate(value):
                 if number >= self._max_items:
@@ -140,7 +141,9 @@ class _Careful:
                     break
                 items.append(self.convert(item, depth + 1))
             return items
-        fields = getattr(type(value), "__struct_fields__", None) or getattr(type(value), "__dataclass_fields__", None)
+        fields = getattr(type(value), "__struct_fields__", None) or getattr(
+            type(value), "__dataclass_fields__", None
+        )
         if fields:
             return {name: self.convert(getattr(value, name, None), depth + 1) for name in fields}
         try:

@@ -109,16 +109,19 @@ class IntermediateStep(msgspec.Struct, frozen=True):
 
 
 def category(span: Span) -> str:
-    """The reference's category of a span: a function that opens a workload scope is a FUNCTION, others a SPAN."""
+    """LLM, TOOL, …: a function that opens a workload scope is a FUNCTION, another a SPAN."""
     if span.kind is SpanKind.FUNCTION:
         return "FUNCTION" if span.workload_id == span.name else "SPAN"
     return _CATEGORIES.get(span.kind, "CUSTOM")
 
 
 def invocation_node(chain: Iterable[tuple[SpanKind, str, str, str | None]]) -> InvocationNode:
-    """The enclosing function of a span, from `(kind, name, span_id, workload_id)` of itself and its ancestors.
+    """The enclosing function of a span.
 
     Workflows, and functions that open a workload scope, count as functions.
+
+    Args:
+        chain: `(kind, name, span_id, workload_id)` of the span itself and of its ancestors, upwards.
     """
     scopes: list[tuple[str, str]] = []
     for kind, name, span_id, workload_id in chain:
@@ -174,7 +177,9 @@ def _step(
         event_timestamp=time_ns / 1e9,
         span_event_timestamp=span.start_ns / 1e9 if ended else None,
         framework=_text(span.attributes.get(semconv.FRAMEWORK)),
-        name=_text(span.attributes.get(semconv.REQUEST_MODEL)) or span.name if span.kind is SpanKind.LLM else span.name,
+        name=_text(span.attributes.get(semconv.REQUEST_MODEL)) or span.name
+        if span.kind is SpanKind.LLM
+        else span.name,
         tags=None,
         metadata=metadata,
         data=data,
@@ -212,7 +217,7 @@ subscribers: Final[list[Callable[[IntermediateStep], object]]] = []
 
 
 class subscribe:  # noqa: N801  # used as a function and as a block
-    """Call `callback` with every `IntermediateStep` of this process as it happens, on the thread it happens on.
+    """Call `callback` with every `IntermediateStep` of this process, as and on the thread it happens.
 
     Also a context manager. A callback that raises is counted in `stats()` and called again next time.
     """
@@ -258,5 +263,7 @@ def _publish(step: IntermediateStep) -> None:
             faults.swallow(error, "a subscriber raised")
 
 
-def _now(callbacks: Sequence[Callable[[IntermediateStep], object]]) -> tuple[Callable[[IntermediateStep], object], ...]:
+def _now(
+    callbacks: Sequence[Callable[[IntermediateStep], object]],
+) -> tuple[Callable[[IntermediateStep], object], ...]:
     return tuple(callbacks)  # one of them may unsubscribe

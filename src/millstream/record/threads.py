@@ -20,18 +20,24 @@ def install() -> None:
     """Start carrying; twice is once."""
     Thread.start = _start  # type: ignore[method-assign]
     try:
-        from concurrent.futures import thread as pools  # noqa: PLC0415  # not a cost of importing us
+        from concurrent.futures import thread  # noqa: PLC0415  # not a cost of importing us
     except RuntimeError:  # the interpreter is shutting down: no pool can be made any more
         return
-    global _pool_submit, _worker  # noqa: PLW0603
-    if _pool_submit is None:
-        _pool_submit = pools.ThreadPoolExecutor.submit
-        _worker = pools._worker  # type: ignore[attr-defined]  # noqa: SLF001  # its threads are told apart by it
-        pools.ThreadPoolExecutor.submit = functools.wraps(_pool_submit)(_submit)  # type: ignore[method-assign,assignment]
+    if _pools.submit is None:
+        pool: Any = thread.ThreadPoolExecutor
+        _pools.submit = pool.submit
+        _pools.worker = getattr(thread, "_worker", None)
+        pool.submit = functools.wraps(pool.submit)(_submit)
 
 
-_pool_submit: Callable[..., Any] | None = None
-_worker: Callable[..., Any] | None = None
+class _Pools:
+    submit: Any = None
+    """Python's own `ThreadPoolExecutor.submit`."""
+    worker: Any = None
+    """What the threads of a pool run; they are told apart by it."""
+
+
+_pools: Final = _Pools()
 
 
 @functools.wraps(_thread_start)
@@ -39,7 +45,7 @@ def _start(self: Thread) -> None:
     span = current.get()
     # A pool's worker outlives the call that happened to start it: its work brings its own span.
     target = getattr(self, "_target", None)
-    if span is not None and (target is None or target is not _worker):
+    if span is not None and (target is None or target is not _pools.worker):
         run = self.run
 
         def run_in_span() -> None:
@@ -50,11 +56,13 @@ def _start(self: Thread) -> None:
     _thread_start(self)
 
 
-def _submit(self: "ThreadPoolExecutor", fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+def _submit(
+    self: "ThreadPoolExecutor", fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> "Future[Any]":
     span = current.get()
     if span is not None:
         fn = functools.partial(_call_in, span, fn)
-    result: Future[Any] = _pool_submit(self, fn, *args, **kwargs)  # type: ignore[misc]  # set before this is in place
+    result: Future[Any] = _pools.submit(self, fn, *args, **kwargs)
     return result
 
 

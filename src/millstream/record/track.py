@@ -5,6 +5,7 @@ instances that can be called. A wrapper adds the record and nothing else: result
 what `inspect` says of a function or coroutine function stay as they were.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -27,7 +28,9 @@ _UNSET: Final = msgspec.UNSET
 def track_function(func: F, /) -> F: ...
 @overload
 def track_function(*, metadata: Mapping[str, Any] | None = None) -> Callable[[F], F]: ...
-def track_function(func: F | None = None, /, *, metadata: Mapping[str, Any] | None = None) -> F | Callable[[F], F]:
+def track_function(
+    func: F | None = None, /, *, metadata: Mapping[str, Any] | None = None
+) -> F | Callable[[F], F]:
     """Record each call of a function as a span named after it.
 
     Args:
@@ -76,7 +79,9 @@ def _track(function: F, *, name: str | None, metadata: Mapping[str, Any] | None,
         return cast("F", type(function)(inner))
     if not callable(function):
         raise TypeError(f"a function is needed to decorate, not {type(function).__name__}")
-    if metadata is not None and not (isinstance(metadata, Mapping) and all(isinstance(key, str) for key in metadata)):
+    if metadata is not None and not (
+        isinstance(metadata, Mapping) and all(isinstance(key, str) for key in metadata)
+    ):
         raise TypeError("metadata must be a mapping with text keys, such as {'team': 'search'}")
     call = _Call(function, name, dict(metadata or {}), opens_scope=opens_scope)
     if inspect.isasyncgenfunction(function):
@@ -96,7 +101,9 @@ class _Call:
 
     __slots__ = ("_bind", "metadata", "name", "workload_id")
 
-    def __init__(self, function: Callable[..., Any], name: str | None, metadata: dict[str, Any], *, opens_scope: bool) -> None:
+    def __init__(
+        self, function: Callable[..., Any], name: str | None, metadata: dict[str, Any], *, opens_scope: bool
+    ) -> None:
         self.name = name or getattr(function, "__name__", None) or type(function).__name__
         self.workload_id = self.name if opens_scope else None
         self.metadata = metadata
@@ -110,7 +117,12 @@ class _Call:
         try:
             content = self._bind(args, kwargs) if active.capture_content else _UNSET
             span = open_span(
-                active, self.name, SpanKind.FUNCTION, content, parent=current.get(), workload_id=self.workload_id
+                active,
+                self.name,
+                SpanKind.FUNCTION,
+                content,
+                parent=current.get(),
+                workload_id=self.workload_id,
             )
             for key, value in self.metadata.items():
                 span.set_attribute(key, value)
@@ -133,7 +145,7 @@ def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:
             span.end(error)
             raise
         current.reset(token)
-        _end_with(span, result)
+        span.finish(result)
         return result
 
     return wrapper
@@ -153,7 +165,7 @@ def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., 
             span.end(None, Status.CANCELLED) if isinstance(error, GeneratorExit) else span.end(error)
             raise
         leave(span)
-        _end_with(span, result)
+        span.finish(result)
         return result
 
     return wrapper
@@ -175,14 +187,6 @@ def _wrap_async_generator(function: Callable[..., Any], call: _Call) -> Callable
         return generator if span is None else _TrackedAsyncGenerator(generator, span)
 
     return wrapper
-
-
-def _end_with(span: LiveSpan, result: Any) -> None:
-    try:
-        span.set_output(result)
-    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-        faults.swallow(fault, "a result could not be recorded")
-    span.end()
 
 
 class _TrackedGenerator(Generator[Any, Any, Any]):
@@ -279,10 +283,10 @@ class _TrackedAsyncGenerator(AsyncGenerator[Any, Any]):
 
 
 def _reset(token: Any) -> None:
-    try:
+    with contextlib.suppress(
+        ValueError
+    ):  # the event loop closes an abandoned generator in a context of its own
         current.reset(token)
-    except ValueError:  # the event loop closes an abandoned generator in a context of its own
-        pass
 
 
 def _count(span: LiveSpan, chunk: Any) -> None:
@@ -318,7 +322,11 @@ def _binder(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str
             return _unnamed(args, kwargs)
         bound.apply_defaults()
         named = bound.arguments
-        return {name: named[name] for name in names if named[name] or signature.parameters[name].kind not in _VARIADIC}
+        return {
+            name: named[name]
+            for name in names
+            if named[name] or signature.parameters[name].kind not in _VARIADIC
+        }
 
     return bind
 

@@ -4,12 +4,14 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from millstream.errors import InputError
 from millstream.span import Span
 from millstream.store.segments import Segment, State, list_segments, read_lines
 from millstream.store.spans import SpanReader
+
+_GIVE: Final = "Give the folder that was recorded into"
 
 
 class Store(Protocol):
@@ -47,12 +49,14 @@ def open_store(source: str | os.PathLike[str]) -> Store:
     if path.is_dir():
         home = path.parent if path.name == "journal" and not (path / "journal").is_dir() else path
         if not (home / "journal").is_dir():
-            raise InputError(f"{path} holds no recordings: it has no journal folder. Give the folder that was recorded into, by default .millstream")
+            raise InputError(
+                f"{path} holds no recordings: it has no journal folder. {_GIVE}, by default .millstream"
+            )
         return JournalStore(home)
     if not path.exists():
-        raise InputError(f"{path} does not exist. Give the folder that was recorded into, by default .millstream, or a file of spans")
+        raise InputError(f"{path} does not exist. {_GIVE}, by default .millstream, or a file of spans")
     if path.suffix not in (".jsonl", ".ndjson"):
-        raise InputError(f"{path} cannot be read: spans are read from a recording's folder or from a .jsonl file, one span a line")
+        raise InputError(f"{path} cannot be read. {_GIVE}, or a .jsonl file with one span a line")
     return JsonLinesStore(path)
 
 

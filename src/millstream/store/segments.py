@@ -51,7 +51,9 @@ def list_segments(home: Path) -> list[Segment]:
         paths = sorted((home / "journal").glob("*.jsonl"))
         return [_describe(path) for path in paths]
     except PermissionError as error:
-        raise InputError(f"{error.filename} may not be read: recordings belong to the user who made them") from error
+        raise InputError(
+            f"{error.filename} may not be read: recordings belong to the user who made them"
+        ) from error
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

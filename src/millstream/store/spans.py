@@ -1,4 +1,4 @@
-"""Lines to spans: every span once, torn lines counted, open spans told apart by whether their process lives."""
+"""Lines to spans: every span once, torn lines counted, open spans kept until their end comes."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -33,7 +33,11 @@ class SpanReader:
     def read(self, lines: Iterable[bytes]) -> Iterator[Span]:
         """The spans that end in these lines."""
         for line in lines:
-            if self._wanted is not None and line.startswith(_TRACE_KEY) and line[_TRACE_ID] not in self._wanted:
+            if (
+                self._wanted is not None
+                and line.startswith(_TRACE_KEY)
+                and line[_TRACE_ID] not in self._wanted
+            ):
                 continue
             span = self._parse(line)
             if span is None or not (self._wanted is None or span.trace_id.encode() in self._wanted):

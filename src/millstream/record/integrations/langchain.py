@@ -1,11 +1,13 @@
-"""LangChain and LangGraph: model calls, tools and retrievers, sync, async and streamed.
+"""LangChain and LangGraph: model calls, tools and retrievers.
 
-A callback handler that LangChain adds to every run by itself (its configure hook). It runs inline, so a tool's
-body sees the TOOL span as its current span. Chains and graph nodes are not recorded; they are followed only
+A callback handler that LangChain adds to every run by itself, by its configure hook. It runs inline, so a
+tool's body sees the TOOL span as its current span. Chains and graph nodes are not recorded; they are followed only
 to find the parent of a call whose thread lost its context.
 """
 
-from collections.abc import Sequence
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 from uuid import UUID
@@ -13,6 +15,7 @@ from uuid import UUID
 import msgspec
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.tools import ToolException
@@ -23,7 +26,12 @@ from millstream.record import recorder
 from millstream.record.live import LiveSpan, leave, open_span
 from millstream.span import SpanKind, Status, Usage
 
-_ROLES: Final = {"human": "user", "ai": "assistant", "AIMessageChunk": "assistant", "HumanMessageChunk": "user"}
+_ROLES: Final = {
+    "human": "user",
+    "ai": "assistant",
+    "AIMessageChunk": "assistant",
+    "HumanMessageChunk": "user",
+}
 _PARAMETERS: Final = {
     "temperature": semconv.REQUEST_TEMPERATURE,
     "top_p": semconv.REQUEST_TOP_P,
@@ -38,25 +46,55 @@ _PARAMETERS: Final = {
 }
 
 
+_MODELS: Final[tuple[Any, ...]] = (BaseChatModel, BaseLLM)
+
+
 class Integration:
     """Adds the handler to every LangChain run of this process, in every thread."""
 
     def __init__(self) -> None:
         self._hook: Any = None
+        self._handler = _Handler()
 
     def install(self) -> None:
         """Begin to record."""
         if self._hook is None:
             # A context variable's default is seen in every thread and task; a value set here would not be.
-            variable: ContextVar[Any] = ContextVar("millstream_langchain", default=_Handler())  # noqa: B039
+            variable: ContextVar[Any] = ContextVar("millstream_langchain", default=self._handler)
             tracer_context.register_configure_hook(variable, inheritable=True)
             self._hook = tracer_context._configure_hooks[-1]  # noqa: SLF001  # there is no public way back
+            for model in _MODELS:
+                model.agenerate = _ending_cancelled(model.agenerate, self._handler)
 
     def uninstall(self) -> None:
         """Put LangChain back as it was; runs that have begun are recorded to their end."""
         if self._hook in tracer_context._configure_hooks:  # noqa: SLF001
             tracer_context._configure_hooks.remove(self._hook)  # noqa: SLF001
+            for model in _MODELS:
+                model.agenerate = model.agenerate.__wrapped__
         self._hook = None
+
+
+_called: Final[ContextVar[list[UUID] | None]] = ContextVar("millstream_langchain_called", default=None)
+
+
+def _ending_cancelled(agenerate: Callable[..., Any], handler: "_Handler") -> Callable[..., Any]:
+    """`agenerate` that ends its spans when it is cancelled, of which LangChain tells no callback."""
+
+    @functools.wraps(agenerate)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        runs: list[UUID] = []
+        token = _called.set(runs)
+        try:
+            return await agenerate(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            for run_id in runs:
+                handler.on_llm_error(error, run_id=run_id)
+            raise
+        finally:
+            _called.reset(token)
+
+    return wrapper
 
 
 class _Run:
@@ -125,6 +163,8 @@ class _Handler(BaseCallbackHandler):
         span = self._open(str(name), SpanKind.LLM, messages, run_id, parent_run_id)
         if span is None:
             return
+        if (called := _called.get()) is not None:
+            called.append(run_id)
         span.set_attribute(semconv.OPERATION_NAME, "chat")
         if model:
             span.set_attribute(semconv.REQUEST_MODEL, str(model))
@@ -134,7 +174,7 @@ class _Handler(BaseCallbackHandler):
             if (value := parameters.get(key)) is not None:
                 span.set_attribute(attribute, value)
 
-    def on_llm_new_token(self, token: str, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
         """A piece of a streamed answer came; pieces that carry nothing are not counted."""
         run = self._runs.get(run_id)
         if run is None or not isinstance(run.span, LiveSpan):
@@ -203,7 +243,13 @@ class _Handler(BaseCallbackHandler):
     # Retrievers
 
     def on_retriever_start(
-        self, serialized: dict[str, Any] | None, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+        self,
+        serialized: dict[str, Any] | None,
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
     ) -> None:
         """A retriever is asked."""
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
@@ -212,7 +258,9 @@ class _Handler(BaseCallbackHandler):
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever answered."""
         if span := self._close(run_id):
-            span.set_output([{"content": found.page_content, "metadata": found.metadata} for found in documents])
+            span.set_output(
+                [{"content": found.page_content, "metadata": found.metadata} for found in documents]
+            )
             span.end()
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -223,7 +271,13 @@ class _Handler(BaseCallbackHandler):
     # Chains and graph nodes: followed, not recorded
 
     def on_chain_start(
-        self, serialized: dict[str, Any] | None, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
     ) -> None:
         """A chain or a graph node begins."""
         self._runs[run_id] = _Run(self._parent(parent_run_id), parent_run_id)
@@ -307,7 +361,11 @@ def _describe_answer(span: LiveSpan, message: BaseMessage | None, llm_output: di
     metadata = message.response_metadata if message is not None else {}
     if model := metadata.get("model_name") or llm_output.get("model_name"):
         span.set_attribute(semconv.RESPONSE_MODEL, model)
-    if response_id := metadata.get("id") or llm_output.get("id") or (message.id if message is not None else None):
+    if (
+        response_id := metadata.get("id")
+        or llm_output.get("id")
+        or (message.id if message is not None else None)
+    ):
         span.set_attribute(semconv.RESPONSE_ID, response_id)
     if reason := metadata.get("finish_reason"):
         span.set_attribute(semconv.RESPONSE_FINISH_REASONS, [reason])

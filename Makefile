@@ -1,0 +1,40 @@
+# Everything a newcomer or a machine types. Nothing here needs to be installed by hand.
+# PYTHON says which Python makes the environments: make test PYTHON=python3.12
+export PYTHON ?= python3
+
+.PHONY: help demo test check format bench clean
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in model server, or on yours
+	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py
+
+test: .venv/.ready ## run the tests
+	.venv/bin/python -m pytest
+
+check: .venv/.ready ## lint, types, layers, format, wheel
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	scripts/check-wheel .venv/bin/python
+
+format: .venv/.ready ## format and mend what can be mended
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: .venv-bench/.ready ## what recording costs, beside OpenTelemetry
+	.venv-bench/bin/python benchmarks/recording.py
+
+clean: ## remove environments, caches and what runs wrote
+	rm -rf .venv .venv-demo .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+.venv-demo/.ready: pyproject.toml scripts/venv
+	@scripts/venv .venv-demo profiling,langchain,web demo
+
+.venv/.ready: pyproject.toml scripts/venv
+	@scripts/venv .venv all dev
+
+.venv-bench/.ready: pyproject.toml scripts/venv
+	@scripts/venv .venv-bench all bench

@@ -1,0 +1,199 @@
+"""`millstream run`, `validate` and `info`: a workflow file run, checked, and what it may contain."""
+
+import asyncio
+import json
+import sys
+import types
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+
+from millstream.cli.options import option
+from millstream.errors import ConfigError, InputError, MillstreamError
+
+_config_file = option(
+    "--config_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="The workflow file (YAML).",
+)
+_override = option(
+    "--override",
+    "overrides",
+    multiple=True,
+    nargs=2,
+    metavar="PATH VALUE",
+    help="Set a value of the file, such as llms.main.temperature 0.",
+)
+
+
+@click.command()
+@_config_file
+@option("--input", "text", metavar="S", help="What the workflow is asked.")
+@option(
+    "--input_file", type=click.Path(path_type=Path), metavar="P", help="A file with it; - is standard input."
+)
+@_override
+def run(
+    config_file: Path, text: str | None, input_file: Path | None, overrides: Sequence[tuple[str, str]]
+) -> None:
+    """Run a workflow on one input and print its result. Its spans are recorded in the journal."""
+    from millstream.workflow.answers import answer_text  # noqa: PLC0415  # other commands need none of it
+    from millstream.workflow.config import load_config  # noqa: PLC0415
+    from millstream.workflow.explain import as_millstream_error  # noqa: PLC0415
+
+    if (text is None) == (input_file is None):
+        raise click.UsageError("give one of --input and --input_file")
+    message = _read(input_file) if input_file is not None else text
+    sections = ("general", "llms", "embedders", "functions", "workflow")
+    config = load_config(config_file, overrides, sections=sections)
+    try:
+        answer = asyncio.run(_answer(config, message))
+    except MillstreamError:
+        raise
+    except Exception as error:
+        raise as_millstream_error(error) from error
+    click.echo(answer_text(answer))
+
+
+@click.command()
+@_config_file
+@_override
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json: bool) -> int:
+    """Check a workflow file without running or contacting anything. Exit code 2 when something is wrong."""
+    from millstream.workflow.config import load_config  # noqa: PLC0415  # other commands need none of it
+    from millstream.workflow.validation import Problems  # noqa: PLC0415
+
+    problems = Problems()
+    title = str(config_file)
+    try:
+        config = load_config(config_file, overrides)
+        _check(config, problems)
+        problems.raise_if_any(title)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        lines = problems.lines or [line.strip() for line in str(error).splitlines()]
+        click.echo(json.dumps({"ok": False, "problems": lines}))
+        return error.exit_code
+    parts = [f"{len(config.functions)} functions", f"{len(config.llms)} llms"]
+    if config.workflow is not None:
+        parts.insert(0, f"workflow {config.name}")
+    click.echo(json.dumps({"ok": True, "problems": []}) if as_json else f"OK: {title} ({', '.join(parts)})")
+    return 0
+
+
+@click.command()
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(*, as_json: bool) -> None:
+    """List the components that are registered, with their keys."""
+    groups = _components()
+    if as_json:
+        click.echo(json.dumps(groups, indent=2, default=str))
+        return
+    for group, items in groups.items():
+        click.echo(f"{group}:" if items else f"{group}: none")
+        for item in items:
+            click.echo(f"  {item['name']}" + (f"  {item['description']}" if item.get("description") else ""))
+            for key in item.get("keys", []):
+                default = (
+                    "required" if key["required"] else f"default {json.dumps(key['default'], default=str)}"
+                )
+                click.echo(f"      {key['name']}: {key['type']} ({default})")
+
+
+async def _answer(config: Any, message: str | None) -> Any:
+    from millstream.workflow.runner import open_workflow  # noqa: PLC0415
+
+    async with open_workflow(config) as workflow:
+        return await workflow.run(message)
+
+
+def _read(path: Path) -> str:
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"--input_file: {path} is not UTF-8 text") from None
+    except OSError as error:
+        raise InputError(f"--input_file: {path} cannot be read: {error.strerror}") from None
+
+
+def _check(config: Any, problems: Any) -> None:
+    from millstream.workflow.checks import check_config  # noqa: PLC0415
+
+    with problems.collect():
+        check_config(config)
+    if config.workflow is None and config.eval is None:
+        problems.lines.append("the file has neither a workflow nor an eval section: there is nothing to do")
+    if config.eval is not None:
+        from millstream.evaluation.config import EvalConfig  # noqa: PLC0415
+        from millstream.evaluation.registry import build_evaluators  # noqa: PLC0415
+        from millstream.workflow.validation import parse_model  # noqa: PLC0415
+
+        with problems.collect():
+            build_evaluators(parse_model(EvalConfig, config.eval, "eval"), config.directory)
+
+
+def _components() -> dict[str, list[dict[str, Any]]]:
+    from millstream.evaluation.registry import evaluator_types  # noqa: PLC0415
+    from millstream.record.integrations import available  # noqa: PLC0415
+    from millstream.workflow.llms import LLM_GROUP, PROVIDERS  # noqa: PLC0415
+    from millstream.workflow.registry import registered  # noqa: PLC0415
+
+    functions = [
+        (
+            kind.agent,
+            {"name": kind.name, "description": _first_line(kind.build), "keys": _keys(kind.config_type)},
+        )
+        for kind in registered()
+    ]
+    llms = [{"name": name, "keys": _keys(model)} for name, model in PROVIDERS.items()]
+    llms += [{"name": point.name, "keys": []} for point in entry_points(group=LLM_GROUP)]
+    return {
+        "agents": [item for agent, item in functions if agent],
+        "functions": [item for agent, item in functions if not agent],
+        "llms": llms,
+        "integrations": [{"name": name} for name in available()],
+        "evaluators": [{"name": name} for name in evaluator_types()],
+    }
+
+
+def _first_line(build: Any) -> str:
+    return (build.__doc__ or "").strip().partition("\n")[0]
+
+
+def _keys(model: type[BaseModel]) -> list[dict[str, Any]]:
+    keys = []
+    for name, field in model.model_fields.items():
+        required = field.is_required()
+        default = None if required else field.get_default(call_default_factory=True, validated_data={})
+        keys.append(
+            {
+                "name": field.alias or name,
+                "type": _type_text(field.annotation),
+                "required": required,
+                "default": default,
+            }
+        )
+    return keys
+
+
+def _type_text(annotation: Any) -> str:
+    """A type as people write it, without bounds."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_text(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(_type_text(argument) for argument in arguments)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    name = getattr(origin or annotation, "__name__", str(annotation))
+    name = {"NoneType": "None", "SecretStr": "str"}.get(name, name)
+    return f"{name}[{', '.join(map(_type_text, arguments))}]" if arguments else name

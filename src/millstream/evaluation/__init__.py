@@ -1,0 +1,1 @@
+"""Dataset x workflow x evaluators -> scores, saved as they come."""

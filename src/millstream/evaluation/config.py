@@ -1,0 +1,154 @@
+"""The section `eval` of a workflow file: what to ask, how to run it, how to score it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from millstream.errors import ConfigError
+from millstream.evaluation.readers import SUFFIXES
+from millstream.profiler.config import ProfilerConfig
+from millstream.workflow.validation import parse_model
+
+DEFAULT_OUTPUT_DIR = Path(".tmp/millstream/eval")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StructureConfig(_Section):
+    """Which column is what. With `disable`, the whole row is the question, as JSON."""
+
+    disable: bool = False
+    question_key: str = "question"
+    answer_key: str = "answer"
+    generated_answer_key: str = "generated_answer"
+    trajectory_key: str = "intermediate_steps"
+    expected_trajectory_key: str = "expected_intermediate_steps"
+
+
+class FilterRule(_Section):
+    """Values by column, with the wildcards `*`, `?` and `[...]`; compared as text."""
+
+    field: dict[str, list[str]] = {}
+
+    @field_validator("field", mode="before")
+    @classmethod
+    def _texts(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {str(column): [_text(one) for one in _listed(values)] for column, values in value.items()}
+
+
+class FilterConfig(_Section):
+    """A row is kept when every column of the allowlist matches and none of the denylist does."""
+
+    allowlist: FilterRule = FilterRule()
+    denylist: FilterRule = FilterRule()
+
+
+class DatasetConfig(_Section):
+    """One dataset file. `file_path` is relative to the working directory."""
+
+    file_type: Literal["json", "jsonl", "csv"] = Field(alias="_type")
+    file_path: Path
+    id_key: str = "id"
+    structure: StructureConfig = StructureConfig()
+    filter: FilterConfig = FilterConfig()
+
+
+class OutputConfig(_Section):
+    """Where the files go: another place to say `output_dir`."""
+
+    dir: Path | None = None
+
+
+class GeneralConfig(_Section):
+    """How the evaluation runs.
+
+    Attributes:
+        max_concurrency: items that run at the same time.
+        timeout_s: the most one item may take, in seconds; `None` is no limit.
+        verbose: a line for every finished item.
+    """
+
+    output_dir: Path | None = None
+    output: OutputConfig = OutputConfig()
+    max_concurrency: int = Field(8, ge=1)
+    timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    verbose: bool = False
+    dataset: DatasetConfig | None = None
+    profiler: ProfilerConfig = ProfilerConfig()
+
+    @model_validator(mode="after")
+    def _one_output(self) -> Self:
+        if self.output_dir and self.output.dir and self.output_dir != self.output.dir:
+            raise ValueError("output_dir and output.dir name different folders; give one of them")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the files go to."""
+        return self.output_dir or self.output.dir or DEFAULT_OUTPUT_DIR
+
+
+class EvalConfig(_Section):
+    """The whole section. The options of an evaluator are checked by the evaluator itself."""
+
+    general: GeneralConfig = GeneralConfig()
+    evaluators: dict[str, dict[str, Any]] = {}
+
+    @property
+    def dataset(self) -> DatasetConfig:
+        """The dataset.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if self.general.dataset is None:
+            raise ConfigError(
+                "eval.general.dataset is missing: give _type and file_path there, or --dataset FILE"
+            )
+        return self.general.dataset
+
+
+def parse_eval(section: Mapping[str, Any] | None, dataset: Path | None = None) -> EvalConfig:
+    """Check the section `eval`.
+
+    Args:
+        section: what the workflow file holds there; `None` where it holds none.
+        dataset: a file that takes the place of the configured one; its type is told by its suffix.
+
+    Raises:
+        ConfigError: a key is unknown or a value is wrong; names the path.
+    """
+    if section is None and dataset is None:
+        raise ConfigError(
+            "there is no section eval in this file; it needs eval.general.dataset and eval.evaluators"
+        )
+    return parse_model(EvalConfig, with_dataset(section or {}, dataset), "eval")
+
+
+def with_dataset(section: Mapping[str, Any], dataset: Path | None) -> dict[str, Any]:
+    """The section `eval` with its dataset file replaced; the other keys of the dataset stay."""
+    if dataset is None:
+        return dict(section)
+    file_type = SUFFIXES.get(dataset.suffix.lower())
+    if file_type is None:
+        raise ConfigError(f"--dataset {dataset}: its suffix must be one of {', '.join(SUFFIXES)}")
+    general = dict(section.get("general") or {})
+    configured = general.get("dataset") or {}
+    general["dataset"] = {**configured, "_type": file_type, "file_path": str(dataset)}
+    return {**section, "general": general}
+
+
+def _listed(values: Any) -> list[Any]:
+    return values if isinstance(values, list) else [values]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

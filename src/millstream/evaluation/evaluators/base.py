@@ -1,0 +1,94 @@
+"""What an evaluator gets, what it gives, and what the engine wants to know about it."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+from pydantic import BaseModel, ConfigDict
+
+from millstream.span import Span
+
+
+class EvalItem(msgspec.Struct, frozen=True):
+    """One answered question, as evaluators see it.
+
+    Attributes:
+        id: of the dataset's row.
+        rep: which repetition, from 1.
+        question: what was asked.
+        expected: the right answer; `None` where the dataset has none.
+        output: the workflow's answer; `None` when it failed.
+        spans: what was recorded while it ran, by start time.
+        row: the whole row of the dataset.
+    """
+
+    id: str
+    rep: int
+    question: Any
+    expected: Any
+    output: Any
+    spans: list[Span]
+    row: dict[str, Any]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """A number and why; `score` is `None` where nothing could be measured, and `reasoning` says why."""
+
+    score: float | None
+    reasoning: Any = None
+
+
+class EvaluatorBase(BaseModel):
+    """Options of an evaluator as fields, and what kind of measure it is.
+
+    Class attributes, which plugins may set as well:
+        needs_expected: an item without an expected answer has a missing score.
+        score_failed: failed items are scored too; otherwise they score 0 without a call.
+        lower_is_better: a gate then fails above its bound.
+        unit: of the score, such as `s`; empty for a share or a count.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs_expected: ClassVar[bool] = False
+    score_failed: ClassVar[bool] = False
+    lower_is_better: ClassVar[bool] = False
+    unit: ClassVar[str] = ""
+
+    def bind(self, directory: Path, where: str) -> Callable[[EvalItem], Any]:  # noqa: ARG002  # for those that load
+        """What is called with each item.
+
+        Args:
+            directory: what files in the options are relative to.
+            where: path of the evaluator in the workflow file, for errors.
+        """
+        if not callable(self):
+            raise TypeError(f"{type(self).__name__} must have a __call__(item)")
+        return self
+
+
+def as_score(value: Any) -> Score:
+    """What an evaluator returned (number, truth value, `{score, reasoning}` or `Score`) as a `Score`."""
+    reasoning = None
+    if isinstance(value, Score):
+        value, reasoning = value.score, value.reasoning
+    elif isinstance(value, Mapping):
+        if "score" not in value:
+            return Score(None, f"the evaluator returned {_short(value)}, which has no key 'score'")
+        value, reasoning = value["score"], value.get("reasoning")
+    if value is None:
+        return Score(None, reasoning or "the evaluator returned no score")
+    if hasattr(value, "item") and not isinstance(value, int | float):  # a NumPy scalar
+        value = value.item()
+    if not isinstance(value, int | float):
+        return Score(None, f"the evaluator returned {_short(value)}, which is not a number")
+    if not math.isfinite(value):
+        return Score(None, f"the evaluator returned {value}, which is not a finite number")
+    return Score(float(value), reasoning)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"  # noqa: PLR2004  # a line

@@ -1,0 +1,83 @@
+"""Evaluators that compare texts."""
+
+import re
+from typing import Any, ClassVar
+
+from pydantic import field_validator
+
+from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase, Score
+from millstream.workflow.answers import answer_text
+
+_EXPECTED = "{expected}"
+
+
+class ExactMatch(EvaluatorBase):
+    """1 when the answer is the expected one, else 0.
+
+    Attributes:
+        ignore_case: upper and lower case are the same.
+        strip: white space at both ends does not count.
+    """
+
+    needs_expected: ClassVar[bool] = True
+
+    ignore_case: bool = False
+    strip: bool = True
+
+    def __call__(self, item: EvalItem) -> Score:
+        """Score one item."""
+        expected, answer = self._plain(item.expected), self._plain(item.output)
+        return (
+            Score(1.0)
+            if answer == expected
+            else Score(0.0, f"expected {_short(expected)}, got {_short(answer)}")
+        )
+
+    def _plain(self, value: Any) -> str:
+        text = "" if value is None else answer_text(value)
+        text = text.strip() if self.strip else text
+        return text.casefold() if self.ignore_case else text
+
+
+class Regex(EvaluatorBase):
+    """1 when the pattern is found in the answer, else 0.
+
+    Attributes:
+        pattern: a regular expression of Python's `re`; `{expected}` in it stands for the expected answer,
+            taken literally.
+        ignore_case: upper and lower case are the same.
+    """
+
+    pattern: str
+    ignore_case: bool = False
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value.replace(_EXPECTED, "x"))
+        except re.error as error:
+            raise ValueError(f"not a regular expression ({error})") from None
+        return value
+
+    def __call__(self, item: EvalItem) -> Score:
+        """Score one item."""
+        pattern = self.pattern
+        if _EXPECTED in pattern:
+            if item.expected is None:
+                return Score(None, "the dataset has no expected answer for this item")
+            pattern = pattern.replace(_EXPECTED, re.escape(answer_text(item.expected)))
+        found = re.search(
+            pattern,
+            "" if item.output is None else answer_text(item.output),
+            re.IGNORECASE if self.ignore_case else 0,
+        )
+        return (
+            Score(1.0, f"found {_short(found[0])}")
+            if found
+            else Score(0.0, f"nothing matches {_short(pattern)}")
+        )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else text[:200] + "…")  # noqa: PLR2004  # a few lines

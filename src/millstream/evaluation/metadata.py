@@ -1,0 +1,108 @@
+"""`config_metadata.json`: how a run was started, what it evaluated, and whether it came to its end."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from millstream import sources
+from millstream.errors import ConfigError
+from millstream.evaluation.files import json_bytes, write_file
+from millstream.evaluation.fingerprint import differences, evaluated_config
+from millstream.evaluation.outputs import METADATA
+from millstream.evaluation.prepare import Prepared
+from millstream.workflow.config import WorkflowConfig
+
+FINISHED = "finished"
+RUNNING = "running"
+
+
+class Metadata:
+    """The file of one output folder.
+
+    Args:
+        folder: the output folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / METADATA
+        self.content: dict[str, Any] = {}
+        self.before = _read(self._path)
+        """What an earlier run left; empty without one."""
+
+    def write(self, **changes: Any) -> None:
+        """Change the file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.content = {**self.content, **changes, "timestamp": _now()}
+        write_file(self._path, json_bytes(self.content, indent=2))
+
+    def check_resumable(self, config: WorkflowConfig, home: Path) -> None:
+        """Refuse to go on with results of another workflow.
+
+        Args:
+            config: the workflow that would go on.
+            home: the folder that it records into.
+
+        Raises:
+            ConfigError: the workflow or the folder of recordings is another; names what differs.
+        """
+        if not self.before:
+            raise ConfigError(
+                f"{self._path} is missing, so --resume cannot tell what the results are of; leave it out"
+            )
+        changed = differences(self.before.get("evaluated"), evaluated_config(config.raw_effective))
+        if changed:
+            raise ConfigError(
+                f"--resume: the results in {self._path.parent} are of another workflow: {changed}. "
+                "Put it back, or leave out --resume to start over."
+            )
+        earlier_home = self.before.get("journal_home")
+        if earlier_home not in (None, str(home)):
+            raise ConfigError(
+                f"--resume: the earlier items were recorded in {earlier_home}; set MILLSTREAM_HOME to it."
+            )
+
+
+def describe_run(
+    config: WorkflowConfig,
+    prepared: Prepared,
+    *,
+    overrides: Sequence[tuple[str, str]],
+    reps: int,
+    resume: bool,
+    skip_workflow: bool,
+) -> Mapping[str, Any]:
+    """The content of the file for a run that starts."""
+    return {
+        "config_file": str(config.path),
+        "config_file_type": config.path.suffix.removeprefix("."),
+        "overrides": [list(pair) for pair in overrides],
+        "dataset": str(prepared.dataset.path),
+        "result_json_path": "$",
+        "skip_workflow": skip_workflow,
+        "skip_completed_entries": resume,
+        "reps": reps,
+        "endpoint": None,
+        "workflow": config.name,
+        "dataset_sha256": prepared.dataset.sha256,
+        "items": len(prepared.dataset.items),
+        "python": platform.python_version(),
+        "evaluators": [metric.name for metric in prepared.metrics],
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(sources.active.clock.wall_ns() / 1e9, UTC).isoformat()

@@ -1,0 +1,34 @@
+"""Everything that can be checked before the first question is asked."""
+
+from pathlib import Path
+
+import msgspec
+
+from millstream.evaluation.config import EvalConfig, parse_eval
+from millstream.evaluation.dataset import Dataset, load_dataset
+from millstream.evaluation.registry import Metric, build_evaluators
+from millstream.workflow.config import WorkflowConfig
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A checked evaluation: nothing in its configuration, evaluators or dataset is wrong."""
+
+    config: EvalConfig
+    metrics: list[Metric]
+    dataset: Dataset
+
+
+def prepare(config: WorkflowConfig, dataset: Path | None = None) -> Prepared:
+    """Check the section `eval` of a workflow file, load its evaluators and read its dataset.
+
+    Args:
+        config: the workflow file.
+        dataset: a dataset file that takes the place of the configured one.
+
+    Raises:
+        ConfigError: a key, an option or an evaluator is wrong.
+        InputError: the dataset is missing or malformed.
+    """
+    parsed = parse_eval(config.eval, dataset)
+    source = parsed.dataset
+    return Prepared(parsed, build_evaluators(parsed, config.directory), load_dataset(source))

@@ -1,0 +1,119 @@
+"""Which evaluators there are, and how a configured one is made. Ours enter by the door that plugins use."""
+
+import re
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from millstream.errors import ConfigError
+from millstream.evaluation.config import EvalConfig
+from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase
+from millstream.workflow.registry import load_entry_point
+from millstream.workflow.validation import Problems, nearest, parse_model
+
+GROUP: Final = "millstream.evaluators"
+_OURS: Final = {
+    "exact_match": "text:ExactMatch",
+    "regex": "text:Regex",
+    "json_match": "json_match:JsonMatch",
+    "python": "python_target:PythonEvaluator",
+    "avg_llm_latency": "runtime:AvgLlmLatency",
+    "avg_workflow_runtime": "runtime:AvgWorkflowRuntime",
+    "avg_num_llm_calls": "runtime:AvgNumLlmCalls",
+    "avg_tokens_per_llm_end": "runtime:AvgTokensPerLlmEnd",
+}
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_RESERVED: Final = frozenset({"workflow"})
+"""`workflow_output.json` is the file of the answers."""
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One configured evaluator.
+
+    Attributes:
+        name: its key in the workflow file, and of `<name>_output.json`.
+        call: gives a number, a truth value, `{score, reasoning}` or an awaitable of one.
+        needs_expected: without an expected answer the score is missing.
+        score_failed: failed items are scored too; otherwise they score 0.
+        lower_is_better: a gate fails above its bound, not under it.
+        unit: of the score; empty for a share or a count.
+    """
+
+    name: str
+    call: Callable[[EvalItem], Any]
+    needs_expected: bool
+    score_failed: bool
+    lower_is_better: bool
+    unit: str = ""
+
+
+def evaluator_types() -> list[str]:
+    """Every `_type` of an evaluator, sorted."""
+    return sorted(_entry_points())
+
+
+def build_evaluators(config: EvalConfig, directory: Path) -> list[Metric]:
+    """The configured evaluators, in the order of the workflow file.
+
+    Args:
+        config: the section `eval`.
+        directory: what files of Python evaluators are relative to.
+
+    Raises:
+        ConfigError: an unknown `_type`, a wrong option, or a target that cannot be loaded.
+    """
+    points = _entry_points()
+    metrics: list[Metric] = []
+    problems = Problems()
+    for name, mapping in config.evaluators.items():
+        with problems.collect():
+            metrics.append(_metric(name, mapping, points, directory))
+    problems.raise_if_any()
+    return metrics
+
+
+def _entry_points() -> dict[str, EntryPoint]:
+    ours = [
+        EntryPoint(name, f"millstream.evaluation.evaluators.{value}", GROUP) for name, value in _OURS.items()
+    ]
+    return {point.name: point for point in [*entry_points(group=GROUP), *ours]}
+
+
+def _metric(
+    name: str, mapping: Mapping[str, Any], points: Mapping[str, EntryPoint], directory: Path
+) -> Metric:
+    where = f"eval.evaluators.{name}"
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(
+            f"{where}: the name becomes that of the file {name}_output.json; use letters, digits, _ . and -"
+            f"{' (and not workflow, whose file is taken)' if name in _RESERVED else ''}"
+        )
+    options = dict(mapping)
+    kind = options.pop("_type", None)
+    if kind not in points:
+        raise ConfigError(f"{where}._type: unknown evaluator {kind!r}{nearest(str(kind), points)}")
+    made = _make(load_entry_point(points[kind]), options, where)
+    call = made.bind(directory, where) if isinstance(made, EvaluatorBase) else made
+    if not callable(call):
+        raise ConfigError(
+            f"{where}: the plugin {kind!r} made a {type(call).__name__}, which cannot be called"
+        )
+    flags = ("needs_expected", "score_failed", "lower_is_better")
+    return Metric(
+        name,
+        call,
+        unit=str(getattr(made, "unit", "")),
+        **{flag: bool(getattr(made, flag, False)) for flag in flags},
+    )
+
+
+def _make(factory: Callable[..., Any], options: dict[str, Any], where: str) -> Any:
+    if isinstance(factory, type) and issubclass(factory, EvaluatorBase):
+        return parse_model(factory, options, where)
+    try:
+        return factory(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -1,0 +1,143 @@
+"""The figures of a finished evaluation: scores, run times, tokens, failures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+import msgspec
+
+from millstream.evaluation.evaluators.runtime import llm_calls, run_time_s
+from millstream.evaluation.registry import Metric
+from millstream.evaluation.results import ItemResult
+from millstream.evaluation.scoring import ItemScore
+from millstream.evaluation.statistics import Interval, interval_of, percentile
+from millstream.span import Span
+
+
+class MetricSummary(msgspec.Struct, frozen=True):
+    """One evaluator over all items.
+
+    Attributes:
+        name: of the evaluator.
+        average: over the items that have a score; `None` when none has.
+        n: how many scores there are, those of failed items included.
+        missing: how many have no score.
+        missing_reason: why, of the first of them.
+        failed: how many of all items failed.
+        interval: of the average; `None` with fewer than 2 items.
+        lower_is_better: for latencies and counts.
+        unit: of the average; empty for a share or a count.
+    """
+
+    name: str
+    average: float | None
+    n: int
+    missing: int
+    missing_reason: str | None
+    failed: int
+    interval: Interval | None
+    lower_is_better: bool
+    unit: str = ""
+
+
+class FailedItem(msgspec.Struct, frozen=True):
+    """An item that failed, and why."""
+
+    id: str
+    rep: int
+    reason: str
+
+
+class EvalSummary(msgspec.Struct, frozen=True):
+    """The whole evaluation.
+
+    Attributes:
+        items: finished items, repetitions counted.
+        failures: those that failed.
+        metrics: in the order of the workflow file.
+        runtime_p50_s: median run time of an item, failed ones included; `None` without any.
+        runtime_p95_s: 95th percentile of the same.
+        input_tokens: sum of what is known; `None` when nothing is.
+        output_tokens: likewise.
+        llm_calls: how many model calls were recorded.
+        llm_calls_without_usage: how many of them do not say their tokens.
+    """
+
+    items: int
+    failures: list[FailedItem]
+    metrics: list[MetricSummary]
+    runtime_p50_s: float | None
+    runtime_p95_s: float | None
+    input_tokens: int | None
+    output_tokens: int | None
+    llm_calls: int
+    llm_calls_without_usage: int
+
+    @property
+    def missing(self) -> int:
+        """Scores that are missing, over all evaluators."""
+        return sum(metric.missing for metric in self.metrics)
+
+    def metric(self, name: str) -> MetricSummary:
+        """The evaluator of this name."""
+        return next(metric for metric in self.metrics if metric.name == name)
+
+
+def summarise(
+    metrics: Sequence[Metric],
+    results: Sequence[ItemResult],
+    scores: Mapping[str, Sequence[ItemScore]],
+    spans: Mapping[str, list[Span]],
+) -> EvalSummary:
+    """The summary of finished items.
+
+    Args:
+        metrics: the evaluators.
+        results: one an item and repetition.
+        scores: by evaluator.
+        spans: by trace id.
+    """
+    recorded = [spans.get(result.trace_id or "", []) for result in results]
+    usages = [call.usage for of_item in recorded for call in llm_calls(of_item)]
+    known = [usage for usage in usages if usage is not None]
+    runtimes = [
+        time_s
+        for result, of_item in zip(results, recorded, strict=True)
+        if (time_s := run_time_s(of_item) or result.runtime_s) is not None
+    ]
+    return EvalSummary(
+        items=len(results),
+        failures=[FailedItem(one.id, one.rep, str(one.error)) for one in results if one.error is not None],
+        metrics=[_metric_summary(metric, scores[metric.name]) for metric in metrics],
+        runtime_p50_s=percentile(runtimes, 50),
+        runtime_p95_s=percentile(runtimes, 95),
+        input_tokens=_sum(usage.input_tokens for usage in known),
+        output_tokens=_sum(usage.output_tokens for usage in known),
+        llm_calls=len(usages),
+        llm_calls_without_usage=sum(
+            usage is None or (usage.input_tokens is None and usage.output_tokens is None) for usage in usages
+        ),
+    )
+
+
+def _metric_summary(metric: Metric, scores: Sequence[ItemScore]) -> MetricSummary:
+    groups: dict[str, list[float]] = {}
+    for one in scores:
+        if one.score is not None:
+            groups.setdefault(one.id, []).append(one.score)
+    values = [value for group in groups.values() for value in group]
+    return MetricSummary(
+        name=metric.name,
+        average=fmean(values) if values else None,
+        n=len(values),
+        missing=len(scores) - len(values),
+        missing_reason=next((f"item {one.id!r}: {one.error}" for one in scores if one.score is None), None),
+        failed=sum(one.failed for one in scores),
+        interval=interval_of(list(groups.values()), shares=not metric.score_failed),
+        lower_is_better=metric.lower_is_better,
+        unit=metric.unit,
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

@@ -1,0 +1,35 @@
+"""From spans to findings: `profile(spans)` computes, `write_profile(profile, folder)` writes the files.
+
+The names load NumPy and SciPy when first used; without the extra [profiling] that is an error that says so.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from millstream.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from millstream.profiler.engine import Profile, profile
+    from millstream.profiler.renderers.findings import findings
+    from millstream.profiler.write import write_profile
+
+__all__ = ["Profile", "findings", "profile", "write_profile"]
+
+_HOMES = {
+    "Profile": "millstream.profiler.engine",
+    "findings": "millstream.profiler.renderers.findings",
+    "profile": "millstream.profiler.engine",
+    "write_profile": "millstream.profiler.write",
+}
+_EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2"})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in _EXTRA:
+            raise MissingExtraError("The profiler", "profiling") from error
+        raise

@@ -1,0 +1,150 @@
+"""How many LLM and TOOL calls run at once, when are there many, and does it cost latency?"""
+
+import math
+
+import msgspec
+import numpy as np
+
+from millstream.profiler.estimate import NS_PER_S
+from millstream.profiler.sweep import Levels, sweep, weighted_percentile
+from millstream.span import SpanKind
+from millstream.store.table import Ints, SpanTable
+
+
+class Spike(msgspec.Struct, frozen=True):
+    """A maximal stretch at or above the threshold (Unix s); `concurrency` is its peak."""
+
+    start_time: float
+    end_time: float
+    concurrency: int
+    active_uuids: list[str]
+
+
+class CorrelationStats(msgspec.Struct, frozen=True):
+    """Mean tokens of the `n` LLM calls in any spike that know their usage, each counted once."""
+
+    avg_prompt_tokens: float | None
+    avg_total_tokens: float | None
+    n: int
+
+
+class Concurrency(msgspec.Struct, frozen=True):
+    """Concurrency of LLM and TOOL calls that ended.
+
+    Attributes:
+        n: calls.
+        max: the highest level.
+        busy_s: seconds with at least one call running.
+        idle_share: share of the time from the first start to the last end in which none ran.
+        concurrency_distribution: seconds at each level, 0 included.
+        p50_concurrency: and those after it: level not exceeded for that share of the busy time.
+        average_latency_by_concurrency: mean duration (s) of calls by the level at their midpoint.
+    """
+
+    n: int
+    max: int
+    busy_s: float
+    idle_share: float | None
+    concurrency_distribution: dict[int, float]
+    p50_concurrency: int | None
+    p90_concurrency: int | None
+    p95_concurrency: int | None
+    p99_concurrency: int | None
+    spike_threshold: int
+    spike_intervals: list[Spike]
+    correlation_stats: CorrelationStats
+    average_latency_by_concurrency: dict[int, float]
+
+
+def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrency:
+    """Concurrency over all requests.
+
+    Args:
+        table: the spans.
+        spike_threshold: level at which a spike begins; None: the 90th percentile, rounded up.
+    """
+    rows = calls(table)
+    start, end = table.start_ns[rows], table.end_ns[rows]
+    levels = sweep(start, end)
+    busy = levels.level > 0
+    length, level = levels.length_ns[busy], levels.level[busy]
+    percentiles = [weighted_percentile(level, length, share) for share in (0.50, 0.90, 0.95, 0.99)]
+    threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
+    spans_ns, busy_ns = int(levels.length_ns.sum()), int(length.sum())
+    spikes, in_spike = _spikes(table, rows, levels, threshold)
+    return Concurrency(
+        n=len(rows),
+        max=int(level.max()) if len(level) else 0,
+        busy_s=busy_ns / NS_PER_S,
+        idle_share=1 - busy_ns / spans_ns if spans_ns else None,
+        concurrency_distribution=_sums(levels.level, levels.length_ns),
+        p50_concurrency=percentiles[0],
+        p90_concurrency=percentiles[1],
+        p95_concurrency=percentiles[2],
+        p99_concurrency=percentiles[3],
+        spike_threshold=threshold,
+        spike_intervals=spikes,
+        correlation_stats=_correlation(table, in_spike),
+        average_latency_by_concurrency=_latency_by_level(levels, start, end),
+    )
+
+
+def calls(table: SpanTable) -> Ints:
+    """Rows of the LLM and TOOL calls that ended."""
+    return np.flatnonzero(table.of_kind(SpanKind.LLM, SpanKind.TOOL) & table.closed)
+
+
+def call_levels(table: SpanTable) -> Levels:
+    """Concurrency of LLM and TOOL calls as steps over time."""
+    rows = calls(table)
+    return sweep(table.start_ns[rows], table.end_ns[rows])
+
+
+def _sums(level: Ints, length_ns: Ints) -> dict[int, float]:
+    if len(level) == 0:
+        return {}
+    seconds = np.bincount(level, weights=length_ns) / NS_PER_S
+    return {at: float(seconds[at]) for at in np.unique(level).tolist()}
+
+
+def _spikes(table: SpanTable, rows: Ints, levels: Levels, threshold: int) -> tuple[list[Spike], Ints]:
+    """The spikes, and the rows of the calls that ran in any."""
+    high = np.concatenate(([False], levels.level >= threshold, [False]))
+    edges = np.flatnonzero(high[1:] != high[:-1])
+    first, last = edges[::2], edges[1::2]
+    if len(first) == 0:
+        return [], rows[:0]
+    begin, finish = levels.time_ns[first], levels.time_ns[last]
+    peak = np.maximum.reduceat(np.append(levels.level, 0), np.column_stack((first, last)).ravel())[::2]
+    lasting = rows[table.end_ns[rows] > table.start_ns[rows]]
+    from_spike = np.searchsorted(finish, table.start_ns[lasting], side="right")
+    to_spike = np.searchsorted(begin, table.end_ns[lasting], side="left")
+    inside: list[list[str]] = [[] for _ in range(len(begin))]
+    for row, start, stop in zip(lasting.tolist(), from_spike.tolist(), to_spike.tolist(), strict=True):
+        for spike in range(start, stop):
+            inside[spike].append(table.spans[row].span_id)
+    spikes = [
+        Spike(float(b / NS_PER_S), float(f / NS_PER_S), int(p), active)
+        for b, f, p, active in zip(begin, finish, peak, inside, strict=True)
+    ]
+    return spikes, lasting[to_spike > from_spike]
+
+
+def _correlation(table: SpanTable, rows: Ints) -> CorrelationStats:
+    llm = rows[table.of_kind(SpanKind.LLM)[rows]]
+    prompt, output = table.input_tokens[llm], table.output_tokens[llm]
+    both = (prompt >= 0) & (output >= 0)
+    return CorrelationStats(
+        avg_prompt_tokens=float(prompt[prompt >= 0].mean()) if (prompt >= 0).any() else None,
+        avg_total_tokens=float((prompt + output)[both].mean()) if both.any() else None,
+        n=int((prompt >= 0).sum()),
+    )
+
+
+def _latency_by_level(levels: Levels, start: Ints, end: Ints) -> dict[int, float]:
+    if len(start) == 0:
+        return {}
+    at = levels.at(start + (end - start) // 2)
+    total = np.bincount(at, weights=(end - start) / NS_PER_S)
+    count = np.bincount(at)
+    return {level: float(total[level] / count[level]) for level in np.unique(at).tolist()}

@@ -1,0 +1,110 @@
+"""The section `eval.general.profiler` of a workflow file: keys and defaults of the reference.
+
+Analyses that are not in this version (prompt prefixes, PrefixSpan, forecasts, the prediction trie, Dynamo
+metrics) accept their keys and give null.
+"""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptCachingPrefixes(_Section):
+    """Common prompt prefixes."""
+
+    enable: bool = False
+    min_frequency: float = Field(0.5, ge=0, le=1)
+
+
+class BottleneckAnalysis(_Section):
+    """Where time goes: per operation (simple) and by self time in the call tree (nested)."""
+
+    enable_simple_stack: bool = False
+    enable_nested_stack: bool = False
+
+
+class ConcurrencySpikeAnalysis(_Section):
+    """Stretches of time with `spike_threshold` or more LLM and TOOL calls at once."""
+
+    enable: bool = False
+    spike_threshold: int | None = Field(1, ge=1)
+
+
+class PrefixSpanAnalysis(_Section):
+    """Frequent sequences of calls."""
+
+    enable: bool = False
+    min_support: int | float = Field(2, gt=0)
+    min_coverage: float = Field(0, ge=0, le=1)
+    max_text_len: int = Field(1000, ge=0)
+    top_k: int = Field(10, ge=1)
+    chain_with_common_prefixes: bool = False
+
+
+class PredictionTrie(_Section):
+    """Predictions by position in the call tree."""
+
+    enable: bool = False
+    output_filename: str = "prediction_trie.json"
+    auto_sensitivity: bool = True
+    sensitivity_scale: int = Field(5, ge=1)
+    w_critical: float = 0.5
+    w_fanout: float = 0.3
+    w_position: float = 0.2
+    w_parallel: float = 0.0
+
+
+class DynamoMetrics(_Section):
+    """Metrics of a Dynamo server, by Prometheus."""
+
+    enable: bool = False
+    prometheus_url: str = "http://localhost:9090"
+    collect_kv_cache: bool = True
+    collect_ttft: bool = True
+    collect_itl: bool = True
+    collect_inflight_requests: bool = True
+    collect_throughput: bool = True
+    collect_token_throughput: bool = True
+    query_range: str = "30s"
+    lookback_seconds: float = 0
+    workflow_start_timestamp: float | None = None
+    workflow_end_timestamp: float | None = None
+
+
+class ProfilerConfig(_Section):
+    """What to compute; see `docs/profiler.md` for each figure."""
+
+    base_metrics: bool = False
+    token_usage_forecast: bool = False
+    token_uniqueness_forecast: bool = False
+    workflow_runtime_forecast: bool = False
+    compute_llm_metrics: bool = False
+    csv_exclude_io_text: bool = False
+    prompt_caching_prefixes: PromptCachingPrefixes = PromptCachingPrefixes()
+    bottleneck_analysis: BottleneckAnalysis = BottleneckAnalysis()
+    concurrency_spike_analysis: ConcurrencySpikeAnalysis = ConcurrencySpikeAnalysis()
+    prefix_span_analysis: PrefixSpanAnalysis = PrefixSpanAnalysis()
+    prediction_trie: PredictionTrie = PredictionTrie()
+    dynamo_metrics: DynamoMetrics = DynamoMetrics()
+
+    @classmethod
+    def everything(cls) -> Self:
+        """All analyses on: what `millstream profile` does without a config file.
+
+        The spike threshold is then None: the 90th percentile of the concurrency itself.
+        """
+        return cls(
+            base_metrics=True,
+            token_usage_forecast=True,
+            token_uniqueness_forecast=True,
+            workflow_runtime_forecast=True,
+            compute_llm_metrics=True,
+            prompt_caching_prefixes=PromptCachingPrefixes(enable=True),
+            bottleneck_analysis=BottleneckAnalysis(enable_simple_stack=True, enable_nested_stack=True),
+            concurrency_spike_analysis=ConcurrencySpikeAnalysis(enable=True, spike_threshold=None),
+            prefix_span_analysis=PrefixSpanAnalysis(enable=True),
+        )

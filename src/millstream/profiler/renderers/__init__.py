@@ -1,0 +1,1 @@
+"""Files made from a profile, one module a file: each has `write(profile, path)`."""

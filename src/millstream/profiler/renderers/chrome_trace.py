@@ -1,0 +1,78 @@
+"""`trace.json`: Chrome's trace event format, for Perfetto and chrome://tracing.
+
+A request is a process; its threads are lanes, one for each call that runs beside others, because spans of
+one thread must nest.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from millstream.profiler.engine import Profile
+from millstream.profiler.renderers.files import json_bytes, replacing
+from millstream.store.table import KINDS, SpanTable
+
+_NS_PER_US = 1000
+
+
+def write(profile: Profile, path: Path) -> None:
+    """Write the file. Times are microseconds since the first span; `otherData.start_ns` is that moment."""
+    start_ns = int(profile.table.start_ns.min()) if len(profile.table) else 0
+    with replacing(path) as file:
+        head = json_bytes({"start_ns": str(start_ns)}, indent=0)
+        file.write(b'{"displayTimeUnit":"ms","otherData":' + head + b',"traceEvents":[')
+        for number, event in enumerate(_events(profile.table, start_ns)):
+            file.write((b",\n" if number else b"\n") + json_bytes(event, indent=0))
+        file.write(b"\n]}\n")
+
+
+def _events(table: SpanTable, start_ns: int) -> Iterator[dict[str, Any]]:
+    bounds = table.bounds().tolist()
+    for request, trace_id in enumerate(table.trace_ids):
+        name = f"request {request} ({trace_id})"
+        yield {"ph": "M", "pid": request, "tid": 0, "name": "process_name", "args": {"name": name}}
+        lanes: list[list[int]] = []
+        for row in range(bounds[request], bounds[request + 1]):
+            yield _event(table, row, start_ns, _lane(table, lanes, row))
+
+
+def _event(table: SpanTable, row: int, start_ns: int, lane: int) -> dict[str, Any]:
+    span = table.spans[row]
+    begun, ended = int(table.start_ns[row]), int(table.end_ns[row])
+    args: dict[str, Any] = {"span_id": span.span_id, "status": span.status and span.status.value}
+    if span.error is not None:
+        args["error"] = f"{span.error.type}: {span.error.message}"
+    if span.usage is not None:
+        args["usage"] = span.usage
+    event = {
+        "ph": "X" if ended >= 0 else "B",
+        "pid": int(table.trace[row]),
+        "tid": lane,
+        "cat": KINDS[table.kind[row]],
+        "name": span.name,
+        "ts": (begun - start_ns) / _NS_PER_US,
+        "args": args,
+    }
+    if ended >= 0:
+        event["dur"] = (ended - begun) / _NS_PER_US
+    return event
+
+
+def _lane(table: SpanTable, lanes: list[list[int]], row: int) -> int:
+    """The first lane in which the span nests; each lane is the stack of its spans that still run."""
+    start, end = int(table.start_ns[row]), int(table.end_ns[row])
+    parent = int(table.parent[row])
+    free = None
+    for at, stack in enumerate(lanes):
+        while stack and 0 <= int(table.end_ns[stack[-1]]) <= start and stack[-1] != parent:
+            stack.pop()
+        if not stack:
+            free = at if free is None else free
+        elif stack[-1] == parent and 0 <= end <= int(table.end_ns[parent]):
+            stack.append(row)
+            return at
+    if free is None:
+        free = len(lanes)
+        lanes.append([])
+    lanes[free].append(row)
+    return free

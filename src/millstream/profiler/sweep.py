@@ -1,0 +1,55 @@
+"""How many intervals are open at once: one sweep over their ends. Intervals are half open, [start, end)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millstream.store.table import Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Levels:
+    """The number of open intervals as steps over time.
+
+    Attributes:
+        time_ns: k + 1 ascending times; the step i lasts from time i to time i + 1.
+        level: k levels, no two neighbours equal, the first and the last above 0; gaps are 0.
+    """
+
+    time_ns: Ints
+    level: Ints
+
+    @property
+    def length_ns(self) -> Ints:
+        """How long each step lasts, shape (k,)."""
+        return np.diff(self.time_ns)
+
+    def at(self, moment_ns: Ints) -> Ints:
+        """The level at each moment; 0 outside."""
+        step = np.searchsorted(self.time_ns, moment_ns, side="right") - 1
+        inside = (step >= 0) & (step < len(self.level))
+        found = np.zeros(len(moment_ns), np.int64)
+        found[inside] = self.level[step[inside]]
+        return found
+
+
+def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
+    """Levels of the intervals; empty intervals (start = end) open nothing."""
+    lasting = end_ns > start_ns
+    times = np.concatenate((start_ns[lasting], end_ns[lasting]))
+    change = np.repeat(np.array([1, -1]), int(lasting.sum()))
+    distinct, place = np.unique(times, return_inverse=True)
+    level = np.cumsum(np.bincount(place, weights=change, minlength=len(distinct)).astype(np.int64))
+    steps = np.concatenate(([True], level[1:] != level[:-1])) if len(level) else np.zeros(0, bool)
+    return Levels(distinct[steps], level[steps][:-1])
+
+
+def weighted_percentile(level: Ints, weight: Ints, share: float) -> int | None:
+    """The smallest level at or below which at least `share` of the weight lies; None without weight."""
+    total = weight.sum()
+    if len(level) == 0 or total <= 0:
+        return None
+    order = np.argsort(level, kind="stable")
+    below: NDArray[np.float64] = np.cumsum(weight[order]) / total
+    return int(level[order][min(int(np.searchsorted(below, share - 1e-12)), len(level) - 1)])

@@ -1,0 +1,89 @@
+"""What do the models use? Calls, tokens and latency of each model."""
+
+import msgspec
+import numpy as np
+
+from millstream import semconv
+from millstream.profiler import estimate
+from millstream.profiler.results import Statistic
+from millstream.store.table import Ints, SpanTable
+
+
+class ModelRow(msgspec.Struct, frozen=True):
+    """The LLM calls of one model. Token counts are sums of what is known, null when no call knows.
+
+    Attributes:
+        name: `gen_ai.request.model`, else the model that answered, else the span's name.
+        calls: all calls, failed and open ones included.
+        calls_with_usage: calls that know their input or output tokens.
+        latency_p50: seconds, of calls that ended.
+        latency_p95: likewise.
+        time_to_first_chunk_p50: seconds, of calls that streamed.
+        output_tokens_per_s: output tokens of calls that ended / their total duration.
+    """
+
+    name: str
+    calls: int
+    errors: int
+    open: int
+    calls_with_usage: int
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    reasoning_tokens: int | None
+    total_s: float
+    latency_p50: Statistic
+    latency_p95: Statistic
+    time_to_first_chunk_p50: Statistic
+    output_tokens_per_s: float | None
+
+
+def tokens(table: SpanTable) -> list[ModelRow]:
+    """One row a model, the one with the most calls first."""
+    order = np.argsort(table.model, kind="stable")
+    first = np.searchsorted(table.model[order], np.arange(len(table.models) + 1))
+    rows = [
+        _model(table, name, order[first[code] : first[code + 1]]) for code, name in enumerate(table.models)
+    ]
+    return sorted(rows, key=lambda row: (-row.calls, row.name))
+
+
+def known_sum(column: Ints) -> int | None:
+    """Sum of the known values (-1 is unknown); None when none is known."""
+    known = column[column >= 0]
+    return int(known.sum()) if len(known) else None
+
+
+def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
+    ended = rows[table.closed[rows]]
+    ordered_s = np.sort(table.duration_ns[ended]) / estimate.NS_PER_S
+    generated = ended[table.output_tokens[ended] >= 0]
+    generating_s = float(table.duration_ns[generated].sum()) / estimate.NS_PER_S
+    first_chunks = [_first_chunk_s(table, row) for row in rows.tolist()]
+    return ModelRow(
+        name=name,
+        calls=len(rows),
+        errors=int(table.failed[rows].sum()),
+        open=len(rows) - len(ended),
+        calls_with_usage=int(((table.input_tokens[rows] >= 0) | (table.output_tokens[rows] >= 0)).sum()),
+        input_tokens=known_sum(table.input_tokens[rows]),
+        output_tokens=known_sum(table.output_tokens[rows]),
+        cache_read_tokens=known_sum(table.cache_read_tokens[rows]),
+        reasoning_tokens=known_sum(table.reasoning_tokens[rows]),
+        total_s=float(ordered_s.sum()),
+        latency_p50=estimate.quantile(ordered_s, 0.50),
+        latency_p95=estimate.quantile(ordered_s, 0.95),
+        time_to_first_chunk_p50=estimate.quantile(
+            np.sort(np.array([value for value in first_chunks if value is not None], float)), 0.50
+        ),
+        output_tokens_per_s=float(table.output_tokens[generated].sum()) / generating_s
+        if generating_s
+        else None,
+    )
+
+
+def _first_chunk_s(table: SpanTable, row: int) -> float | None:
+    value = table.spans[row].attributes.get(semconv.TIME_TO_FIRST_CHUNK_S)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        return None
+    return float(value)

@@ -1,0 +1,87 @@
+"""All files of a profile. One that cannot be written is reported; the others are still written."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from millstream.errors import MissingExtraError, StorageError
+from millstream.profiler.engine import Profile
+from millstream.profiler.renderers import (
+    chrome_trace,
+    findings,
+    gantt,
+    html,
+    metrics,
+    optimization,
+    parquet,
+    standardized,
+    text,
+    traces,
+)
+from millstream.profiler.results import EvaluationSummary
+
+Writer = Callable[[Profile, Path], None]
+_WRITERS: dict[str, Writer] = {
+    "all_requests_profiler_traces.json": traces.write,
+    "standardized_data_all.csv": standardized.write,
+    "inference_optimization.json": optimization.write,
+    "workflow_profiling_metrics.json": metrics.write,
+    "workflow_profiling_report.txt": text.write,
+    "findings.json": findings.write,
+    "spans.parquet": parquet.write,
+    "trace.json": chrome_trace.write,
+    "gantt_chart.png": gantt.write,
+}
+
+
+def write_profile(
+    profile: Profile,
+    output_dir: Path,
+    *,
+    evaluation: EvaluationSummary | None = None,
+    on_error: Callable[[str, Exception], None] | None = None,
+) -> list[Path]:
+    """Write every file of a profile. Each appears whole or not at all.
+
+    Args:
+        profile: what `profile` returned.
+        output_dir: made when it is not there.
+        evaluation: scores and items, for `report.html`.
+        on_error: told the name of a file that could not be written, and why; by default a warning.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"Cannot make the folder {output_dir}: {error}. Choose another output_dir."
+        ) from error
+    writers = dict(_WRITERS)
+    writers["report.html"] = lambda found, path: html.write(found, path, evaluation)
+    written = []
+    for name, writer in writers.items():
+        path = output_dir / name
+        try:
+            writer(profile, path)
+        except Exception as error:  # noqa: BLE001  # one file must not lose the others
+            (on_error or _warn)(name, _explained(name, error))
+        else:
+            written.append(path)
+    return written
+
+
+def _explained(name: str, error: Exception) -> Exception:
+    if isinstance(error, ModuleNotFoundError) and not isinstance(error, MissingExtraError):
+        return MissingExtraError(name, "profiling")
+    return error
+
+
+def _warn(name: str, error: Exception) -> None:
+    warnings.warn(
+        f"{name} could not be written: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3
+    )

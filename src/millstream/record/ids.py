@@ -1,2 +1,0 @@
-from millstream.sources import new_trace_id
-__all__=["new_trace_id"]

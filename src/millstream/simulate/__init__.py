@@ -1,0 +1,1 @@
+"""Stand-ins for what is slow, dear or not there: an OpenAI-compatible model server that follows rules."""

@@ -1,0 +1,265 @@
+"""Builds what a workflow file names: each function once, when it is first needed."""
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from millstream.errors import ConfigError, MillstreamError, MissingExtraError
+from millstream.record import instrument
+from millstream.workflow.checks import check_tool_name
+from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
+from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.functions import Function
+from millstream.workflow.limiter import Limiter
+from millstream.workflow.llms import (
+    OpenAIConfig,
+    api_key_of,
+    base_url_of,
+    model_from_entry_point,
+    parse_llm,
+    tightest_limit,
+)
+from millstream.workflow.modules import import_modules
+from millstream.workflow.registry import parse_component
+from millstream.workflow.validation import join_path, nearest
+
+_WORKFLOW = "workflow"
+_building: ContextVar[tuple[str, ...]] = ContextVar("millstream_building", default=())
+
+
+class Builder:
+    """Gives components to each other. Open a workflow with `open_workflow`, which makes one.
+
+    Args:
+        config: the workflow file.
+    """
+
+    def __init__(self, config: WorkflowConfig) -> None:
+        self.config = config
+        import_modules(config.general.modules, config.directory)
+        self._functions: dict[str, Function] = {}
+        self._started: dict[str, asyncio.Lock] = {}
+        self._needs: dict[str, set[str]] = {}
+        self._generators: list[tuple[str, AsyncGenerator[Any, None]]] = []
+        self._llms: dict[str, Any] = {}
+        self._limiters: dict[str, Limiter] = {}
+        self._clients: Any = None
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the workflow file."""
+        return self.config.directory
+
+    async def get_llm(
+        self, name: str, wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
+    ) -> Any:
+        """A model for a framework: for LangChain a `ChatOpenAI` that streams and asks for usage.
+
+        Args:
+            name: a key under `llms`.
+            wrapper_type: the framework.
+
+        Raises:
+            ConfigError: there is no such entry, it is wrong, or the framework is not in this version.
+            MissingExtraError: LangChain is not installed.
+        """
+        _only_langchain(wrapper_type, "get_llm")
+        where = join_path("llms", name)
+        if name not in self.config.llms:
+            raise ConfigError(f"there is no {where}{nearest(name, self.config.llms)}")
+        if name not in self._llms:
+            mapping = self.config.llms[name]
+            parsed = parse_llm(mapping, where)
+            _record_langchain()
+            if isinstance(parsed, OpenAIConfig):
+                self._llms[name] = self._chat_model(parsed, where)
+            else:
+                self._llms[name] = model_from_entry_point(parsed, mapping, where)
+        return self._llms[name]
+
+    async def get_function(self, name: str) -> Function:
+        """A function of the file; awaiting it with the function's arguments calls and records it.
+
+        Args:
+            name: a key under `functions`.
+
+        Raises:
+            ConfigError: there is no such entry, it is wrong, or functions need each other in a circle.
+        """
+        if name not in self.config.functions:
+            raise ConfigError(
+                f"there is no {join_path('functions', name)}{nearest(name, self.config.functions)}"
+            )
+        return await self._get(name, self.config.functions[name], join_path("functions", name))
+
+    async def get_tools(
+        self, tool_names: Sequence[str], wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
+    ) -> list[Any]:
+        """Functions of the file as tools of a framework: for LangChain `StructuredTool`s named by their keys.
+
+        Args:
+            tool_names: keys under `functions`.
+            wrapper_type: the framework.
+
+        Raises:
+            ConfigError: as `get_function`; or the framework is not in this version.
+            MissingExtraError: LangChain is not installed.
+        """
+        _only_langchain(wrapper_type, "get_tools")
+        from millstream.workflow import langchain  # noqa: PLC0415  # an extra
+
+        for name in tool_names:
+            check_tool_name(name, "tool_names")
+        if len(set(tool_names)) < len(tool_names):
+            raise ConfigError(f"tool_names: a tool is named twice in {', '.join(tool_names)}")
+        _record_langchain()
+        return [langchain.structured_tool(await self.get_function(name)) for name in tool_names]
+
+    async def get_embedder(
+        self,
+        name: str,
+        wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN,  # noqa: ARG002  # as get_llm
+    ) -> Any:
+        """Embedders are not in this version.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"embedders.{name}: embedders are not in this version; make one in a function of your own"
+        )
+
+    async def get_workflow(self) -> Function:
+        """The function that the section `workflow` describes.
+
+        Raises:
+            ConfigError: the file has no such section, or it is wrong.
+        """
+        if self.config.workflow is None:
+            raise ConfigError(f"{self.config.path} has no section 'workflow'; it says what to run")
+        return await self._get("", self.config.workflow, _WORKFLOW)
+
+    async def aclose(self) -> None:
+        """Let every component clean up, the last built first; all of them, even when one fails."""
+        failure: BaseException | None = None
+        while self._generators:
+            name, generator = self._generators.pop()
+            try:
+                await _finish(generator, name)
+            except BaseException as error:  # noqa: BLE001  # the others still have to clean up
+                failure = failure or error
+        if self._clients is not None:
+            await self._clients.aclose()
+        if failure is not None:
+            raise failure
+
+    def _chat_model(self, config: OpenAIConfig, where: str) -> Any:
+        from millstream.workflow import langchain  # noqa: PLC0415  # an extra
+
+        base_url = base_url_of(config, where, os.environ)
+        api_key = api_key_of(config, base_url, where, os.environ)
+        limit = tightest_limit(self.config.llms, base_url, os.environ)
+        limiter = None if limit is None else self._limiters.setdefault(base_url, Limiter(limit))
+        if self._clients is None:
+            self._clients = langchain.HttpClients()
+        return langchain.chat_model(config, base_url, api_key, limiter, self._clients)
+
+    async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
+        above = _building.get()
+        if above:
+            self._needs.setdefault(above[-1], set()).add(where)
+            circle = self._circle(where, above[-1])
+            if circle:
+                raise ConfigError(
+                    f"components need each other in a circle: {' -> '.join([*circle, circle[0]])}"
+                )
+        if name in self._functions:
+            return self._functions[name]
+        if where not in self._started:
+            self._started[where] = asyncio.Lock()
+        async with self._started[where]:
+            if name not in self._functions:
+                token = _building.set((*above, where))
+                try:
+                    self._functions[name] = await self._build(name, mapping, where)
+                finally:
+                    _building.reset(token)
+        return self._functions[name]
+
+    def _circle(self, start: str, end: str) -> list[str]:
+        """The way from one component to another by what they need, or nothing."""
+        ways = [[start]]
+        seen = {start}
+        while ways:
+            way = ways.pop()
+            if way[-1] == end:
+                return way
+            for needed in sorted(self._needs.get(way[-1], set()) - seen):
+                seen.add(needed)
+                ways.append([*way, needed])
+        return []
+
+    async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
+        kind, config = parse_component(mapping, where)
+        if kind.framework_wrappers is None:
+            instrument()
+        elif LLMFrameworkEnum.LANGCHAIN in kind.framework_wrappers:
+            _record_langchain()
+        try:
+            made: Any = kind.build(config, self)
+            if isinstance(made, AsyncGenerator):
+                offered = await _first(made, where)
+                self._generators.append((where, made))
+            else:
+                offered = await made if inspect.isawaitable(made) else made
+        except MillstreamError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{where} ({kind.name}) could not be built: {type(error).__name__}: {error}"
+            ) from error
+        if isinstance(offered, FunctionInfo):
+            info = offered
+        elif callable(offered):
+            info = FunctionInfo.from_fn(offered)
+        else:
+            raise ConfigError(
+                f"{where}: {kind.name} gave {type(offered).__name__}, not a FunctionInfo or a function"
+            )
+        return Function(name or self.config.name, info)
+
+
+def _record_langchain() -> None:
+    try:
+        instrument("langchain")
+    except MissingExtraError as error:
+        raise MissingExtraError("this workflow", error.extra) from error
+
+
+def _only_langchain(wrapper_type: LLMFrameworkEnum | str, method: str) -> None:
+    if LLMFrameworkEnum(wrapper_type) is not LLMFrameworkEnum.LANGCHAIN:
+        raise ConfigError(
+            f"{method} with wrapper_type {LLMFrameworkEnum(wrapper_type).value!r} is not in this version; use"
+            " LLMFrameworkEnum.LANGCHAIN"
+        )
+
+
+async def _first(generator: AsyncGenerator[Any, None], where: str) -> Any:
+    try:
+        return await anext(generator)
+    except StopAsyncIteration:
+        raise ConfigError(f"{where}: its build function ended without yielding a function") from None
+
+
+async def _finish(generator: AsyncGenerator[Any, None], where: str) -> None:
+    """Run what is after the `yield`."""
+    try:
+        await anext(generator)
+    except StopAsyncIteration:
+        return
+    await generator.aclose()
+    raise ConfigError(f"{where}: its build function yields more than once; one component is one function")

@@ -1,0 +1,90 @@
+"""Everything about a workflow file that can be known without building or contacting anything."""
+
+import os
+import re
+import types
+from collections.abc import Iterator
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from millstream.errors import ConfigError
+from millstream.workflow.components import FunctionRef, LLMRef
+from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.llms import OpenAIConfig, api_key_of, base_url_of, parse_llm
+from millstream.workflow.modules import import_modules
+from millstream.workflow.registry import parse_component
+from millstream.workflow.validation import Problems, join_path, nearest
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LLM_FIELDS = ("llm", "llm_name")
+_FUNCTION_FIELDS = ("tool_names",)
+
+
+def check_config(config: WorkflowConfig) -> None:
+    """Check the components of a workflow file: that they exist, their keys, and whom they name.
+
+    The user's modules are imported; nothing is built, run or contacted.
+
+    Raises:
+        ConfigError: everything that is wrong, one problem a line.
+    """
+    problems = Problems()
+    with problems.collect():
+        import_modules(config.general.modules, config.directory)
+    for name, mapping in config.llms.items():
+        where = join_path("llms", name)
+        with problems.collect():
+            parsed = parse_llm(mapping, where)
+            if isinstance(parsed, OpenAIConfig):
+                api_key_of(parsed, base_url_of(parsed, where, os.environ), where, os.environ)
+    components = {join_path("functions", name): mapping for name, mapping in config.functions.items()}
+    if config.workflow is not None:
+        components["workflow"] = config.workflow
+    for where, mapping in components.items():
+        with problems.collect():
+            _, parsed_component = parse_component(mapping, where)
+            problems.lines += _wrong_references(parsed_component, config, where)
+            parsed_component.check(config.directory, where)
+    problems.raise_if_any()
+
+
+def check_tool_name(name: str, where: str) -> None:
+    """Whether model servers take a key as the name of a tool.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if not _TOOL_NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}: {name!r} cannot be the name of a tool; model servers take letters, digits, _ and -,"
+            " at most 64"
+        )
+
+
+def _wrong_references(component: BaseModel, config: WorkflowConfig, where: str) -> Iterator[str]:
+    for field, info in type(component).model_fields.items():
+        value = getattr(component, field)
+        for group, entries, reference, names in (
+            ("llms", config.llms, LLMRef, _LLM_FIELDS),
+            ("functions", config.functions, FunctionRef, _FUNCTION_FIELDS),
+        ):
+            if field not in names and not _mentions(info.annotation, reference):
+                continue
+            for name in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(name, str) and name not in entries:
+                    yield f"{join_path(where, field)}: there is no {group}.{name}{nearest(name, entries)}"
+                elif isinstance(name, str) and field in _FUNCTION_FIELDS:
+                    try:
+                        check_tool_name(name, join_path(where, field))
+                    except ConfigError as error:
+                        yield str(error)
+
+
+def _mentions(annotation: Any, kind: type) -> bool:
+    """Whether an annotation is a kind of reference, or a list or choice of it."""
+    if annotation is kind:
+        return True
+    if get_origin(annotation) in (list, tuple, Union, types.UnionType, Annotated):
+        return any(_mentions(argument, kind) for argument in get_args(annotation))
+    return False

@@ -1,0 +1,112 @@
+"""What components are made of: their configuration, and the function they offer."""
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from millstream.errors import ConfigError
+
+
+class LLMFrameworkEnum(str, Enum):
+    """The frameworks that a function may use. Models and tools are offered for LangChain in this version."""
+
+    LANGCHAIN = "langchain"
+    LLAMA_INDEX = "llama_index"
+    CREWAI = "crewai"
+    SEMANTIC_KERNEL = "semantic_kernel"
+
+
+class LLMRef(str):
+    """A configuration value that names an entry of `llms`; `millstream validate` checks it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return handler(str)
+
+
+class FunctionRef(str):
+    """A configuration value that names an entry of `functions`; `millstream validate` checks it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return handler(str)
+
+
+class FunctionBaseConfig(BaseModel):
+    """Base of the configuration of a registered function: `class X(FunctionBaseConfig, name="x")`.
+
+    Its fields are the keys of the component in YAML; unknown keys are errors. Fields named `llm` or
+    `llm_name` (or annotated `LLMRef`) name an entry of `llms`; those named `tool_names` (or annotated
+    `FunctionRef`) name entries of `functions`.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    component_name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if name is not None:
+            cls.component_name = name
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+
+    def check(self, directory: Path, where: str) -> None:
+        """Look closer than types can, for `millstream validate`; override it, and run nothing.
+
+        Args:
+            directory: the folder of the workflow file.
+            where: path of the component in it, for errors.
+
+        Raises:
+            ConfigError: a value is wrong.
+        """
+
+
+class FunctionInfo:
+    """A function that a component offers.
+
+    Attributes:
+        fn: sync or async function, or async generator function.
+        description: what it does, for people and models.
+        input_schema: pydantic model of its arguments, when its annotations do not say it.
+    """
+
+    def __init__(
+        self, fn: Callable[..., Any], *, description: str = "", input_schema: type[BaseModel] | None = None
+    ) -> None:
+        self.fn = fn
+        self.description = description
+        self.input_schema = input_schema
+
+    @classmethod
+    def from_fn(
+        cls,
+        fn: Callable[..., Any],
+        *,
+        description: str | None = None,
+        input_schema: type[BaseModel] | None = None,
+    ) -> Self:
+        """Offer `fn`. Without a description, its docstring is taken.
+
+        Args:
+            fn: sync or async function, or async generator function.
+            description: what it does; models choose tools by it.
+            input_schema: pydantic model of its arguments, when its annotations do not say it.
+
+        Raises:
+            ConfigError: `fn` cannot be called.
+        """
+        if not callable(fn):
+            raise ConfigError(f"FunctionInfo.from_fn needs a function, not {type(fn).__name__}")
+        text = description if description is not None else (getattr(fn, "__doc__", None) or "")
+        return cls(fn, description=text.strip(), input_schema=input_schema)

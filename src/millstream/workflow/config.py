@@ -1,0 +1,243 @@
+"""A workflow file: from YAML to checked sections. Components are checked later, by what registered them."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from millstream.errors import ConfigError
+from millstream.workflow.environment import expand
+from millstream.workflow.secrets import masked
+from millstream.workflow.validation import Problems, join_path, nearest, parse_model
+from millstream.workflow.yaml_file import override, read_yaml
+
+SECTIONS = ("general", "llms", "embedders", "functions", "workflow", "eval")
+
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LogConfig(_Section):
+    """One destination of log messages: `general.telemetry.logging.<name>`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["console", "file"] = Field(alias="_type")
+    level: Level = "INFO"
+    path: Path | None = None
+    mode: Literal["append", "overwrite"] = "append"
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"a": "append", "w": "overwrite"}.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _file_has_a_path(self) -> Self:
+        if self.type == "file" and self.path is None:
+            raise ValueError("a file needs a path")
+        if self.type == "console" and self.model_fields_set & {"path", "mode"}:
+            raise ValueError("the console has no path and no mode; _type: file has")
+        return self
+
+
+class TelemetryConfig(_Section):
+    """`general.telemetry`."""
+
+    logging: dict[str, LogConfig] = {}
+    tracing: dict[str, Any] = {}
+
+    @field_validator("tracing")
+    @classmethod
+    def _no_exporters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            raise ValueError(
+                f"exporters ({', '.join(value)}) are not in this version; remove the section: every span is"
+                " recorded in the journal anyway, and `millstream journal export` prints it"
+            )
+        return value
+
+
+class GeneralConfig(_Section):
+    """`general`."""
+
+    workflow_name: str | None = Field(default=None, min_length=1)
+    modules: list[str] = []
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+
+class WorkflowConfig(BaseModel):
+    """One workflow file, read. Components are still mappings with `_type`.
+
+    Attributes:
+        path: the file.
+        eval: the raw mapping; the evaluation checks it.
+        raw: every section with environment variables, overrides and `_type` in place.
+        raw_effective: the same to be written down: secrets masked or left as `${NAME}`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path
+    general: GeneralConfig
+    llms: dict[str, dict[str, Any]]
+    embedders: dict[str, dict[str, Any]]
+    functions: dict[str, dict[str, Any]]
+    workflow: dict[str, Any] | None
+    eval: dict[str, Any] | None
+    raw: dict[str, Any]
+    raw_effective: dict[str, Any]
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the file: modules and targets are relative to it."""
+        return self.path.parent
+
+    @property
+    def name(self) -> str:
+        """`general.workflow_name`, else the `_type` of the workflow (of `python`: the target's attribute)."""
+        if self.general.workflow_name:
+            return self.general.workflow_name
+        component = self.workflow or {}
+        if component.get("_type") == "python":
+            return str(component.get("target", "")).rpartition(":")[2] or "python"
+        return str(component.get("_type", "workflow"))
+
+
+def load_config(
+    path: Path,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    sections: Collection[str] = SECTIONS,
+    environ: Mapping[str, str] | None = None,
+) -> WorkflowConfig:
+    """Read a workflow file. Nothing is imported, built or contacted.
+
+    Args:
+        path: the YAML file.
+        overrides: pairs of dot path and value as YAML, applied before environment variables are expanded.
+        sections: what is needed; the others are left out, so that what is wrong in them does not matter.
+        environ: the environment variables; those of the process when `None`.
+
+    Raises:
+        ConfigError: everything that is wrong, one problem a line.
+    """
+    path = Path(path)
+    tree = read_yaml(path)
+    override(tree, overrides)
+    problems = Problems()
+    for key in tree:
+        if key not in SECTIONS:
+            problems.lines.append(f"{key}: unknown section{nearest(str(key), SECTIONS)}")
+    wanted = {name: tree[name] for name in SECTIONS if name in sections and tree.get(name) is not None}
+    for name, value in wanted.items():
+        if not isinstance(value, dict):
+            problems.lines.append(
+                f"{name}: a mapping of keys is needed here, not {type(value).__name__} {value!r}"
+            )
+    problems.raise_if_any(str(path))
+    with problems.collect():
+        wanted = _with_types(wanted)
+    expanded: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
+    with problems.collect():
+        expanded, shown = expand(wanted, os.environ if environ is None else environ)
+    general = GeneralConfig()
+    with problems.collect():
+        general = parse_model(GeneralConfig, expanded.get("general", {}), "general")
+    problems.raise_if_any(str(path))
+    return WorkflowConfig(
+        path=path,
+        general=general,
+        llms=expanded.get("llms", {}),
+        embedders=expanded.get("embedders", {}),
+        functions=expanded.get("functions", {}),
+        workflow=expanded.get("workflow"),
+        eval=expanded.get("eval"),
+        raw=expanded,
+        raw_effective=masked(shown),
+    )
+
+
+def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
+    """Every component in one form: `_type` beside its keys."""
+    problems = Problems()
+    tree = dict(tree)
+    for section in ("llms", "embedders", "functions"):
+        if section in tree:
+            tree[section] = _components(tree[section], section, problems)
+    if "workflow" in tree:
+        with problems.collect():
+            tree["workflow"] = _component(tree["workflow"], "workflow")
+    tree = _inside(tree, ("general", "telemetry", "logging"), problems)
+    tree = _inside(tree, ("eval", "evaluators"), problems)
+    dataset = _at(tree, ("eval", "general", "dataset"))
+    if isinstance(dataset, dict) and ("type" in dataset or "_type" in dataset):
+        with problems.collect():
+            eval_general = tree["eval"]["general"] | {"dataset": _component(dataset, "eval.general.dataset")}
+            tree["eval"] = tree["eval"] | {"general": eval_general}
+    problems.raise_if_any()
+    return tree
+
+
+def _inside(tree: dict[str, Any], path: tuple[str, ...], problems: Problems) -> dict[str, Any]:
+    group = _at(tree, path)
+    if not isinstance(group, dict):
+        return tree  # the section's model says what is wrong
+    copy = dict(tree)
+    here = copy
+    for key in path[:-1]:
+        here[key] = dict(here[key])
+        here = here[key]
+    here[path[-1]] = _components(group, join_path(*path), problems)
+    return copy
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        if not isinstance(tree, dict):
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def _components(group: dict[str, Any], where: str, problems: Problems) -> dict[str, Any]:
+    components: dict[str, Any] = {}
+    for name, component in group.items():
+        with problems.collect():
+            components[str(name)] = _component(component, join_path(where, str(name)))
+    return components
+
+
+def _component(value: Any, where: str) -> dict[str, Any]:
+    """One component as `_type` and its keys, whether written so or as `type` and `config`."""
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{where}: a mapping with a _type is needed here, not {type(value).__name__} {value!r}"
+        )
+    keys = dict(value)
+    kind = keys.pop("_type", None)
+    if kind is None:
+        kind = keys.pop("type", None)
+        nested = keys.get("config")
+        if kind is not None and isinstance(nested, dict):
+            del keys["config"]
+            twice = sorted(map(str, nested.keys() & keys.keys()))
+            if twice:
+                raise ConfigError(
+                    f"{where}: {', '.join(twice)} is given both in config and beside it; keep one"
+                )
+            keys = nested | keys
+    if not isinstance(kind, str) or not kind:
+        raise ConfigError(f"{where}: the key '_type' is missing; it says which component this is")
+    return {"_type": kind, **keys}

@@ -1,0 +1,145 @@
+"""Models: the keys of `llms`, what they mean for a server, and models of other packages."""
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from millstream.errors import ConfigError
+from millstream.workflow.registry import load_entry_point
+from millstream.workflow.validation import nearest, parse_model
+
+LLM_GROUP = "millstream.llms"
+NO_KEY = "not-needed"
+"""What a server of the user's own is sent without a key; the protocol's header may not be empty."""
+
+
+class OpenAIConfig(BaseModel):
+    """`_type: openai`: any server that speaks the OpenAI chat completions protocol.
+
+    Attributes:
+        base_url: up to and with `/v1`; else OPENAI_BASE_URL, else OpenAI's.
+        api_key: else OPENAI_API_KEY; a server of one's own may need none.
+        timeout: seconds for one call, its stream included.
+        max_retries: repeats after a failed connection, 408, 409, 429 or 5xx, with growing waits.
+        max_concurrency: calls at the same time to this base_url; the others wait.
+        headers: sent with every request.
+        extra_body: further keys of the request, such as those of vLLM.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    key_variable: ClassVar[str] = "OPENAI_API_KEY"
+    url_variable: ClassVar[str | None] = "OPENAI_BASE_URL"
+    default_url: ClassVar[str] = "https://api.openai.com/v1"
+    provider: ClassVar[str] = "openai"
+
+    model_name: Annotated[str, Field(min_length=1)]
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    reasoning_effort: str | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    max_concurrency: Annotated[int, Field(ge=1)] | None = None
+    streaming: bool = True
+    headers: dict[str, str] | None = None
+    extra_body: dict[str, Any] | None = None
+
+
+class NIMConfig(OpenAIConfig):
+    """`_type: nim`: NVIDIA's hosted models, or a NIM of one's own by `base_url`."""
+
+    key_variable = "NVIDIA_API_KEY"
+    url_variable = None
+    default_url = "https://integrate.api.nvidia.com/v1"
+    provider = "nim"
+
+
+PROVIDERS: Mapping[str, type[OpenAIConfig]] = {"openai": OpenAIConfig, "nim": NIMConfig}
+
+
+def parse_llm(mapping: Mapping[str, Any], where: str) -> OpenAIConfig | EntryPoint:
+    """Check one entry of `llms`.
+
+    Returns:
+        Its configuration, or the entry point of another package that makes the model.
+
+    Raises:
+        ConfigError: unknown `_type` or key, or a wrong value.
+    """
+    kind = mapping["_type"]
+    options = {key: value for key, value in mapping.items() if key != "_type"}
+    if kind in PROVIDERS:
+        return parse_model(PROVIDERS[kind], options, where)
+    others = {point.name: point for point in entry_points(group=LLM_GROUP)}
+    if kind in others:
+        return others[kind]
+    raise ConfigError(f"{where}: unknown _type {kind!r}{nearest(kind, [*PROVIDERS, *others])}")
+
+
+def model_from_entry_point(point: EntryPoint, mapping: Mapping[str, Any], where: str) -> Any:
+    """The model of another package: its factory called with the keys as keywords.
+
+    Raises:
+        ConfigError: it cannot be loaded, or refuses the keys.
+    """
+    factory = load_entry_point(point)
+    try:
+        return factory(**{key: value for key, value in mapping.items() if key != "_type"})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {point.name} refuses these keys: {error}") from error
+
+
+def base_url_of(config: OpenAIConfig, where: str, environ: Mapping[str, str]) -> str:
+    """Where the server of a model is, without a slash at the end.
+
+    Raises:
+        ConfigError: it is not a web address.
+    """
+    from_environment = environ.get(config.url_variable) if config.url_variable else None
+    base_url = (config.base_url or from_environment or config.default_url).rstrip("/")
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"{where}.base_url: {base_url!r} is not an http:// or https:// address")
+    return base_url
+
+
+def api_key_of(config: OpenAIConfig, base_url: str, where: str, environ: Mapping[str, str]) -> str:
+    """What the server is told.
+
+    Raises:
+        ConfigError: a hosted service was given no key; names the variable.
+    """
+    given = config.api_key.get_secret_value() if config.api_key is not None else None
+    key = given or environ.get(config.key_variable)
+    host = urlsplit(base_url).hostname
+    if not key and host == urlsplit(config.default_url).hostname:
+        raise ConfigError(
+            f"{where}: {host} needs an API key; set the environment variable {config.key_variable}"
+            " (or, for a server of your own, base_url)"
+        )
+    return key or NO_KEY
+
+
+def tightest_limit(
+    llms: Mapping[str, Mapping[str, Any]], base_url: str, environ: Mapping[str, str]
+) -> int | None:
+    """The smallest `max_concurrency` of the models at one base URL; `None` when none has one."""
+    limits: list[int] = []
+    for name, mapping in llms.items():
+        try:
+            config = parse_llm(mapping, name)
+            if isinstance(config, OpenAIConfig) and config.max_concurrency is not None:
+                limits += [config.max_concurrency] if base_url_of(config, name, environ) == base_url else []
+        except ConfigError:  # said when that model is used
+            continue
+    return min(limits, default=None)

@@ -1,0 +1,84 @@
+"""`general.telemetry.logging`: where the log messages of a workflow go."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TextIO
+
+from millstream.errors import ConfigError
+from millstream.workflow.config import LogConfig
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_active: dict[LogConfig, tuple[logging.Handler, int]] = {}
+"""Open destinations, and how many blocks use each."""
+_level_before = [logging.WARNING]
+"""The root logger's level before the first of them."""
+
+
+@contextmanager
+def log_messages(destinations: Mapping[str, LogConfig]) -> Iterator[None]:
+    """Send the messages of every logger to the destinations while the block runs.
+
+    A destination that is open already is shared, so that nothing is written twice.
+
+    Args:
+        destinations: by name, as in `general.telemetry.logging`.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
+    root = logging.getLogger()
+    if not _active:
+        _level_before[0] = root.level
+    opened: list[LogConfig] = []
+    try:
+        for name, destination in destinations.items():
+            handler, users = _active.get(destination, (None, 0))
+            if handler is None:
+                handler = _handler(name, destination)
+                root.addHandler(handler)
+            _active[destination] = (handler, users + 1)
+            opened.append(destination)
+            root.setLevel(min(root.level or logging.WARNING, handler.level))
+        yield
+    finally:
+        for destination in opened:
+            handler, users = _active.pop(destination)
+            if users > 1:
+                _active[destination] = (handler, users - 1)
+            else:
+                root.removeHandler(handler)
+                handler.close()
+        if not _active:
+            root.setLevel(_level_before[0])
+
+
+def _handler(name: str, destination: LogConfig) -> logging.Handler:
+    handler: logging.Handler
+    if destination.path is None:
+        handler = _Console()
+    else:
+        try:
+            destination.path.parent.mkdir(parents=True, exist_ok=True)
+            mode = "w" if destination.mode == "overwrite" else "a"
+            handler = logging.FileHandler(destination.path, mode=mode, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"general.telemetry.logging.{name}.path: {destination.path} cannot be written:"
+                f" {error.strerror}"
+            ) from error
+    handler.setLevel(destination.level)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard error, as it is at the moment of the message."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr

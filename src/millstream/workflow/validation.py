@@ -1,0 +1,186 @@
+"""pydantic's errors as sentences about the user's file: where, what is wrong, what was probably meant."""
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from millstream.errors import ConfigError
+from millstream.workflow.secrets import is_secret_key
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+_SHOWN = 80
+
+
+def parse_model(model: type[ModelT], mapping: Any, where: str = "") -> ModelT:
+    """Validate one part of a workflow file.
+
+    Args:
+        model: the pydantic model of that part; with `extra="forbid"`, unknown keys are named.
+        mapping: what the file holds there.
+        where: dot path of the part, such as `eval.general`.
+
+    Raises:
+        ConfigError: one line for each problem: its path, what is wrong, and for an unknown key the nearest
+            known one and the list.
+    """
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{where or 'the file'}: a mapping of keys is needed here, not {_kind(mapping)}")
+    try:
+        return model.model_validate(dict(mapping))
+    except ValidationError as error:
+        lines = [_sentence(model, dict(problem), where) for problem in error.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: `; did you mean 'x'? Known: x, y`."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if not close:  # the right words with something around them
+        close = [name for name in names if name in word or word in name][:1]
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} Known: {', '.join(names) if names else 'none'}"
+
+
+def join_path(*parts: str | int) -> str:
+    """The dot path of parts, without empty ones."""
+    return ".".join(str(part) for part in parts if part != "")
+
+
+class Problems:
+    """Collects configuration errors, so that a user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep a `ConfigError` raised in the block and go on."""
+        try:
+            yield
+        except ConfigError as error:
+            self.lines.extend(str(error).splitlines())
+
+    def raise_if_any(self, title: str = "") -> None:
+        """Raise one `ConfigError` with everything collected.
+
+        Args:
+            title: what it is about, such as the path of the file.
+        """
+        lines = list(dict.fromkeys(self.lines))
+        if not lines:
+            return
+        if not title:
+            raise ConfigError("\n".join(lines))
+        if len(lines) == 1:
+            raise ConfigError(f"{title}: {lines[0]}")
+        raise ConfigError(f"{title} has {len(lines)} problems:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _sentence(model: type[BaseModel], problem: dict[str, Any], where: str) -> str:
+    location: tuple[str | int, ...] = problem["loc"]
+    kind = problem["type"]
+    holder, parts = _walk(model, location[:-1] if kind in ("extra_forbidden", "missing") else location)
+    if kind == "extra_forbidden":
+        key = str(location[-1])
+        path = join_path(where, *parts, key)
+        return f"{path}: unknown key{nearest(key, _keys(holder))}"
+    if kind == "missing":
+        path = join_path(where, *parts)
+        return f"{path or 'the file'}: the key {str(location[-1])!r} is missing"
+    path = join_path(where, *parts)
+    message = str(problem["msg"])
+    if kind in ("value_error", "assertion_error"):
+        message = message.split(", ", 1)[-1]
+    message = message[:1].lower() + message[1:]
+    if "input" in problem and not isinstance(problem["input"], Mapping | list | BaseModel):
+        secret = any(is_secret_key(str(part)) for part in parts)
+        message += "" if secret else f", but it is {_shown(problem['input'])}"
+    return f"{path or 'the file'}: {message}"
+
+
+def _walk(model: Any, location: Sequence[str | int]) -> tuple[Any, list[str | int]]:
+    """The annotation at pydantic's location, and the location without the tags of unions it adds."""
+    here: Any = model
+    parts: list[str | int] = []
+    for index, part in enumerate(location):
+        here = _plain(here)
+        if get_origin(here) in (Union, types.UnionType):
+            member = _member(here, str(part))
+            if member is not None:
+                here = member
+                continue
+            here = next((option for option in get_args(here) if _has(option, part)), None)
+        if not (here is None or _has(here, part)):
+            return here, [*parts, *location[index:]]
+        parts.append(part)
+        here = _child(here, part)
+    here = _plain(here)
+    if get_origin(here) in (Union, types.UnionType):
+        here = next((_plain(option) for option in get_args(here) if _is_model(_plain(option))), None)
+    return here, parts
+
+
+def _plain(annotation: Any) -> Any:
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        options = [option for option in get_args(annotation) if option is not type(None)]
+        if len(options) == 1:
+            return _plain(options[0])
+    return annotation
+
+
+def _member(union: Any, tag: str) -> Any:
+    """The member of a union that pydantic's location calls `tag`: a class name or a discriminator's value."""
+    for option in map(_plain, get_args(union)):
+        if getattr(option, "__name__", None) == tag:
+            return option
+        if _is_model(option):
+            for field in option.model_fields.values():
+                if get_origin(field.annotation) is not None and tag in map(str, get_args(field.annotation)):
+                    return option
+    return None
+
+
+def _has(annotation: Any, part: str | int) -> bool:
+    annotation = _plain(annotation)
+    if _is_model(annotation):
+        return str(part) in _keys(annotation) or str(part) in annotation.model_fields
+    return get_origin(annotation) in (dict, list, Mapping, tuple) or annotation in (dict, list, Any)
+
+
+def _child(annotation: Any, part: str | int) -> Any:
+    annotation = _plain(annotation)
+    if _is_model(annotation):
+        for name, field in annotation.model_fields.items():
+            if part in (name, field.alias):
+                return field.annotation
+        return None
+    arguments = get_args(annotation)
+    return arguments[-1] if arguments else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _keys(model: Any) -> list[str]:
+    if not _is_model(model):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return f"{type(value).__name__} {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

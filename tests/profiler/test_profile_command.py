@@ -1,0 +1,110 @@
+"""`millstream profile` as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from profiler_synthetic import runs
+
+import millstream
+
+PACKAGES = Path(millstream.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "spans.jsonl"
+    lines = [msgspec.json.encode(one) for one in runs(6, seed=2)]
+    path.write_bytes(b"\n".join([*lines, b"no span", b""]))
+    return path
+
+
+def run(*arguments, cwd):
+    code = "from millstream.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return execute(command, cwd)
+
+
+def execute(command, cwd):
+    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1", "PYTHONPATH": str(PACKAGES)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_text_names_what_matters_and_writes_nothing(source, tmp_path):
+    done = run("profile", source, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "6 requests" in done.stdout
+    assert "1 lines could not be read" in done.stdout
+    for word in (
+        "Latency",
+        "Models",
+        "Where the time goes",
+        "mixtral-8x22b-instruct",
+        "calls at once: at most",
+    ):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_the_findings_file(source, tmp_path):
+    done = run("profile", source, "--json", "--output-dir", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = msgspec.json.decode(done.stdout)
+    assert printed == msgspec.json.decode((tmp_path / "out/findings.json").read_bytes())
+    assert printed["source"]["format"] == "jsonl"
+    assert sum(printed["source"]["rejected"].values()) == 1
+    assert (tmp_path / "out/report.html").exists()
+
+
+def test_a_config_file_needs_only_its_profiler_section(source, tmp_path):
+    config = tmp_path / "config.yml"
+    config.write_text(
+        "llms: {x: {api_key: '${NOT_SET}'}}\neval: {general: {profiler: {csv_exclude_io_text: true}}}"
+    )
+    done = run("profile", source, "--config_file", config, "--output_dir", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "llm_text_input" not in (tmp_path / "out/standardized_data_all.csv").read_text().split("\n", 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["profile", "missing"], "missing"),
+        (["profile", "empty.jsonl"], "holds no spans"),
+        (["profile", "spans.jsonl", "--config_file", "bare.yml"], "eval.general.profiler"),
+        (["profile", "spans.jsonl", "--config_file", "typo.yml"], "spike_threshold"),
+    ],
+)
+def test_wrong_input_is_one_sentence(source, tmp_path, arguments, message):
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "spans.jsonl").write_bytes(source.read_bytes())
+    (tmp_path / "bare.yml").write_text("eval: {general: {output_dir: x}}")
+    (tmp_path / "typo.yml").write_text(
+        "eval: {general: {profiler: {concurrency_spike_analysis: {spike_treshold: 3}}}}"
+    )
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_extra_it_says_which(source, tmp_path):
+    """NumPy hidden as if it were not installed."""
+    code = (
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('numpy', 'scipy', 'matplotlib', 'pyarrow', 'jinja2'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        "from millstream.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "profile", str(source)]
+    done = execute(command, tmp_path)
+    assert done.returncode == 4
+    assert "pip install 'millstream[profiling]'" in done.stderr
+    command[-2:] = ["profile", "--help"]
+    assert execute(command, tmp_path).returncode == 0

@@ -1,0 +1,263 @@
+"""report.html in a real browser: no network, hostile text inert, everything by keyboard."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from profiler_synthetic import runs, span
+
+from millstream.profiler import profile
+from millstream.profiler.renderers.embed import embed, script_safe
+from millstream.profiler.renderers.html import render, write
+from millstream.profiler.results import EvaluationSummary, ItemSummary, ScoreSummary
+from millstream.span import SpanError, SpanKind, Status
+
+HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>\u2028\'"&amp;{{7*7}}'
+
+
+def evaluation(found, *, items=60):
+    return EvaluationSummary(
+        title="phishing <b>agent</b>",
+        scores=[ScoreSummary("accuracy", 0.8, 58, 1, 1, 0.7, 0.9), ScoreSummary("none", None, 0, 60)],
+        items=[
+            ItemSummary(f"email {i}", 1, trace_id, f"question {i} {HOSTILE}", "yes", None if i == 3 else "no",
+                        "TimeoutError: 30 s" if i == 3 else None, {"accuracy": None if i == 3 else 1.0})
+            for i, trace_id in enumerate(found.order[:items])
+        ],
+    )  # fmt: skip
+
+
+def test_headings_and_figures_are_there_without_a_script(many):
+    page = render(many, evaluation(many))
+    headings = " ".join(re.findall(r"<h[23][^>]*>([^<]*)</h", page)).lower()
+    for name in (
+        "critical path",
+        "concurrency",
+        "timeline",
+        "latency distribution",
+        "models",
+        "scores",
+        "items",
+    ):
+        assert name in headings
+    assert page.index('id="summary"') < page.index('id="scores"') < page.index('id="timeline"')
+    assert "phishing &lt;b&gt;agent&lt;/b&gt;" in page
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//)""", page)
+    assert page.count("</script>") == 2
+
+
+def test_data_cannot_leave_its_script():
+    text = script_safe({"a": HOSTILE})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert msgspec.json.decode(text) == {"a": HOSTILE}
+
+
+def test_long_texts_are_cut_evenly_and_marked():
+    spans = [span(str(i), i, i + 1, name="f", input="x" * 10_000, output=f"{i} short") for i in range(20)]
+    spans[3].input = "y" * 900
+    found = embed(profile(spans), budget=5000)
+    texts = msgspec.json.decode(found.json)["texts"]
+    assert sum(map(len, texts)) < 5200
+    assert "3 short" in texts
+    assert "y" * 900 in texts
+    assert max(texts, key=len).endswith("[cut in this report]")
+    assert found.cut_texts == 1
+
+
+def test_with_too_many_spans_failed_and_slow_requests_stay(monkeypatch):
+    spans = [
+        span(f"{i:x}", i * 1000, i * 1000 + i, trace_id=f"{i:032x}", kind=SpanKind.WORKFLOW)
+        for i in range(40)
+    ]
+    spans[5].status = Status.ERROR
+    monkeypatch.setattr("millstream.profiler.renderers.embed.MAX_SPANS", 10)
+    found = profile(spans)
+    assert embed(found).requests == [5, *range(31, 40)]
+    assert "Here are 10 of 40 requests" in render(found)
+
+
+def test_a_thousand_requests_fit_in_15_mb(tmp_path):
+    write(profile(runs(1000, steps=3)), tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 15_000_000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+    if not Path(chromium).exists():
+        message = "there is no Chromium on this machine (CHROMIUM names another path)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """A function that opens a profile's report, and fails the test for any request or console message."""
+    troubles = []
+    pages = []
+
+    def open_report(found, summary=None, **context):
+        path = tmp_path / "report.html"
+        write(found, path, summary)
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, **context)
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on(
+            "request", lambda request: None if request.url == path.as_uri() else troubles.append(request.url)
+        )
+        page.goto(path.as_uri())
+        page.wait_for_selector('#timeline[data-ready="1"]')
+        pages.append(page)
+        return page
+
+    yield open_report
+    for page in pages:
+        page.close()
+    assert troubles == []
+
+
+@pytest.mark.browser
+def test_choosing_a_request_by_keyboard_changes_the_timeline(opened, many):
+    page = opened(many)
+    chooser = page.get_by_label("Request", exact=True)
+    assert chooser.evaluate("e => e.options.length") == 60
+    before = page.locator("#timeline").get_attribute("data-trace")
+    chooser.focus()
+    page.keyboard.press("Home")
+    after = page.locator("#timeline").get_attribute("data-trace")
+    assert after == many.order[0] != before
+    assert many.order[0] in page.locator("#shown").inner_text()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#timeline").get_attribute("data-trace") == many.order[1]
+    rows = page.locator("#calls tr")
+    assert rows.count() == sum(s.trace_id == many.order[1] for s in many.table.spans)
+    option = chooser.evaluate("e => e.selectedOptions[0].text")
+    assert many.order[1][:8] in option
+
+
+@pytest.mark.browser
+def test_rows_follow_the_tree_and_keys_show_details(opened, many):
+    page = opened(many)
+    page.get_by_label("Request", exact=True).select_option("0")
+    first = page.locator("#calls button").first
+    assert first.inner_text().startswith("phishing_agent")
+    first.focus()
+    page.keyboard.press("ArrowDown")
+    details = page.locator("#details")
+    assert details.locator("h3").inner_text() == "meta-llama-3.1-8b-instruct"
+    assert "Judge emails." in details.inner_text()
+    assert "Output tokens" in details.inner_text()
+    assert "gen_ai.request.temperature" in details.inner_text()
+    page.keyboard.press("End")
+    selected = page.locator('#calls tr[aria-selected="true"]')
+    assert selected.count() == 1
+    assert selected.get_attribute("data-index") == str(page.locator("#calls tr").count() - 1)
+    indents = page.locator("#calls button").evaluate_all("all => all.map(e => parseInt(e.style.paddingLeft))")
+    assert indents[:4] == [0, 14, 14, 28]
+    bar = (
+        page.locator("#calls .span-bar")
+        .nth(1)
+        .evaluate("e => [parseFloat(e.style.left), parseFloat(e.style.width)]")
+    )
+    call = next(s for s in many.table.spans if s.trace_id == many.order[0] and s.kind is SpanKind.LLM)
+    root = next(s for s in many.table.spans if s.trace_id == many.order[0] and s.parent_id is None)
+    whole = root.end_ns - root.start_ns
+    expected = [100 * (call.start_ns - root.start_ns) / whole, 100 * (call.end_ns - call.start_ns) / whole]
+    assert bar == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.browser
+def test_an_item_leads_to_its_timeline(opened, many):
+    page = opened(many, evaluation(many))
+    page.get_by_role("button", name="Timeline of item email 7").click()
+    assert page.locator("#timeline").get_attribute("data-trace") == many.order[7]
+    assert page.get_by_label("Request", exact=True).evaluate("e => e === document.activeElement")
+    assert "0.8" in page.locator("#scores").inner_text()
+    assert "✕ TimeoutError: 30 s" in page.locator("#items").inner_text()
+
+
+@pytest.mark.browser
+def test_hostile_text_is_inert_and_shown(opened):
+    spans = [
+        span("r", 0, 100, name=HOSTILE, kind=SpanKind.WORKFLOW, trace_id=HOSTILE, input=HOSTILE,
+             output={HOSTILE: HOSTILE}),
+        span("c", 10, 50, "r", name=HOSTILE, kind=SpanKind.LLM, trace_id=HOSTILE, status=Status.ERROR,
+             error=SpanError("E", HOSTILE), attributes={HOSTILE: HOSTILE, "gen_ai.request.model": HOSTILE},
+             input=[{"role": HOSTILE, "content": HOSTILE}]),
+    ]  # fmt: skip
+    found = profile(spans)
+    page = opened(found, evaluation(found))
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+    assert HOSTILE.replace("\u2028", "") in page.locator("#details").inner_text().replace("\u2028", "")
+    assert page.locator("#models tbody th").first.inner_text().startswith("</script><img")
+
+
+@pytest.mark.browser
+def test_failed_and_open_calls_are_marked_in_words(opened):
+    spans = [
+        span("r", 0, None, name="agent", kind=SpanKind.WORKFLOW, status=Status.INTERRUPTED),
+        span(
+            "x",
+            1,
+            5,
+            "r",
+            name="search",
+            kind=SpanKind.TOOL,
+            status=Status.ERROR,
+            error=SpanError("E", "went wrong"),
+        ),
+    ]
+    page = opened(profile(spans))
+    assert "✕ open" in page.locator("#calls tr").nth(0).inner_text()
+    assert "✕ error" in page.locator("#calls tr").nth(1).inner_text()
+    assert "went wrong" in page.locator("#details").inner_text()
+    assert "has not ended" in page.locator("#shown").inner_text()
+
+
+@pytest.mark.browser
+def test_a_request_of_thousands_of_calls_shows_the_first_and_then_all(opened):
+    spans = [span("r", 0, 10_000, name="agent")]
+    spans += [span(f"c{i}", i, i + 1, f"c{i - 1}" if i % 2 else "r", name=f"call {i}") for i in range(3000)]
+    page = opened(profile(spans))
+    assert page.locator("#calls tr").count() == 400
+    page.get_by_role("button", name="Show 2,601 more calls").click()
+    assert page.locator("#calls tr").count() == 3001
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_enough_contrast(opened, many, scheme):
+    """WCAG AA: 4.5 to 1 for ink, muted text and red on what they stand on."""
+    page = opened(many, color_scheme=scheme)
+    value = "name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    colour = {
+        name: page.evaluate(value, f"--{name}") for name in ("ink", "muted", "bad", "bg", "surface", "soft")
+    }
+
+    def luminance(code):
+        parts = [int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for text in ("ink", "muted", "bad"):
+        for ground in ("bg", "surface", "soft"):
+            dark, light = sorted((luminance(colour[text]), luminance(colour[ground])))
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+@pytest.mark.browser
+def test_a_narrow_screen_does_not_scroll_sideways(opened, many):
+    page = opened(many, evaluation(many))
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -1,0 +1,233 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from millstream.errors import ConfigError
+from millstream.workflow import load_config
+from millstream.workflow.environment import expand
+from millstream.workflow.secrets import is_secret_key, is_secret_variable
+
+
+def error_of(path, *overrides, **options):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"# nothing\n", "is empty"),
+        (b"- a\n", "holds a list, not a mapping"),
+        (b"llms: [1\nworkflow: 2\n", "line 2, column 9 is not valid YAML"),
+        (
+            b"workflow:\n  _type: a\nworkflow:\n  _type: b\n",
+            "line 3, column 1.*the key 'workflow' is given twice",
+        ),
+        (b"workflow: {_type: \xff}\n", r"is not UTF-8 text \(byte 18\)"),
+        (
+            b"workflow: {_type: !!python/object/apply:os.system [x]}\n",
+            "is not valid YAML: could not determine",
+        ),
+        (b"workflows: {_type: a}\n", "workflows: unknown section; did you mean 'workflow'?"),
+        (b"llms: {a: {model_name: x}}\n", "llms.a: the key '_type' is missing"),
+        (b"llms: {a: 3}\n", "llms.a: a mapping with a _type is needed here, not int 3"),
+        (b"functions: 3\n", "functions: a mapping of keys is needed here, not int 3"),
+        (b"general: {module: [a.py]}\n", "general.module: unknown key; did you mean 'modules'?"),
+        (b"general: {modules: a.py}\n", "general.modules: input should be a valid list, but it is 'a.py'"),
+    ],
+)
+def test_a_bad_file_is_told_by_place_and_reason(tmp_path, content, message):
+    path = tmp_path / "flow.yml"
+    path.write_bytes(content)
+    text = error_of(path)
+    assert str(path) in text
+    assert re.search(message, text)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    assert "there is no file" in error_of(tmp_path / "no.yml")
+    assert "is a folder" in error_of(tmp_path)
+
+
+def test_merge_keys_may_be_overridden(write):
+    config = load_config(write("functions: {a: &a {_type: x, k: 1}, b: {<<: *a, k: 2}, c: {<<: *a, k: 3}}"))
+    assert config.functions["b"] == {"_type": "x", "k": 2}
+
+
+def test_both_forms_of_a_component_mean_the_same(write):
+    one = load_config(write("llms: {a: {_type: nim, model_name: m}}\nworkflow: {_type: w, k: 1}"))
+    two = load_config(
+        write("llms: {a: {type: nim, config: {model_name: m}}}\nworkflow: {type: w, config: {k: 1}}")
+    )
+    assert one.raw == two.raw
+    evaluators = (
+        "eval: {general: {dataset: {type: csv, config: {file_path: x}}}, evaluators: {e: {type: regex}}}"
+    )
+    config = load_config(write(evaluators))
+    assert config.eval["general"]["dataset"] == {"_type": "csv", "file_path": "x"}
+    assert config.eval["evaluators"] == {"e": {"_type": "regex"}}
+    assert "is given both in config and beside it" in error_of(
+        write("workflow: {type: w, config: {k: 1}, k: 2}")
+    )
+
+
+def test_environment_variables_expand_in_strings(write):
+    path = write(
+        'functions: {a: {_type: x, t: "<${ONE}> ${TWO:-two} ${EMPTY:-full} $${ONE} $5 $$", n: ["${ONE}"]}}'
+    )
+    config = load_config(path, environ={"ONE": "1", "EMPTY": ""})
+    assert config.functions["a"] == {"_type": "x", "t": "<1> two full ${ONE} $5 $$", "n": ["1"]}
+
+
+def test_all_missing_variables_are_named_with_their_places(write):
+    text = error_of(
+        write("llms: {a: {_type: x, k: '${ONE}', l: [0, '${TWO}']}, b: {_type: '${a b}'}}"), environ={}
+    )
+    assert "has 3 problems" in text
+    assert "llms.a.k: the environment variable ONE is not set" in text
+    assert "llms.a.l.1: the environment variable TWO is not set" in text
+    assert "llms.b._type: ${a b} is not a variable" in text
+
+
+def test_an_override_replaces_a_missing_variable_and_is_parsed_as_yaml(write):
+    path = write("llms: {gpt-4.1: {_type: openai, base_url: '${MISSING}', stop: [a, b]}}")
+    config = load_config(
+        path,
+        [
+            ("llms.gpt-4.1.base_url", "http://x/v1"),
+            ("llms.gpt-4.1.stop.1", "[c, 4]"),
+            ("llms.gpt-4.1.temperature", "0.5"),
+        ],
+        environ={},
+    )
+    assert config.llms["gpt-4.1"] == {
+        "_type": "openai",
+        "base_url": "http://x/v1",
+        "stop": ["a", ["c", 4]],
+        "temperature": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("llm.a.k", "the file has no key 'llm'; did you mean 'llms'?"),
+        ("llms.b.k", "llms has no key 'b'; Known: main"),
+        ("llms.main.stop.7", "llms.main.stop is a list with indexes 0 to 0, not '7'"),
+        ("llms.main.k.z", "llms.main.k is a single value and has no 'z'"),
+        ("llms..k", "write keys with dots between them"),
+    ],
+)
+def test_an_override_that_leads_nowhere(write, override, message):
+    text = error_of(write("llms: {main: {_type: x, k: 1, stop: [a]}}"), (override, "1"))
+    assert message in text
+
+
+def test_an_override_with_bad_yaml(write):
+    assert "the value of --override workflow.k" in error_of(
+        write("workflow: {_type: x}"), ("workflow.k", "[1")
+    )
+
+
+def test_secrets_are_masked_in_what_is_written_down(write):
+    path = write(
+        """
+        llms:
+          a: {_type: openai, api_key: sk-1, headers: {X-Id: me}, max_tokens: 7, base_url: "http://u:pw@h/v1"}
+          b: {_type: openai, api_key: "${MY_KEY}", base_url: "http://${HOST}/v1", note: "${MY_TOKEN:-sk-2}"}
+        eval: {general: {profiler: {token_usage_forecast: true}}}
+        """
+    )
+    environ = {"MY_KEY": "sk-3", "HOST": "here"}
+    config = load_config(path, environ=environ)
+    assert config.llms["b"]["api_key"] == "sk-3"
+    assert config.raw_effective["llms"] == {
+        "a": {
+            "_type": "openai",
+            "api_key": "********",
+            "headers": {"X-Id": "********"},
+            "max_tokens": 7,
+            "base_url": "http://u:********@h/v1",
+        },
+        "b": {
+            "_type": "openai",
+            "api_key": "${MY_KEY}",
+            "base_url": "http://here/v1",
+            "note": "${MY_TOKEN:-}",
+        },
+    }
+    assert config.raw_effective["eval"] == {"general": {"profiler": {"token_usage_forecast": True}}}
+    assert "sk-" not in repr(config.raw_effective)
+
+
+def test_what_is_written_down_expands_to_the_same_again():
+    value, shown = expand({"t": "$${X} ${Y}"}, {"Y": "${Z}"})
+    assert value == {"t": "${X} ${Z}"}
+    assert expand(shown, {})[0] == value
+
+
+@pytest.mark.parametrize(
+    "key", ["api_key", "apiKey", "password", "hf_token", "Authorization", "client_secret", "headers"]
+)
+def test_keys_of_secrets(key):
+    assert is_secret_key(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["max_tokens", "token_usage_forecast", "author", "base_url", "id_key", "question_key"]
+)
+def test_keys_that_only_look_so(key):
+    assert not is_secret_key(key)
+
+
+def test_variables_of_secrets():
+    assert all(map(is_secret_variable, ["OPENAI_API_KEY", "HF_TOKEN", "DB_PASSWORD", "KEY", "SECRET_NAME"]))
+    assert not any(map(is_secret_variable, ["HOME", "OPENAI_BASE_URL", "MODEL", "KEYBOARD"]))
+
+
+def test_only_the_sections_that_are_needed_are_looked_at(write):
+    path = write("llms: {a: {_type: openai, api_key: '${MISSING}'}}\neval: {general: {}}")
+    config = load_config(path, sections=("eval",), environ={})
+    assert config.eval == {"general": {}}
+    assert config.llms == {}
+
+
+def test_exporters_are_refused_with_what_to_do_instead(write):
+    text = error_of(write("general: {telemetry: {tracing: {out: {_type: file, path: x}}}}"))
+    assert "exporters (out) are not in this version; remove the section" in text
+    assert load_config(write("general: {telemetry: {tracing: {}}}")).general.telemetry.tracing == {}
+
+
+@pytest.mark.parametrize(
+    ("yaml", "name"),
+    [
+        ("workflow: {_type: react_agent}", "react_agent"),
+        ("workflow: {_type: python, target: 'app.py:graph'}", "graph"),
+        ("general: {workflow_name: mine}\nworkflow: {_type: python, target: 'app.py:graph'}", "mine"),
+        ("eval: {}", "workflow"),
+    ],
+)
+def test_the_name_of_a_workflow(write, yaml, name):
+    assert load_config(write(yaml)).name == name
+
+
+@pytest.mark.parametrize(
+    ("logging", "message"),
+    [
+        ("{a: {_type: file}}", "logging.a: a file needs a path"),
+        ("{a: {_type: console, path: x}}", "logging.a: the console has no path"),
+        ("{a: {_type: syslog}}", "logging.a._type: input should be 'console' or 'file', but it is 'syslog'"),
+        ("{a: {_type: console, level: loud}}", "logging.a.level: input should be 'DEBUG'"),
+    ],
+)
+def test_bad_logging(write, logging, message):
+    assert message in error_of(write(f"general: {{telemetry: {{logging: {logging}}}}}"))
+
+
+def test_paths_of_the_config_are_kept(write):
+    path = write("workflow: {_type: x}")
+    assert load_config(path).directory == path.parent
+    assert isinstance(load_config(str(path)).path, Path)

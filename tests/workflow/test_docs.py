@@ -1,0 +1,58 @@
+"""Every file shown in docs/workflow.md is written, checked and run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from millstream.workflow import load_config, open_workflow
+from millstream.workflow.checks import check_config
+from millstream.workflow.registry import registered
+
+PAGE = (Path(__file__).parents[2] / "docs" / "workflow.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
+FLOWS = [text for language, text in BLOCKS if language == "yaml"]
+FILES = {text.split("\n")[0].removeprefix("# "): text for language, text in BLOCKS if language == "python"}
+ANSWERS = [
+    "The tool says 42",
+    "you said what is 20 plus 22",
+    "My helper says: The tool says 5",
+    "it is 42",
+    "22 sulp 02 si tahw",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, base_url):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "the-key")
+    monkeypatch.setenv("MODEL", "able")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("flow", "answer"), list(zip(FLOWS, ANSWERS, strict=True)))
+async def test_the_workflow_files_run(folder, flow, answer):
+    path = folder / "flow.yml"
+    path.write_text(flow)
+    config = load_config(path)
+    check_config(config)
+    async with open_workflow(config) as workflow:
+        assert (await workflow.run("what is 20 plus 22")).startswith(answer)
+
+
+async def test_the_python_example_runs(folder):
+    path = folder / "flow.yml"
+    path.write_text(FLOWS[0])
+    names: dict[str, object] = {"__name__": "run_it"}
+    exec(FILES["run_it.py"], names)  # noqa: S102  # the page's own text
+    assert await names["ask"](path, "what is 20 plus 22") == "The tool says 42"
+
+
+@pytest.mark.parametrize("kind", ["tool_calling_agent", "react_agent", "python"])
+def test_every_key_is_on_the_page(kind):
+    (component,) = [item for item in registered() if item.name == kind]
+    for key in component.config_type.model_fields:
+        assert f"`{key}`" in PAGE
