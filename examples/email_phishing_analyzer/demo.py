@@ -55,23 +55,12 @@ def run_main(environ: Mapping[str, str], options: Sequence[str]) -> tuple[int, s
         Its exit code and its last line, the path of the report.
     """
     held = ""
-    process = subprocess.Popen(  # noqa: S603  # our own command
-        walkthrough.eval_command(*options),
-        cwd=walkthrough.ROOT,
-        env=dict(environ),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
+    with walkthrough.running(walkthrough.eval_command(*options), environ) as process:
         for line in process.stdout or ():
             if held:
                 print(held, flush=True)
             held = line.rstrip("\n")
-        return process.wait(), held
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
+    return process.returncode, held
 
 
 def compare(environ: Mapping[str, str], options: Sequence[str]) -> None:

@@ -6,11 +6,14 @@ talks to OPENAI_BASE_URL, or to the stand-in started with models.yml on port 876
 """
 
 import argparse
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ MODELS = [
 SCORES = ["accuracy", "groundedness"]
 ITEMS_FAILED = 3
 """Exit code of `millstream eval` when it finished but some items failed."""
+_PR_SET_PDEATHSIG = 1
 
 
 def folder_of(model: str) -> Path:
@@ -45,6 +49,33 @@ def folder_of(model: str) -> Path:
 def eval_command(*options: str) -> list[str]:
     """`millstream eval` on the example, run by this Python."""
     return [sys.executable, "-m", "millstream", "eval", "--config_file", str(CONFIG), *options]
+
+
+@contextmanager
+def running(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A command whose output is read here, and which never outlives this script."""
+    process = subprocess.Popen(  # noqa: S603  # our own command
+        command,
+        cwd=ROOT,
+        env=dict(environ),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509  # no threads here
+    )
+    with process:
+        try:
+            yield process
+        except KeyboardInterrupt:  # Ctrl-C reaches the command as well: it saves what is done, and stops
+            process.wait()
+            raise
+        except BaseException:
+            process.terminate()
+            raise
+
+
+def _end_with_parent() -> None:
+    """Have the kernel stop this process when its parent is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def evaluate(model: str, environ: Mapping[str, str], options: Sequence[str] = ()) -> str:
@@ -59,13 +90,11 @@ def evaluate(model: str, environ: Mapping[str, str], options: Sequence[str] = ()
         *("--override", "llms.main.model_name", model),
         *("--override", "eval.general.output_dir", str(folder_of(model))),
     )
-    done = subprocess.run(  # noqa: S603  # our own command
-        command, cwd=ROOT, env=dict(environ), capture_output=True, text=True, check=False
-    )
-    if done.returncode not in (0, ITEMS_FAILED):
-        sys.stderr.write(done.stderr)
-        raise SystemExit(done.returncode)
-    return describe(model, json.loads(done.stdout)["summary"])
+    with running(command, environ) as process:
+        output, _ = process.communicate()
+    if process.returncode not in (0, ITEMS_FAILED):
+        raise SystemExit(process.returncode)
+    return describe(model, json.loads(output)["summary"])
 
 
 def describe(model: str, summary: Mapping[str, Any]) -> str:

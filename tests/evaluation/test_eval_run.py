@@ -331,7 +331,7 @@ def test_a_profile_that_fails_loses_no_score(runs, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("the profile broke")
 
-    monkeypatch.setattr("millstream.evaluation.engine.profile", broken)
+    monkeypatch.setattr("millstream.profiler.engine.profile", broken)
     runs.config()
     runs.data(*TWO)
     done = runs.run()

@@ -1,7 +1,7 @@
 """A profile of a realistic set of runs, made once."""
 
 import pytest
-from profiler_synthetic import runs
+from tests.profiler.profiler_synthetic import runs
 
 from millstream.profiler import profile
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from profiler_synthetic import runs
+from tests.profiler.profiler_synthetic import runs
 
 import millstream
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiler_synthetic import small_forests, span
+from tests.profiler.profiler_synthetic import small_forests, span
 
 from millstream.profiler.bottlenecks import nested_stack, simple_stack
 from millstream.profiler.concurrency import concurrency

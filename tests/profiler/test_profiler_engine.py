@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 from hypothesis import given, settings
-from profiler_synthetic import runs, small_forests, span
+from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 from millstream.profiler import engine, profile, write, write_profile
 from millstream.profiler.config import ProfilerConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from profiler_synthetic import span
+from tests.profiler.profiler_synthetic import span
 
 from millstream.profiler import estimate
 from millstream.profiler.confidence import confidence_intervals, runtime_percentiles

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from profiler_synthetic import EPOCH_NS, span
+from tests.profiler.profiler_synthetic import EPOCH_NS, span
 
 from millstream.profiler import profile, write_profile
 from millstream.profiler.config import ProfilerConfig

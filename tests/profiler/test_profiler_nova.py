@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from profiler_synthetic import runs, span
+from tests.profiler.profiler_synthetic import runs, span
 
 from millstream.profiler.events import events, scopes
 from millstream.profiler.nova import nova

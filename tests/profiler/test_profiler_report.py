@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from profiler_synthetic import runs, span
+from tests.profiler.profiler_synthetic import runs, span
 
 from millstream.profiler import profile
 from millstream.profiler.renderers.embed import embed, script_safe

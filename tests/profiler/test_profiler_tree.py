@@ -2,7 +2,7 @@
 
 import numpy as np
 from hypothesis import given, settings
-from profiler_synthetic import runs, small_forests, span
+from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 from millstream.profiler.bottlenecks import self_time
 from millstream.profiler.critical_path import critical_path, critical_path_ns

@@ -29,7 +29,6 @@ from millstream.evaluation.results import (
 from millstream.evaluation.runner import Ask, Runner
 from millstream.evaluation.scoring import score_all
 from millstream.evaluation.summary import EvalSummary, summarise
-from millstream.profiler import profile, write_profile
 from millstream.profiler.results import EvaluationSummary
 from millstream.record import journal_home, recorder, stats
 from millstream.span import Span
@@ -97,6 +96,7 @@ async def evaluate(
     if retry_failed and not resume:
         raise ConfigError("--retry-failed needs --resume")
     prepared = prepare(config, dataset)
+    _profiler()  # what it needs is missing now, not after the last item
     run = _Run(config, prepared, progress or Silent())
     with locked_folder(prepared.config.general.folder) as folder:
         metadata = Metadata(folder)
@@ -241,6 +241,7 @@ class _Run:
         problems: list[str],
     ) -> Path | None:
         order = [item.trace_id for item in evaluation.items if item.trace_id is not None]
+        profile, write_profile = _profiler()
         try:
             found = profile(
                 (span for trace_id in order for span in spans.get(trace_id, [])),
@@ -258,6 +259,13 @@ class _Run:
             problems.append(f"the profile failed: {type(error).__name__}: {error}")
             return None
         return next((file for file in files if file.name == REPORT), None)
+
+
+def _profiler() -> tuple[Any, Any]:
+    """`profile` and `write_profile`, imported late: mistakes in the configuration are told without the wait."""
+    from millstream.profiler import profile, write_profile  # noqa: PLC0415
+
+    return profile, write_profile
 
 
 def _read_spans(home: Path, results: Sequence[ItemResult]) -> tuple[dict[str, list[Span]], str | None]:

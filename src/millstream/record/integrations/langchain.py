@@ -1,8 +1,8 @@
 """LangChain and LangGraph: model calls, tools and retrievers.
 
 A callback handler that LangChain adds to every run by itself, by its configure hook. It runs inline, so a
-tool's body sees the TOOL span as its current span. Chains and graph nodes are not recorded; they are followed only
-to find the parent of a call whose thread lost its context.
+tool's body sees the TOOL span as its current span. Chains and graph nodes are not recorded; they are followed
+only to find the parent of a call whose thread lost its context.
 """
 
 import asyncio
