@@ -83,7 +83,8 @@ def run(environ: Mapping[str, str], options: Sequence[str], *, stand_in: bool) -
     code, last_line = run_main(environ, options)
     if stand_in and code in (0, walkthrough.ITEMS_FAILED):
         compare(environ, options)
-    print(last_line)
+    if last_line:
+        print(last_line)
     return code
 
 
@@ -96,16 +97,22 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on where an earlier demo was stopped")
     options = ["--resume"] if parser.parse_args().resume else []
     signal.signal(signal.SIGTERM, stop)  # so that the server is stopped then, too
+    own_url, model = os.environ.get("OPENAI_BASE_URL"), os.environ.get("MODEL")
     try:
-        if os.environ.get("OPENAI_BASE_URL"):
-            model = os.environ.get("MODEL", "the model of config.yml")
-            print(f"OPENAI_BASE_URL is set: running {model} at {os.environ['OPENAI_BASE_URL']}.", flush=True)
+        if own_url:
+            named = model or "the model of config.yml"
+            print(f"OPENAI_BASE_URL is set: running {named} at {own_url}.", flush=True)
             print("The five stand-in models of the walk-through are left out.", flush=True)
             return run(os.environ, options, stand_in=False)
+        if model and model not in walkthrough.MODELS:
+            known = ", ".join(walkthrough.MODELS)
+            print(f"MODEL={model} is none of the stand-in's models ({known}).", file=sys.stderr)
+            print("Set OPENAI_BASE_URL for a model of your own.", file=sys.stderr)
+            return 2
         with model_server() as url:
             print(f"Stand-in model server: {url} (set OPENAI_BASE_URL for a model of your own)", flush=True)
-            own = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "not-needed"}
-            return run({"MODEL": MAIN_MODEL, **os.environ, **own}, options, stand_in=True)
+            stand_in = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "not-needed", "MODEL": model or MAIN_MODEL}
+            return run({**os.environ, **stand_in}, options, stand_in=True)
     except KeyboardInterrupt:
         print("Stopped. The same command with --resume goes on where it was.", file=sys.stderr)
         return 130

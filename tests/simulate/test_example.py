@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import running
 
 from millstream.simulate.rules import load_rules
 from millstream.span import Span, SpanKind
 from millstream.workflow.modules import import_module
+from tests.simulate.process import running
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "email_phishing_analyzer"

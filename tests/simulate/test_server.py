@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from tests.simulate.conftest import running
+from tests.simulate.process import running
 
 RULES = r"""
 models:

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.simulate.conftest import COMMAND
+from tests.simulate.process import COMMAND
 
 HELLO = [{"role": "user", "content": "hello there"}]
 

@@ -262,7 +262,7 @@ class _Run:
 
 
 def _profiler() -> tuple[Any, Any]:
-    """`profile` and `write_profile`, imported late: mistakes in the configuration are told without the wait."""
+    """`profile` and `write_profile`, imported late so that mistakes in the configuration are told at once."""
     from millstream.profiler import profile, write_profile  # noqa: PLC0415
 
     return profile, write_profile

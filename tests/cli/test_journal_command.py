@@ -1,0 +1,100 @@
+import json
+import subprocess
+import sys
+
+import pyarrow.parquet
+import pytest
+
+from millstream import open_store, start_span, track_function
+from millstream.span import Span
+
+
+def millstream(*arguments, **kwargs):
+    command = [sys.executable, "-W", "error", "-m", "millstream", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **kwargs)
+
+
+@pytest.fixture
+def recorded(home):
+    @track_function
+    def f(number):
+        return {"number": number}
+
+    with start_span("first") as span:
+        f(1)
+    f(2)
+    return span.trace_id
+
+
+def test_export_prints_whole_spans(recorded):
+    lines = millstream("journal", "export").stdout.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert set(Span.__struct_fields__) - {"input", "output"} <= set(json.loads(line))
+
+
+def test_export_of_one_trace_to_a_file_that_can_be_read_again(recorded, tmp_path):
+    target = tmp_path / "spans.jsonl"
+    assert millstream("journal", "export", "--trace", recorded, "--output", str(target)).returncode == 0
+    assert sorted(span.name for span in open_store(target).spans()) == ["f", "first"]
+
+
+def test_export_to_parquet(recorded, tmp_path):
+    target = tmp_path / "spans.parquet"
+    assert millstream("journal", "export", "--output", str(target)).returncode == 0
+    assert sorted(pyarrow.parquet.read_table(target)["name"].to_pylist()) == ["f", "f", "first"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--output", "spans.txt"], 2, "must end in .jsonl or .parquet"),
+        (["--output", "/nowhere/spans.jsonl"], 4, "cannot be written"),
+        (["--home", "/nowhere"], 2, "does not exist"),
+    ],
+)
+def test_export_errors(recorded, arguments, code, message):
+    result = millstream("journal", "export", *arguments)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_export_into_a_closed_pipe_is_quiet(recorded):
+    result = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m millstream journal export | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stderr == ""
+
+
+def test_status(home, recorded):
+    status = json.loads(millstream("journal", "status", "--json").stdout)
+    assert (status["spans"], status["segments"], status["live"], status["open_spans"]) == (3, 1, 1, 0)
+    text = millstream("journal", "status").stdout
+    assert "3 spans in 1 segments" in text
+    again = json.loads(millstream("journal", "status", "--json").stdout)
+    assert again["spans"] == 3
+    (home / "manifest.sqlite").unlink()
+    assert json.loads(millstream("journal", "status", "--json").stdout)["spans"] == 3
+
+
+def test_status_of_nothing(tmp_path):
+    result = millstream("journal", "status", "--home", str(tmp_path / "none"))
+    assert (result.returncode, "nothing is recorded yet" in result.stdout) == (0, True)
+
+
+def test_doctor(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    result = millstream("doctor")
+    assert result.returncode == 0, result.stdout
+    assert "integrations: langchain" in result.stdout
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    findings = json.loads(millstream("doctor", "--json").stdout)
+    (server,) = [finding for finding in findings if finding["what"].startswith("model server")]
+    assert server["ok"] is False
+    assert millstream("doctor").returncode == 4
+    monkeypatch.setenv("OPENAI_BASE_URL", "file:///etc/passwd")
+    assert "must begin with http" in millstream("doctor").stdout
