@@ -133,12 +133,10 @@ def _check(config: Any, problems: Any) -> None:
     if config.workflow is None and config.eval is None:
         problems.lines.append("the file has neither a workflow nor an eval section: there is nothing to do")
     if config.eval is not None:
-        from millstream.evaluation.config import EvalConfig  # noqa: PLC0415
-        from millstream.evaluation.registry import build_evaluators  # noqa: PLC0415
-        from millstream.workflow.validation import parse_model  # noqa: PLC0415
+        from millstream.evaluation.prepare import prepare  # noqa: PLC0415
 
         with problems.collect():
-            build_evaluators(parse_model(EvalConfig, config.eval, "eval"), config.directory)
+            prepare(config)
 
 
 def _components() -> dict[str, list[dict[str, Any]]]:

@@ -10,9 +10,9 @@ from typing import Any, Final
 from millstream.simulate.tokens import split_tokens
 
 _PADDING: Final = split_tokens(
-    "Let me look at this one step at a time. The question has more than one side, so each part is taken in "
-    "turn and held against what is known. First come the facts that are given, then what follows from them, "
-    "and last what is still open. None of this changes the outcome, but it shows how the answer was reached. "
+    " Let me look at this one step at a time. The question has more than one side, so each part is taken in"
+    " turn and held against what is known. First come the facts that are given, then what follows from them,"
+    " and last what is still open. None of this changes the outcome, but it shows how the answer was reached."
 )
 
 
@@ -29,7 +29,7 @@ def fill(value: Any, values: Mapping[str, str]) -> Any:
 
 def padding(tokens: int) -> str:
     """Plain English of exactly this many tokens."""
-    return "".join(islice(cycle(_PADDING), tokens)).rstrip() if tokens else ""
+    return "".join(islice(cycle(_PADDING), tokens)).lstrip()
 
 
 def stretch(text: str, factor: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, InputError
 from millstream.workflow.secrets import is_secret_key
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -59,10 +59,10 @@ class Problems:
 
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Keep a `ConfigError` raised in the block and go on."""
+        """Keep an error in the file, or in a file that it names, and go on."""
         try:
             yield
-        except ConfigError as error:
+        except (ConfigError, InputError) as error:
             self.lines.extend(str(error).splitlines())
 
     def raise_if_any(self, title: str = "") -> None:
