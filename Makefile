@@ -17,7 +17,7 @@ check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/lint-imports --no-cache
+	.venv/bin/lint-imports --no-cache --no-logo
 	scripts/check-wheel .venv/bin/python
 
 format: .venv/.ready ## format and mend what can be mended

@@ -18,9 +18,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PUBLIC = """
-    Builder FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum MillstreamError ObservabilityContext
-    Span SpanKind Status Usage __version__ current_span extract inject instrument open_store profile recording
-    register_function start_span stats subscribe track_function track_unregistered_function uninstrument
+    Builder FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum MillstreamError
+    ObservabilityContext Span SpanKind Status Usage __version__ current_span extract inject instrument
+    open_store profile recording register_function start_span stats subscribe track_function
+    track_unregistered_function uninstrument
 """
 
 

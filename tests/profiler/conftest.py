@@ -1,9 +1,9 @@
 """A profile of a realistic set of runs, made once."""
 
 import pytest
-from tests.profiler.profiler_synthetic import runs
 
 from millstream.profiler import profile
+from tests.profiler.profiler_synthetic import runs
 
 
 @pytest.fixture(scope="session")

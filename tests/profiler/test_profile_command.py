@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.profiler.profiler_synthetic import runs
 
 import millstream
+from tests.profiler.profiler_synthetic import runs
 
 PACKAGES = Path(millstream.__file__).parents[1]
 

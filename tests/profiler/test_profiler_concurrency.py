@@ -5,13 +5,13 @@ import math
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.profiler.profiler_synthetic import small_forests, span
 
 from millstream.profiler.bottlenecks import nested_stack, simple_stack
 from millstream.profiler.concurrency import concurrency
 from millstream.profiler.sweep import sweep
 from millstream.span import SpanKind, Usage
 from millstream.store.table import SpanTable
+from tests.profiler.profiler_synthetic import small_forests, span
 
 HORIZON = 12
 CALLS = (SpanKind.LLM, SpanKind.TOOL)

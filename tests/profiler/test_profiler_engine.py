@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 from hypothesis import given, settings
-from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 from millstream.profiler import engine, profile, write, write_profile
 from millstream.profiler.config import ProfilerConfig
@@ -11,6 +10,7 @@ from millstream.profiler.renderers.files import replacing
 from millstream.profiler.renderers.findings import findings
 from millstream.profiler.results import Failure
 from millstream.span import SpanKind
+from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 FILES = {
     "all_requests_profiler_traces.json", "standardized_data_all.csv", "inference_optimization.json",

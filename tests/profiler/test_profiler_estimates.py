@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.stats
-from tests.profiler.profiler_synthetic import span
 
 from millstream.profiler import estimate
 from millstream.profiler.confidence import confidence_intervals, runtime_percentiles
@@ -12,6 +11,7 @@ from millstream.profiler.tokens import tokens
 from millstream.semconv import REQUEST_MODEL, TIME_TO_FIRST_CHUNK_S
 from millstream.span import SpanKind, Status, Usage
 from millstream.store.table import SpanTable
+from tests.profiler.profiler_synthetic import span
 
 S = 1_000_000_000
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.profiler.profiler_synthetic import EPOCH_NS, span
 
 from millstream.profiler import profile, write_profile
 from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.renderers.standardized import COLUMNS, NOVA_COLUMNS
 from millstream.semconv import REQUEST_MODEL
 from millstream.span import SpanError, SpanKind, Status, Usage
+from tests.profiler.profiler_synthetic import EPOCH_NS, span
 
 
 @pytest.fixture(scope="module")

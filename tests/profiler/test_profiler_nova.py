@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.profiler.profiler_synthetic import runs, span
 
 from millstream.profiler.events import events, scopes
 from millstream.profiler.nova import nova
 from millstream.span import SpanKind, Usage
 from millstream.store.table import SpanTable
+from tests.profiler.profiler_synthetic import runs, span
 
 
 def columns(spans):

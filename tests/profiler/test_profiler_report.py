@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.profiler.profiler_synthetic import runs, span
 
 from millstream.profiler import profile
 from millstream.profiler.renderers.embed import embed, script_safe
 from millstream.profiler.renderers.html import render, write
 from millstream.profiler.results import EvaluationSummary, ItemSummary, ScoreSummary
 from millstream.span import SpanError, SpanKind, Status
+from tests.profiler.profiler_synthetic import runs, span
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>\u2028\'"&amp;{{7*7}}'
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 from hypothesis import given, settings
-from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 from millstream.profiler.bottlenecks import self_time
 from millstream.profiler.critical_path import critical_path, critical_path_ns
 from millstream.profiler.tree import self_time_ns, subtree_time_ns, tree_order
 from millstream.store.table import SpanTable
+from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 
 def children_of(spans, parent):
