@@ -168,3 +168,15 @@ def test_info_lists_components_with_their_keys(millstream):
     text = millstream("info").stdout
     assert "      temperature: float | None (default null)" in text
     assert "tool_calling_agent  A LangGraph agent" in text
+
+
+def test_run_says_when_nothing_could_be_recorded(write, millstream_process, tmp_path):
+    path = write(
+        "workflow: {_type: python, target: flow.py:upper}", flow="def upper(text): return text.upper()"
+    )
+    (tmp_path / "file").write_text("")
+    home = str(tmp_path / "file" / "home")
+    result = millstream_process("run", "--config_file", str(path), "--input", "a", MILLSTREAM_HOME=home)
+    assert (result.returncode, result.stdout) == (4, "A\n")
+    assert "could not be recorded" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from millstream.cli.options import option
 from millstream.errors import ConfigError, InputError, MillstreamError
+from millstream.record.recorder import require_stored
 
 _config_file = option(
     "--config_file",
@@ -59,6 +60,7 @@ def run(
     except Exception as error:
         raise as_millstream_error(error) from error
     click.echo(answer_text(answer))
+    require_stored()
 
 
 @click.command()

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from millstream import context, sources
+from millstream.errors import StorageError
 from millstream.record import faults
 from millstream.record.journal import DEFAULT_SEGMENT_BYTES, Journal
 
@@ -55,11 +56,6 @@ class Recorder:
             "rejected": {},
             "dropped": dropped,
         }
-
-    @property
-    def storage_error(self) -> OSError | None:
-        """Why the journal could not be written the last time it could not."""
-        return self.journal.error
 
     def close(self) -> None:
         """Let go of the journal's file."""
@@ -194,6 +190,20 @@ class recording:  # noqa: N801  # used as a function and as a block
         _active.recorder, sources.active.clock, sources.active.ids = self._before
         if self._recorder:
             self._recorder.close()
+
+
+def require_stored() -> None:
+    """See that every span that ended is in the journal, for programs whose subject is the recording.
+
+    Raises:
+        StorageError: some could not be written.
+    """
+    journal = (get() or NOT_RECORDING).journal
+    if journal.lost:
+        raise StorageError(
+            f"{journal.lost} spans could not be recorded in {journal.home}: {journal.error}. "
+            "Make room, or set MILLSTREAM_HOME to a folder that can be written"
+        )
 
 
 def stats() -> dict[str, Any]:
