@@ -344,3 +344,63 @@ def test_memory_does_not_grow_with_spans(tmp_path):
         for number in range(50_000):
             f(number)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 6_000
+
+
+def test_a_signal_handler_that_records_neither_hangs_nor_tears(home):
+    code = """
+        import signal, millstream
+
+        @millstream.track_function
+        def inside(number):
+            return "x" * 3000
+
+        @millstream.track_function
+        def handled():
+            return "y" * 50
+
+        count = 0
+        def handler(*_):
+            global count
+            count += 1
+            handled()
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        for number in range(20000):
+            inside(number)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        print(count)
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    store = millstream.open_store(home)
+    names = [span.name for span in store.spans()]
+    assert names.count("inside") == 20000
+    assert names.count("handled") == int(result.stdout) > 10
+    assert store.rejected.total() == 0
+
+
+def test_a_finalizer_that_ends_a_span_while_another_is_written_does_not_hang(home):
+    code = """
+        import gc, millstream
+
+        @millstream.track_function
+        def numbers():
+            yield 1
+
+        @millstream.track_function
+        def f():
+            return []
+
+        gc.set_threshold(1)
+        for _ in range(2000):
+            cycle = [numbers()]
+            next(cycle[0])
+            cycle.append(cycle)
+            del cycle
+            f()
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    names = [span.name for span in recorded(home)]
+    assert (names.count("f"), names.count("numbers")) == (2000, 2000)

@@ -171,10 +171,8 @@ def test_info_lists_components_with_their_keys(millstream):
 
 
 def test_run_says_when_nothing_could_be_recorded(write, millstream_process, tmp_path):
-    text = "def upper(text): return text.upper()"
-    path = write("workflow: {_type: python, target: flow.py:upper}", flow=text)
-        "workflow: {_type: python, target: flow.py:upper}", flow="def upper(text): return text.upper()"
-    )
+    upper = "def upper(text): return text.upper()"
+    path = write("workflow: {_type: python, target: flow.py:upper}", flow=upper)
     (tmp_path / "file").write_text("")
     home = str(tmp_path / "file" / "home")
     result = millstream_process("run", "--config_file", str(path), "--input", "a", MILLSTREAM_HOME=home)

@@ -29,6 +29,9 @@ _POPULATE: Final = getattr(mmap, "MAP_POPULATE", 0)  # Linux: one fault now inst
 class Journal:
     """Appends lines to `<home>/journal/`. Files and folders are readable by their owner only.
 
+    Room is taken before anything is copied, and without a call between: a signal handler or a finalizer that
+    records a span of its own in the middle of a write finds the next room free.
+
     Args:
         home: the folder of recordings; made when the first line is written.
         segment_bytes: a segment that has grown past this is followed by a new one.
@@ -43,7 +46,8 @@ class Journal:
         self.error: OSError | None = None
         """Why a line could not be written, the last time one could not."""
         self._segment_bytes = segment_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._waiting: list[bytes] | None = None
         self._fd = -1
         self._window: mmap.mmap | None = None
         self._window_start = 0  # in the file
@@ -60,14 +64,15 @@ class Journal:
             head: the first fields of the span's line, as JSON without the closing brace.
         """
         line = head + b"}\n"
+        size = len(line)
         with self._lock:
-            end = self._position + len(line)
-            if end <= self._window_size:
-                self._window[self._position : end] = line  # type: ignore[index]  # what fits in it shows it is there
-                self._position = end
+            start = self._position
+            if start + size <= self._window_size:
+                self._position = start + size
                 self._last_head = head
-            elif self._append(line):
-                self._last_head = head
+                self._window[start : start + size] = line  # type: ignore[index]  # it has a size
+            else:
+                self._write_grown(line, head)
 
     def finish(self, head: bytes, tail: bytes) -> None:
         """Write the line of an ended span: over its first line while that is still the last, else anew.
@@ -76,32 +81,45 @@ class Journal:
             head: as given to `begin`, the same object.
             tail: the fields that follow, from the comma to the newline.
         """
+        size = len(tail)
         with self._lock:
             self.ended += 1
             if self._last_head is head:
                 start = self._position - 2  # over the brace and the newline
-                end = start + len(tail)
-                if end <= self._window_size:
-                    self._window[start:end] = tail  # type: ignore[index]
-                    self._position = end
+                if start + size <= self._window_size:
+                    self._position = start + size
                     self._last_head = None
+                    self._window[start : start + size] = tail  # type: ignore[index]  # it has a size
                     return
-            if not self._append(head + tail):
+            if not self._write(head + tail):
                 self.lost += 1
 
-    def _append(self, line: bytes) -> bool:
+    def _write(self, line: bytes, head: bytes | None = None) -> bool:
         """Whether the line was written; the reason why not is kept and said once, never raised."""
-        self._last_head = None
-        if self._position + len(line) > self._window_size:
-            try:
-                self._grow(len(line))
-            except OSError as error:
-                self._complain(error)
-                return False
-        end = self._position + len(line)
-        self._window[self._position : end] = line  # type: ignore[index]
-        self._position = end
-        return True
+        size = len(line)
+        with self._lock:
+            start = self._position
+            if start + size <= self._window_size:
+                self._position = start + size
+                self._last_head = head
+                self._window[start : start + size] = line  # type: ignore[index]
+                return True
+            return self._write_grown(line, head)
+
+    def _write_grown(self, line: bytes, head: bytes | None) -> bool:
+        if self._waiting is not None:  # called from within the growing below
+            self._waiting.append(line)
+            return True
+        self._waiting = []
+        try:
+            self._grow(len(line))
+        except OSError as error:
+            self.lost += len(self._waiting)
+            self._complain(error)
+            return False
+        finally:
+            waiting, self._waiting = self._waiting, None
+        return all([self._write(line, head), *map(self._write, waiting)])
 
     def close(self) -> None:
         """Cut the blank lines off and let go of the segment; the next line opens another."""
@@ -110,7 +128,7 @@ class Journal:
 
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's segment alone and write to one of our own."""
-        self._lock = threading.Lock()  # another thread of the parent may have held it
+        self._lock = threading.RLock()  # another thread of the parent may have held it
         self.ended = self.lost = 0
         self.error = None
         self._writer = ""
@@ -130,22 +148,20 @@ class Journal:
             self._fd = self._open_segment()
             atexit.register(self.close)
         start = position - position % mmap.ALLOCATIONGRANULARITY
-        window = min(max(_FIRST_WINDOW, self._window_size * 2), _LAST_WINDOW)
-        size = max(window, -(-(position - start + needed) // mmap.PAGESIZE) * mmap.PAGESIZE)
+        usual = min(max(_FIRST_WINDOW, self._window_size * 2), _LAST_WINDOW)
+        size = max(usual, -(-(position - start + needed) // mmap.PAGESIZE) * mmap.PAGESIZE)
         try:
             self._pad(start + size)
         except OSError:  # perhaps there was room for this line, if not for the next hundred
             size = os.fstat(self._fd).st_size - start
             if size < position - start + needed:
                 raise
-        self._window = mmap.mmap(
-            self._fd,
-            size,
-            flags=mmap.MAP_SHARED | _POPULATE,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-            offset=start,
+        window = mmap.mmap(
+            self._fd, size, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=start
         )
-        self._window_start, self._window_size, self._position = start, size, position - start
+        # Read again: a signal handler may have written into what was left of the window before.
+        self._position += self._window_start - start
+        self._window, self._window_start, self._window_size = window, start, size
 
     def _pad(self, until: int) -> None:
         """Fill the file with blank lines up to `until`; the disk has room for what is copied there later."""

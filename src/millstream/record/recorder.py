@@ -78,7 +78,7 @@ class _Active:
 
 
 _active: Final = _Active
-_resolving: Final = threading.Lock()
+_resolving: Final = threading.RLock()  # a signal handler may record, too
 
 
 def get() -> Recorder | None:
@@ -92,7 +92,7 @@ def _resolve() -> Recorder | None:
         if not _active.resolved:
             try:
                 _install_hooks()
-                if not _off("MILLSTREAM_DISABLED") and not _off("OTEL_SDK_DISABLED"):
+                if not (_active.resolved or _off("MILLSTREAM_DISABLED") or _off("OTEL_SDK_DISABLED")):
                     _active.recorder = Recorder(
                         journal_home(),
                         clock=sources.active.clock,
