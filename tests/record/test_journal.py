@@ -364,6 +364,7 @@ def test_a_signal_handler_that_records_neither_hangs_nor_tears(home):
             count += 1
             handled()
 
+        inside(-1)
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
         for number in range(20000):
@@ -375,7 +376,7 @@ def test_a_signal_handler_that_records_neither_hangs_nor_tears(home):
     assert result.returncode == 0, result.stderr
     store = millstream.open_store(home)
     names = [span.name for span in store.spans()]
-    assert names.count("inside") == 20000
+    assert names.count("inside") == 20001
     assert names.count("handled") == int(result.stdout) > 10
     assert store.rejected.total() == 0
 

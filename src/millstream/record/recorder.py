@@ -75,6 +75,8 @@ class _Active:
     recorder: Recorder | None = None
     resolved = False
     """Whether the environment has been read."""
+    resolving = False
+    """Whether it is being read."""
 
 
 _active: Final = _Active
@@ -89,10 +91,13 @@ def get() -> Recorder | None:
 def _resolve() -> Recorder | None:
     """The first use in this process: read the environment, see to threads and forks."""
     with _resolving:
-        if not _active.resolved:
+        if _active.resolving:  # a signal handler, in the middle of the lines below
+            faults.counts["recording was only beginning"] += 1
+        elif not _active.resolved:
+            _active.resolving = True
             try:
                 _install_hooks()
-                if not (_active.resolved or _off("MILLSTREAM_DISABLED") or _off("OTEL_SDK_DISABLED")):
+                if not (_off("MILLSTREAM_DISABLED") or _off("OTEL_SDK_DISABLED")):
                     _active.recorder = Recorder(
                         journal_home(),
                         clock=sources.active.clock,
@@ -102,7 +107,8 @@ def _resolve() -> Recorder | None:
                     )
             except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
                 faults.swallow(error, "recording could not begin")
-            _active.resolved = True
+            finally:
+                _active.resolved, _active.resolving = True, False
     return _active.recorder
 
 
