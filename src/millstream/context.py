@@ -12,7 +12,7 @@ from millstream import sources
 from millstream.errors import InputError
 
 
-class SpanContext:
+class SpanContext(msgspec.Struct, eq=False):
     """What a new span needs to know of the one it starts in; also stands for a span of another process.
 
     Attributes:
@@ -23,8 +23,6 @@ class SpanContext:
             so that spans of one trace stay in order when the wall clock is set.
     """
 
-    __slots__ = ("anchor_ns", "span_id", "trace_id", "workload_id")
-
     trace_id: str
     span_id: str
     workload_id: str | None
@@ -33,12 +31,8 @@ class SpanContext:
     @classmethod
     def remote(cls, trace_id: str, span_id: str) -> "SpanContext":
         """A span that another process has open."""
-        context = cls()
-        context.trace_id = trace_id
-        context.span_id = span_id
-        context.workload_id = None
-        context.anchor_ns = sources.active.clock.wall_ns() - sources.active.clock.monotonic_ns()
-        return context
+        clock = sources.active.clock
+        return cls(trace_id, span_id, None, clock.wall_ns() - clock.monotonic_ns())
 
 
 current: ContextVar[SpanContext | None] = ContextVar("millstream_current_span", default=None)

@@ -53,60 +53,59 @@ class Journal:
         self._window_start = 0  # in the file
         self._position = 0  # in the window
         self._window_size = 0
-        self._last_head: bytes | None = None
+        self._last_opening: bytes | None = None
         self._writer = ""
         self._number = 0
 
-    def begin(self, head: bytes) -> None:
+    def begin(self, line: bytes) -> None:
         """Write the line by which a reader knows of a span whose process died in it.
 
         Args:
-            head: the first fields of the span's line, as JSON without the closing brace.
+            line: the first fields of the span's line, as a JSON object and its newline.
         """
-        line = head + b"}\n"
         size = len(line)
         with self._lock:
             start = self._position
             if start + size <= self._window_size:
                 self._position = start + size
-                self._last_head = head
+                self._last_opening = line
                 self._window[start : start + size] = line  # type: ignore[index]  # it has a size
             else:
-                self._write_grown(line, head)
+                self._write_grown(line, line)
 
-    def finish(self, head: bytes, tail: bytes) -> None:
+    def finish(self, opening: bytes, tail: bytes) -> None:
         """Write the line of an ended span: over its first line while that is still the last, else anew.
 
         Args:
-            head: as given to `begin`, the same object.
+            opening: as given to `begin`, the same object.
             tail: the fields that follow, from the comma to the newline.
         """
         size = len(tail)
         with self._lock:
             self.ended += 1
-            if self._last_head is head:
+            if self._last_opening is opening:
                 start = self._position - 2  # over the brace and the newline
                 if start + size <= self._window_size:
                     self._position = start + size
-                    self._last_head = None
+                    self._last_opening = None
                     self._window[start : start + size] = tail  # type: ignore[index]  # it has a size
                     return
-            if not self._write(head + tail):
+            if not self._write(opening[:-2] + tail):
                 self.lost += 1
 
-    def _write(self, line: bytes, head: bytes | None = None) -> bool:
+    def _write(self, line: bytes, opening: bytes | None = None) -> bool:
         """Whether the line was written; the reason why not is kept and said once, never raised."""
         size = len(line)
         with self._lock:
             start = self._position
             if start + size <= self._window_size:
                 self._position = start + size
-                self._last_head = head
+                self._last_opening = opening
                 self._window[start : start + size] = line  # type: ignore[index]
                 return True
-            return self._write_grown(line, head)
+            return self._write_grown(line, opening)
 
-    def _write_grown(self, line: bytes, head: bytes | None) -> bool:
+    def _write_grown(self, line: bytes, opening: bytes | None) -> bool:
         if self._waiting is not None:  # called from within the growing below
             self._waiting.append(line)
             return True
@@ -119,7 +118,7 @@ class Journal:
             return False
         finally:
             waiting, self._waiting = self._waiting, None
-        return all([self._write(line, head), *map(self._write, waiting)])
+        return all([self._write(line, opening), *map(self._write, waiting)])
 
     def close(self) -> None:
         """Cut the blank lines off and let go of the segment; the next line opens another."""
@@ -157,7 +156,11 @@ class Journal:
             if size < position - start + needed:
                 raise
         window = mmap.mmap(
-            self._fd, size, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=start
+            self._fd,
+            size,
+            flags=mmap.MAP_SHARED | _POPULATE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            offset=start,
         )
         # Read again: a signal handler may have written into what was left of the window before.
         self._position += self._window_start - start

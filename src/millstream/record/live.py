@@ -17,8 +17,9 @@ _UNSET: Final = msgspec.UNSET
 _NO_ATTRIBUTES: Final[dict[str, Any]] = {}
 _NO_EVENTS: Final[list[SpanEvent]] = []
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
+_subscribers: Final = steps.subscribers
 _encode: Final = msgspec.json.Encoder().encode
-_decode_head: Final = msgspec.json.Decoder(Span).decode
+_decode_opening: Final = msgspec.json.Decoder(Span).decode
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
 
 
@@ -32,52 +33,36 @@ class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
     events: list[SpanEvent] | None = None
 
 
-class LiveSpan(context.SpanContext):
+class LiveSpan(context.SpanContext, eq=False):
     """A span that is open. Values set on it appear in the record when it ends.
 
     Made by `start_span` and the decorators, never directly. Every method is safe to call at any time: one
     that fails is counted in `stats()` and changes nothing; after the end, changes are ignored.
     """
 
-    __slots__ = (
-        "_recorder",
-        "_token",
-        "attributes",
-        "chunk_count",
-        "events",
-        "generation",
-        "head",
-        "input",
-        "kind",
-        "name",
-        "output",
-        "parent",
-        "start_ns",
-        "usage",
-    )
-
-    _recorder: "recorder.Recorder"
-    _token: Token[context.SpanContext | None] | None
+    recorder: "recorder.Recorder"
+    generation: int
+    parent: context.SpanContext | None
     name: str
     kind: SpanKind
-    parent: context.SpanContext | None
     start_ns: int
-    generation: int
-    head: bytes
-    """The fields of the stored line that are known at the start."""
+    opening: bytes
+    """The line that was written at the start."""
     input: bytes | None
     """JSON."""
-    output: bytes | None
+    output: bytes | None = None
     """JSON."""
-    usage: Usage | None
-    attributes: dict[str, Any] | None
-    events: list[SpanEvent] | None
-    chunk_count: int
+    usage: Usage | None = None
+    attributes: dict[str, Any] | None = None
+    events: list[SpanEvent] | None = None
+    chunk_count: int = 0
+    token: Token[context.SpanContext | None] | None = None
+    """Takes the span back from being the current one."""
 
     @property
     def is_open(self) -> bool:
         """Whether the span has not ended, and was not inherited from a parent process by fork."""
-        return self.generation == self._recorder.generation
+        return self.generation == self.recorder.generation
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Record an attribute; any value that has a JSON form."""
@@ -90,7 +75,7 @@ class LiveSpan(context.SpanContext):
 
     def set_output(self, value: Any) -> None:
         """Record the result, unless content is not captured."""
-        if self._recorder.capture_content:
+        if self.recorder.capture_content:
             self.output = to_json(value)
 
     def set_usage(self, usage: Usage) -> None:
@@ -106,14 +91,14 @@ class LiveSpan(context.SpanContext):
 
     def now_ns(self) -> int:
         """Unix nanoseconds on this trace's own clock."""
-        return self.anchor_ns + self._recorder.monotonic_ns()
+        return self.anchor_ns + self.recorder.monotonic_ns()
 
     def add_chunk(self, chunk: Any = _UNSET, *, new_token: bool = False) -> None:
         """Count one piece of a stream and time the first; live subscribers see each."""
         self.chunk_count += 1
         if self.chunk_count == 1:
             self._set(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
-        if steps.subscribers:
+        if _subscribers:
             steps.publish_chunk(
                 self.snapshot(), ancestry(self), self.now_ns(), self._content(chunk), new_token=new_token
             )
@@ -133,7 +118,7 @@ class LiveSpan(context.SpanContext):
             error: what ended it; decides the status.
             status: the status where there is no error.
         """
-        active = self._recorder
+        active = self.recorder
         if self.generation != active.generation:
             return
         self.generation = -1
@@ -154,8 +139,8 @@ class LiveSpan(context.SpanContext):
             if failure or self.usage or self.workload_id or self.attributes or self.events:
                 rest = _encode(_Rest(failure, self.usage, self.workload_id, self.attributes, self.events))
                 tail += b"," + rest[1:-1]
-            active.journal.finish(self.head, tail + b"}\n")
-            if steps.subscribers:
+            active.journal.finish(self.opening, tail + b"}\n")
+            if _subscribers:
                 steps.publish_end(self.snapshot(end_ns, status, failure), ancestry(self))
             self.parent = None  # a chain of ended spans would never be freed
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
@@ -165,7 +150,7 @@ class LiveSpan(context.SpanContext):
         self, end_ns: int | None = None, status: Status | None = None, error: SpanError | None = None
     ) -> Span:
         """The span as it stands now."""
-        span = _decode_head(self.head + b"}")
+        span = _decode_opening(self.opening)
         span.end_ns = end_ns
         span.status = status
         span.error = error
@@ -178,10 +163,10 @@ class LiveSpan(context.SpanContext):
         return span
 
     def _content(self, value: Any) -> Any:
-        return value if value is _UNSET or not self._recorder.capture_content else msgspec.Raw(to_json(value))
+        return value if value is _UNSET or not self.recorder.capture_content else msgspec.Raw(to_json(value))
 
     def __enter__(self) -> Self:
-        self._token = context.current.set(self)
+        self.token = context.current.set(self)
         return self
 
     def __exit__(
@@ -193,21 +178,6 @@ class LiveSpan(context.SpanContext):
 
 class _NotRecorded(LiveSpan):
     """What `start_span` gives while recording is off: takes everything, keeps nothing."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self.trace_id = "0" * 32
-        self.span_id = "0" * 16
-        self.generation = -1
-        self._recorder = recorder.NOT_RECORDING
-        self.workload_id = self.parent = self.usage = None
-        self.name = ""
-        self.head = b""
-        self.kind = SpanKind.FUNCTION
-        self.start_ns = self.anchor_ns = self.chunk_count = 0
-        self.input = self.output = None
-        self.attributes = self.events = None
 
     def set_attribute(self, key: str, value: Any) -> None:
         pass
@@ -233,7 +203,9 @@ class _NotRecorded(LiveSpan):
         pass
 
 
-_not_recorded: Final = _NotRecorded()
+_not_recorded: Final = _NotRecorded(
+    "0" * 32, "0" * 16, None, 0, recorder.NOT_RECORDING, -1, None, "", SpanKind.FUNCTION, 0, b"", None
+)
 
 
 def open_span(
@@ -257,39 +229,40 @@ def open_span(
         workload_id: opens a workload scope of this name; inherited when `None`.
         trace_id: for a root, the trace to make instead of a new one.
     """
-    span = LiveSpan()
-    span._recorder = active  # noqa: SLF001  # one object in two modules' hands would be a third
-    span.parent = parent
-    if parent is None:
-        parent = active.remote_parent
-    if parent is None or (trace_id is not None and trace_id != parent.trace_id):
-        span.trace_id = trace_id or active.ids.trace_id()
-        span.parent = None
+    above = parent or active.remote_parent
+    if above is None or (trace_id is not None and trace_id != above.trace_id):
+        trace_id = trace_id or active.ids.trace_id()
         parent_json = "null"
-        span.workload_id = workload_id
-        span.anchor_ns = active.clock.wall_ns() - active.monotonic_ns()
+        parent = None
+        anchor_ns = active.clock.wall_ns() - active.monotonic_ns()
     else:
-        span.trace_id = parent.trace_id
-        parent_json = f'"{parent.span_id}"'
-        span.workload_id = workload_id or parent.workload_id
-        span.anchor_ns = parent.anchor_ns
-    span.span_id = active.ids.span_id()
-    span.name = name
-    span.kind = kind
-    span.generation = active.generation
-    span.input = to_json(content) if content is not _UNSET and active.capture_content else None
-    span.output = None
-    span.usage = None
-    span.attributes = None
-    span.events = None
-    span.chunk_count = 0
-    span.start_ns = span.anchor_ns + active.monotonic_ns()
-    span.head = (
-        f'{{"trace_id":"{span.trace_id}","span_id":"{span.span_id}","parent_id":{parent_json},'
-        f'"name":{_quote(name)},"kind":"{kind._value_}","start_ns":{span.start_ns}'
+        trace_id = above.trace_id
+        parent_json = f'"{above.span_id}"'
+        workload_id = workload_id or above.workload_id
+        anchor_ns = above.anchor_ns
+    encoded = to_json(content) if content is not _UNSET and active.capture_content else None
+    span_id = active.ids.span_id()
+    start_ns = anchor_ns + active.monotonic_ns()
+    opening = (
+        f'{{"trace_id":"{trace_id}","span_id":"{span_id}","parent_id":{parent_json},'
+        f'"name":{_quote(name)},"kind":"{kind._value_}","start_ns":{start_ns}}}\n'
     ).encode()
-    active.journal.begin(span.head)
-    if steps.subscribers:
+    span = LiveSpan(
+        trace_id,
+        span_id,
+        workload_id,
+        anchor_ns,
+        active,
+        active.generation,
+        parent,
+        name,
+        kind,
+        start_ns,
+        opening,
+        encoded,
+    )
+    active.journal.begin(opening)
+    if _subscribers:
         steps.publish_start(span.snapshot(), ancestry(span))
     return span
 
@@ -301,10 +274,10 @@ def _quote(name: str) -> str:
 
 def leave(span: LiveSpan) -> None:
     """Make the span that was current before `span` current again."""
-    token = span._token  # noqa: SLF001
+    token = span.token
     if token is None:
         return
-    span._token = None  # noqa: SLF001
+    span.token = None
     with contextlib.suppress(
         ValueError
     ):  # entered in another context, as where the event loop closes a generator
@@ -349,7 +322,7 @@ def start_span(
             workload_id=workload_id,
             trace_id=trace_id,
         )
-        span._token = None  # noqa: SLF001
+        span.token = None
         for key, value in (attributes or _NO_ATTRIBUTES).items():
             span.set_attribute(key, value)
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program

@@ -156,7 +156,7 @@ def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., 
         span = call.start(args, kwargs)
         if span is None:
             return await function(*args, **kwargs)
-        span._token = current.set(span)  # noqa: SLF001
+        span.token = current.set(span)
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:

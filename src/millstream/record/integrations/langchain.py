@@ -306,7 +306,6 @@ class _Handler(BaseCallbackHandler):
         if active is None:
             return None
         span = open_span(active, name, kind, content, parent=self._parent(parent_run_id))
-        span._token = None  # noqa: SLF001
         span.set_attribute(semconv.FRAMEWORK, "langchain")
         self._runs[run_id] = _Run(span, parent_run_id)
         return span
