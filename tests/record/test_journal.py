@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -327,7 +328,7 @@ def test_the_environment_decides(tmp_path):
     assert (
         run(code, env={**base, "MILLSTREAM_CAPTURE_CONTENT": "false", "TRACEPARENT": parent}).stdout == "1\n"
     )
-    line = json.loads(next((tmp_path / "a" / "journal").iterdir()).read_text())
+    line = json.loads(next((tmp_path / "a" / "journal").iterdir()).read_text().splitlines()[-1])
     assert "input" not in line
     assert (line["trace_id"], line["parent_id"]) == ("a" * 32, "b" * 16)
 
@@ -405,3 +406,141 @@ def test_a_finalizer_that_ends_a_span_while_another_is_written_does_not_hang(hom
     assert result.returncode == 0, result.stderr
     names = [span.name for span in recorded(home)]
     assert (names.count("f"), names.count("numbers")) == (2000, 2000)
+
+
+def test_recording_while_a_segment_is_cut_does_not_write_past_its_end(tmp_path):
+    code = f"""
+        import os, millstream
+
+        cut, calls = os.ftruncate, []
+
+        def then_record(fd, size):
+            cut(fd, size)
+            if len(calls) < 10:
+                calls.append(size)
+                for _ in range(40):
+                    with millstream.start_span("handler", input="y" * 3000):
+                        pass
+
+        os.ftruncate = then_record
+        with millstream.recording(home={str(tmp_path)!r}, segment_bytes=1):
+            for _ in range(20):
+                with millstream.start_span("span", input="x" * 50_000):
+                    pass
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    names = [span.name for span in recorded(tmp_path)]
+    assert names.count("span") == 20
+    assert names.count("handler") == 400
+
+
+def test_a_log_handler_may_record_while_the_journal_complains(tmp_path):
+    (tmp_path / "file").write_text("")
+    code = f"""
+        import logging, threading, millstream
+
+        class Handler(logging.Handler):
+            def emit(self, record):
+                with millstream.start_span("logged"):
+                    pass
+
+        logging.getLogger().addHandler(Handler())
+        logging.getLogger("other").warning("first")
+
+        def log():
+            for _ in range(200):
+                logging.getLogger("other").warning("more")
+
+        with millstream.recording(home={str(tmp_path / "file" / "home")!r}):
+            threads = [threading.Thread(target=log) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            stats = millstream.stats()
+        print(stats["made"], stats["stored"])
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    made, stored = map(int, result.stdout.split())
+    assert made >= 800
+    assert stored == 0
+
+
+def test_a_fork_inside_a_nested_recording_leaves_the_outer_journal_alone(tmp_path):
+    code = f"""
+        import os, millstream
+
+        with millstream.recording(home={str(tmp_path / "a")!r}):
+            with millstream.start_span("outer"):
+                with millstream.recording(home={str(tmp_path / "b")!r}):
+                    pid = os.fork()
+                for number in range(50):
+                    with millstream.start_span("parent" if pid else "child"):
+                        pass
+                if pid:
+                    os.waitpid(pid, 0)
+            if pid == 0:
+                os._exit(0)
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    names = [span.name for span in recorded(tmp_path / "a")]
+    assert (names.count("parent"), names.count("child"), names.count("outer")) == (50, 50, 1)
+
+
+def test_a_file_system_without_locks(tmp_path):
+    code = f"""
+        import fcntl, os, millstream
+
+        def refuse(*_):
+            raise OSError(37, "No locks available")
+
+        fcntl.flock = refuse
+        with millstream.recording(home={str(tmp_path)!r}):
+            for _ in range(500):
+                with millstream.start_span("span"):
+                    pass
+            assert len(os.listdir("/proc/self/fd")) < 20
+    """
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert len(recorded(tmp_path)) == 500
+    assert len(list_segments(tmp_path)) == 1
+
+
+def test_a_journal_that_is_removed_is_begun_again(tmp_path):
+    with millstream.recording(home=tmp_path / "home"):
+        with start_span("before"):
+            pass
+        shutil.rmtree(tmp_path / "home")
+        for number in range(2000):
+            with start_span("after", input=number):
+                pass
+    numbers = [span.input for span in recorded(tmp_path / "home")]
+    assert numbers == list(range(2000 - len(numbers), 2000))
+    assert numbers
+
+
+def test_recordings_that_overlap_each_keep_their_own(tmp_path):
+    first = millstream.recording(home=tmp_path / "first")
+    second = millstream.recording(home=tmp_path / "second")
+    with start_span("in second"):
+        pass
+    first.__exit__(None, None, None)
+    with start_span("still in second"):
+        pass
+    second.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    with start_span("outside"):
+        pass
+    assert [span.name for span in recorded(tmp_path / "second")] == ["in second", "still in second"]
+    assert not (tmp_path / "first").exists()
+
+
+def test_disabled_by_the_environment_is_disabled(tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLSTREAM_DISABLED", "true")
+    with millstream.recording(home=tmp_path / "home"), start_span("span"):
+        pass
+    assert not (tmp_path / "home").exists()

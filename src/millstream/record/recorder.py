@@ -2,14 +2,18 @@
 
 import os
 import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from millstream import context, sources
 from millstream.errors import StorageError
 from millstream.record import faults
 from millstream.record.journal import DEFAULT_SEGMENT_BYTES, Journal
+
+_recorders: Final["weakref.WeakSet[Recorder]"] = weakref.WeakSet()
+"""All of them, for forks: one that is not in use now may be again."""
 
 
 class Recorder:
@@ -41,6 +45,7 @@ class Recorder:
         """Grows at every fork, so that a child knows the spans that its parent has open."""
         self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
         self.journal = Journal(home, segment_bytes)
+        _recorders.add(self)
 
     def stats(self) -> dict[str, Any]:
         """What became of the spans of this process: see `millstream.stats`."""
@@ -73,6 +78,8 @@ NOT_RECORDING: Final = Recorder(Path(), clock=sources.SystemClock(), ids=sources
 
 class _Active:
     recorder: Recorder | None = None
+    blocks: ClassVar[list["recording"]] = []
+    """The recordings that were configured and not left, the one in use last."""
     resolved = False
     """Whether the environment has been read."""
     resolving = False
@@ -97,13 +104,12 @@ def _resolve() -> Recorder | None:
             _active.resolving = True
             try:
                 _install_hooks()
-                if not (_off("MILLSTREAM_DISABLED") or _off("OTEL_SDK_DISABLED")):
+                if not _disabled():
                     _active.recorder = Recorder(
                         journal_home(),
                         clock=sources.active.clock,
                         ids=sources.active.ids,
-                        capture_content=os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower()
-                        not in _FALSE,
+                        capture_content=_captures_content(),
                     )
             except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
                 faults.swallow(error, "recording could not begin")
@@ -116,8 +122,14 @@ _FALSE: Final = frozenset({"false", "0", "no", "off"})
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 
 
-def _off(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in _TRUE
+def _disabled() -> bool:
+    return any(
+        os.environ.get(name, "").lower() in _TRUE for name in ("MILLSTREAM_DISABLED", "OTEL_SDK_DISABLED")
+    )
+
+
+def _captures_content() -> bool:
+    return os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower() not in _FALSE
 
 
 def _install_hooks() -> None:
@@ -128,8 +140,8 @@ def _install_hooks() -> None:
 
 
 def _after_fork() -> None:
-    if _active.recorder is not None:
-        _active.recorder.after_fork()
+    for recorder in list(_recorders):
+        recorder.after_fork()
 
 
 def journal_home() -> Path:
@@ -145,7 +157,7 @@ class recording:  # noqa: N801  # used as a function and as a block
     Args:
         home: the folder of recordings; default `MILLSTREAM_HOME`, else `.millstream`.
         capture_content: whether inputs and outputs are kept; default `MILLSTREAM_CAPTURE_CONTENT`, else yes.
-        enabled: `False` records nothing.
+        enabled: `False` records nothing; so does `MILLSTREAM_DISABLED`, whatever is said here.
         clock: where time comes from.
         ids: where ids come from.
         segment_bytes: size of a journal segment before the next begins.
@@ -161,22 +173,23 @@ class recording:  # noqa: N801  # used as a function and as a block
         ids: sources.Ids | None = None,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
     ) -> None:
-        get()
-        self._before = (_active.recorder, sources.active.clock, sources.active.ids)
+        default = get()
         if capture_content is None:
-            capture_content = os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower() not in _FALSE
-        sources.active.clock = clock or sources.active.clock
-        sources.active.ids = ids or sources.active.ids
+            capture_content = _captures_content()
+        self._clock = clock or sources.active.clock
+        self._ids = ids or sources.active.ids
         self._recorder = None
-        if enabled:
+        if enabled and not _disabled():
             self._recorder = Recorder(
                 Path(home).absolute() if home is not None else journal_home(),
-                clock=sources.active.clock,
-                ids=sources.active.ids,
+                clock=self._clock,
+                ids=self._ids,
                 capture_content=capture_content,
                 segment_bytes=segment_bytes,
             )
-        _active.recorder = self._recorder
+        self._below = (default, sources.active.clock, sources.active.ids)
+        _active.blocks.append(self)
+        _active.recorder, sources.active.clock, sources.active.ids = self._recorder, self._clock, self._ids
 
     @property
     def home(self) -> Path:
@@ -193,7 +206,14 @@ class recording:  # noqa: N801  # used as a function and as a block
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _active.recorder, sources.active.clock, sources.active.ids = self._before
+        if self not in _active.blocks:
+            return
+        position = _active.blocks.index(self)
+        if position == len(_active.blocks) - 1:
+            _active.recorder, sources.active.clock, sources.active.ids = self._below
+        else:  # another, begun later, is still in use: it takes our place over what was below us
+            _active.blocks[position + 1]._below = self._below  # noqa: SLF001
+        _active.blocks.remove(self)
         if self._recorder:
             self._recorder.close()
 
