@@ -1,3 +1,5 @@
+import contextvars
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,17 @@ def test_an_invalid_traceparent_changes_nothing(header):
     with extract({"traceparent": header}) as remote:
         assert remote is None
         assert current.get() is None
+
+
+def test_a_carrier_of_anything_does_not_raise():
+    with extract({1: 2, "traceparent": None}) as remote:  # type: ignore[dict-item]
+        assert remote is None
+
+
+def test_leaving_in_another_context_does_not_raise():
+    block = extract({"traceparent": REMOTE})
+    contextvars.copy_context().run(block.__enter__)
+    block.__exit__(None, None, None)
 
 
 def test_a_later_version_may_have_more_fields():

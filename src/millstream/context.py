@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Self
 
@@ -82,12 +82,17 @@ def inject(carrier: MutableMapping[str, str]) -> None:
 def extract(carrier: Mapping[str, str]) -> Iterator[SpanContext | None]:
     """Continue the trace that `carrier` names: spans started in the block are children of its span.
 
-    Keys are looked up without regard to case. A carrier without a valid `traceparent` changes nothing.
+    Keys are looked up without regard to case; what is not text is passed over. A carrier without a valid
+    `traceparent` changes nothing.
 
     Yields:
         The remote span, or `None`.
     """
-    headers = {key.lower(): value for key, value in carrier.items()}
+    headers = {
+        key.lower(): value
+        for key, value in carrier.items()
+        if isinstance(key, str) and isinstance(value, str)
+    }
     remote = parse_traceparent(headers.get("traceparent", ""))
     if remote is None:
         yield None
@@ -100,9 +105,10 @@ def extract(carrier: Mapping[str, str]) -> Iterator[SpanContext | None]:
     try:
         yield remote
     finally:
-        current.reset(tokens[0])
-        _tracestate.reset(tokens[1])
-        _baggage.reset(tokens[2])
+        with suppress(ValueError):  # left in another context than it was entered in
+            current.reset(tokens[0])
+            _tracestate.reset(tokens[1])
+            _baggage.reset(tokens[2])
 
 
 def get_baggage() -> Mapping[str, str]:
