@@ -7,8 +7,8 @@ export PYTHON ?= python3
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in model server, or on yours
-	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py
+demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in model server, or on yours; ARGS=--resume goes on after a kill
+	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py $(ARGS)
 
 test: .venv/.ready ## run the tests
 	.venv/bin/python -m pytest

@@ -16,6 +16,7 @@ CODE = "from millstream.cli import main; main()"
 RULES = r"""
 models:
   able: {}
+  truncating: {tool_calling: {malformed: 1}}
   slow: {latency: {time_per_output_token_s: 0.05}}
   broken: {errors: [{status: 500, message: the GPU is on fire, every: 1}]}
   hanging: {errors: [{fault: hang, every: 1}]}
@@ -30,6 +31,10 @@ rules:
     reply: {tool_calls: [{name: add, arguments: {a: 3, b: 4}}]}
   - when: {has_tool: add, last_message_role: tool, last_message_matches: 'not a valid JSON'}
     reply: {tool_calls: [{name: add, arguments: 'still not'}]}
+  - when: {has_tool: add, last_user_matches: 'list', last_message_role: user}
+    reply: {tool_calls: [{name: add, arguments: '[1, 2]'}]}
+  - when: {has_tool: add, last_user_matches: 'half', last_message_role: user}
+    reply: {tool_calls: [{name: add, arguments: {a: 1, b: 2}}, {name: add, arguments: '{"a": 5'}]}
   - when: {has_tool: add, last_user_matches: 'loop', last_message_role: user}
     reply: {tool_calls: [{name: add, arguments: {a: 1, b: 1}}]}
   - when: {has_tool: add, last_user_matches: 'loop'}

@@ -1,6 +1,7 @@
 """Agents over a real server: LangGraph, the OpenAI client, HTTP, streaming."""
 
 import asyncio
+import json
 import textwrap
 
 import pytest
@@ -142,6 +143,76 @@ async def test_malformed_tool_calls_without_end_are_an_error(write, llms):
     path = write(llms + AGENT, tools=TOOLS)
     with pytest.raises(WorkflowError, match="3 tool calls in a row whose arguments are not JSON"):
         await run(path, "be clumsy")
+
+
+def calls_of(span):
+    return [call["function"]["arguments"] for call in span.output["tool_calls"]]
+
+
+@pytest.mark.parametrize("streaming", ["true", "false"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (("llms.able.model_name", "truncating"), "add 20 plus 22"),
+        (("llms.able.max_tokens", "9"), "add 20 plus 22"),
+    ],
+)
+async def test_a_tool_call_that_broke_off_is_never_run(*, write, llms, spans, streaming, override, message):
+    path = write(llms + AGENT, tools=TOOLS)
+    with pytest.raises(WorkflowError, match="3 tool calls in a row whose arguments are not JSON"):
+        await run(path, message, ("llms.able.streaming", streaming), override)
+    recorded = spans()
+    assert [span.kind.value for span in recorded] == ["WORKFLOW", "LLM", "LLM", "LLM"]
+    (arguments,) = calls_of(recorded[1])
+    assert '{"a": "20", "b": "22"}'.startswith(arguments)
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+        json.loads(arguments)
+
+
+async def test_a_list_is_no_set_of_arguments(write, llms, spans):
+    path = write(llms + AGENT, tools=TOOLS)
+    with pytest.raises(WorkflowError, match="3 tool calls in a row"):
+        await run(path, "a list")
+    assert not any(span.kind is SpanKind.TOOL for span in spans())
+
+
+async def test_of_two_calls_only_the_whole_one_is_run(write, llms, spans):
+    path = write(llms + AGENT, tools=TOOLS)
+    assert await run(path, "one and a half") == "The tool says 3"
+    recorded = spans()
+    assert [span.input for span in recorded if span.kind is SpanKind.FUNCTION] == [{"a": 1, "b": 2}]
+    assert calls_of(recorded[1])[1] == '{"a": 5'
+
+
+@pytest.mark.parametrize("how", ["ainvoke", "invoke", "astream", "stream"])
+@pytest.mark.parametrize("streaming", ["true", "false"])
+async def test_a_model_gives_a_broken_call_as_invalid_however_it_is_asked(
+    *, write, llms, spans, how, streaming
+):
+    config = load_config(
+        write(llms + AGENT, tools=TOOLS),
+        [("llms.able.model_name", "truncating"), ("llms.able.streaming", streaming)],
+    )
+    async with open_workflow(config) as workflow:
+        tools = await workflow.builder.get_tools(["add"])
+        model = (await workflow.builder.get_llm("able")).bind_tools(tools)
+        if how == "ainvoke":
+            message = await model.ainvoke("20 plus 22")
+        elif how == "invoke":
+            message = await asyncio.to_thread(model.invoke, "20 plus 22")
+        elif how == "astream":
+            chunks = [chunk async for chunk in model.astream("20 plus 22")]
+            message = sum(chunks[1:], chunks[0])
+        else:
+            chunks = await asyncio.to_thread(lambda: list(model.stream("20 plus 22")))
+            message = sum(chunks[1:], chunks[0])
+    assert message.tool_calls == []
+    (invalid,) = message.invalid_tool_calls
+    assert invalid["name"] == "add"
+    (span,) = spans()
+    assert calls_of(span) == [invalid["args"]]
+    if "invoke" in how:
+        assert type(message).__name__ == "AIMessage"
 
 
 async def test_an_agent_is_a_tool_of_another(write, llms, spans):

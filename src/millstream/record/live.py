@@ -1,7 +1,8 @@
 """Spans while they are open: starting, changing and ending one, on the thread that does the work."""
 
-import contextlib
 import functools
+import operator
+import re
 from contextvars import Token
 from types import TracebackType
 from typing import Any, Final, Self
@@ -10,16 +11,16 @@ import msgspec
 
 from millstream import context, semconv
 from millstream.record import faults, recorder, steps
-from millstream.record.serialize import to_json
+from millstream.record.serialize import to_json, to_text
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, Status, Usage
 
 _UNSET: Final = msgspec.UNSET
 _NO_ATTRIBUTES: Final[dict[str, Any]] = {}
 _NO_EVENTS: Final[list[SpanEvent]] = []
-_PLAIN: Final = frozenset({str, int, bool, type(None)})
 _subscribers: Final = steps.subscribers
 _encode: Final = msgspec.json.Encoder().encode
 _decode_opening: Final = msgspec.json.Decoder(Span).decode
+_TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
 
 
@@ -66,12 +67,16 @@ class LiveSpan(context.SpanContext, eq=False):
 
     def set_attribute(self, key: str, value: Any) -> None:
         """Record an attribute; any value that has a JSON form."""
-        self._set(key, value)
+        try:
+            self._set(to_text(key), value)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "an attribute could not be recorded")
 
     def _set(self, key: str, value: Any) -> None:
         if self.attributes is None:
             self.attributes = {}
-        self.attributes[key] = value if type(value) in _PLAIN else msgspec.Raw(to_json(value))
+        plain = type(value) is str and value.isascii() and len(value) < _SHORT
+        self.attributes[key] = value if plain else msgspec.Raw(to_json(value))
 
     def set_output(self, value: Any) -> None:
         """Record the result, unless content is not captured."""
@@ -79,15 +84,23 @@ class LiveSpan(context.SpanContext, eq=False):
             self.output = to_json(value)
 
     def set_usage(self, usage: Usage) -> None:
-        """Record the tokens of a model call."""
-        self.usage = usage
+        """Record the tokens of a model call; a count that is no whole number stays unknown."""
+        try:
+            counts = {name: _whole(count) for name, count in msgspec.structs.asdict(usage).items()}
+            self.usage = Usage(**counts)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "the usage of a model call could not be recorded")
 
     def add_event(self, name: str, attributes: dict[str, Any] | None = None) -> None:
         """Record that something happened now."""
-        if self.events is None:
-            self.events = []
-        values = {key: msgspec.Raw(to_json(value)) for key, value in attributes.items()} if attributes else {}
-        self.events.append(SpanEvent(name, self.now_ns(), values))
+        try:
+            event = SpanEvent(to_text(name), self.now_ns())
+            self.events = [*self.events, event] if self.events else [event]
+            if attributes is not None:
+                values = {to_text(key): msgspec.Raw(to_json(value)) for key, value in attributes.items()}
+                self.events[-1] = msgspec.structs.replace(event, attributes=values)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "an event could not be recorded whole")
 
     def now_ns(self) -> int:
         """Unix nanoseconds on this trace's own clock."""
@@ -95,20 +108,22 @@ class LiveSpan(context.SpanContext, eq=False):
 
     def add_chunk(self, chunk: Any = _UNSET, *, new_token: bool = False) -> None:
         """Count one piece of a stream and time the first; live subscribers see each."""
-        self.chunk_count += 1
-        if self.chunk_count == 1:
-            self._set(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
-        if _subscribers:
-            steps.publish_chunk(
-                self.snapshot(), ancestry(self), self.now_ns(), self._content(chunk), new_token=new_token
-            )
+        try:
+            self.chunk_count += 1
+            if self.chunk_count == 1:
+                self._set(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
+            if _subscribers:
+                content = self._content(chunk)
+                steps.publish_chunk(
+                    self.snapshot(), ancestry(self), self.now_ns(), content, new_token=new_token
+                )
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "a chunk could not be recorded")
 
     def finish(self, output: Any) -> None:
         """Record the result and end with status `ok`."""
-        try:
-            self.set_output(output)
-        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-            faults.swallow(fault, "a result could not be recorded")
+        if self.recorder.capture_content:
+            self.output = to_json(output)
         self.end()
 
     def end(self, error: BaseException | None = None, status: Status = Status.OK) -> None:
@@ -122,15 +137,15 @@ class LiveSpan(context.SpanContext, eq=False):
         if self.generation != active.generation:
             return
         self.generation = -1
+        failure = None
         try:
-            failure = None
-            if error is not None and not isinstance(
-                error, GeneratorExit
-            ):  # a consumer that stops early is no error
+            if error is not None and not _is_quiet(error):
                 status, failure = _outcome(error)
             if self.chunk_count:
                 self._set(semconv.CHUNK_COUNT, self.chunk_count)
             end_ns = self.anchor_ns + active.monotonic_ns()
+            if type(status) is not Status:
+                status = Status(status)
             tail = f',"end_ns":{end_ns},"status":"{status._value_}"'.encode()
             if self.input is not None:
                 tail += b',"input":' + self.input
@@ -142,7 +157,9 @@ class LiveSpan(context.SpanContext, eq=False):
             active.journal.finish(self.opening, tail + b"}\n")
             if _subscribers:
                 steps.publish_end(self.snapshot(end_ns, status, failure), ancestry(self))
-            self.parent = None  # a chain of ended spans would never be freed
+            above = self.parent
+            if type(above) is LiveSpan and above.generation == _ENDED:
+                self.parent = above.parent  # a chain of ended spans would never be freed
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be ended")
 

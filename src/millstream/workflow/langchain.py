@@ -1,8 +1,9 @@
 """The only place of the workflow layer, beside the agents, that imports LangChain. Import it lazily."""
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from millstream.errors import MissingExtraError
@@ -10,20 +11,84 @@ from millstream.workflow.limiter import Limiter
 from millstream.workflow.llms import OpenAIConfig
 
 try:
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import (
+        AIMessageChunk,
+        BaseMessage,
+        InvalidToolCall,
+        ToolCall,
+        ToolCallChunk,
+        message_chunk_to_message,
+    )
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
-    from pydantic import PrivateAttr
+    from pydantic import PrivateAttr, model_validator
 except ImportError as missing:
     raise MissingExtraError("this workflow", "langchain") from missing
+
+
+class StrictChunk(AIMessageChunk):
+    """A piece of a message whose tool calls, once it is whole, have arguments that are a JSON object.
+
+    LangChain completes the arguments of streamed calls by guess, so that one that broke off would run with
+    what had come by then. Here it is an `invalid_tool_calls`, with its text as it came.
+    """
+
+    @model_validator(mode="after")
+    def strict_tool_calls(self) -> Self:
+        """Sort the calls of the whole message by their text."""
+        reason = self.response_metadata.get("finish_reason")
+        if not (reason or self.chunk_position == "last") or not self.tool_call_chunks:
+            return self
+        last = len(self.tool_call_chunks) - 1
+        valid: list[ToolCall] = []
+        invalid: list[InvalidToolCall] = []
+        for place, chunk in enumerate(self.tool_call_chunks):
+            arguments = _arguments_object(chunk, may_be_empty=reason != "length" or place < last)
+            name, call_id, text = chunk["name"], chunk["id"], chunk["args"]
+            if arguments is None:
+                invalid.append(
+                    InvalidToolCall(
+                        name=name, args=text or "", id=call_id, error=None, type="invalid_tool_call"
+                    )
+                )
+            else:
+                valid.append(ToolCall(name=name or "", args=arguments, id=call_id, type="tool_call"))
+        self.tool_calls, self.invalid_tool_calls = valid, invalid
+        return self
+
+
+def _arguments_object(chunk: ToolCallChunk, *, may_be_empty: bool) -> dict[str, Any] | None:
+    """The arguments of a call by name; `None` when its text is not a JSON object."""
+    if not chunk["args"]:
+        return {} if may_be_empty else None
+    try:
+        arguments = json.loads(chunk["args"], strict=False)
+    except ValueError:
+        return None
+    return arguments if isinstance(arguments, dict) else None
+
+
+def _strict(chunk: ChatGenerationChunk) -> ChatGenerationChunk:
+    message = chunk.message
+    if type(message) is AIMessageChunk:  # what is added to it is strict too
+        chunk.message = StrictChunk.model_construct(message.model_fields_set, **vars(message))
+    return chunk
+
+
+def _finished(result: ChatResult) -> ChatResult:
+    """The result with plain messages: LangChain takes the first base class for that of the whole message."""
+    for generation in result.generations:
+        generation.message = message_chunk_to_message(generation.message)
+    return result
 
 
 class BoundedChatOpenAI(ChatOpenAI):
     """`ChatOpenAI` whose calls wait for their turn and end in time, whatever the server does.
 
     The client's own timeout is of one read, which a server that sends a little now and then never meets.
+    Tool calls of streamed answers are as strict as those of others.
     """
 
     _limiter: Limiter | None = PrivateAttr(default=None)
@@ -63,14 +128,14 @@ class BoundedChatOpenAI(ChatOpenAI):
             started_s = time.monotonic()
             for chunk in super()._stream(*args, **kwargs):
                 self._late(started_s)
-                yield chunk
+                yield _strict(chunk)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         async with self._limiter or _NOTHING:
             started_s = time.monotonic()
             async for chunk in super()._astream(*args, **kwargs):
                 self._late(started_s)
-                yield chunk
+                yield _strict(chunk)
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         with self._limiter or _NOTHING:
@@ -79,6 +144,12 @@ class BoundedChatOpenAI(ChatOpenAI):
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         async with self._limiter or _NOTHING:
             return await super()._agenerate(messages, *args, **kwargs)
+
+    def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return _finished(super()._generate_with_cache(*args, **kwargs))
+
+    async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        return _finished(await super()._agenerate_with_cache(*args, **kwargs))
 
 
 class _Nothing:
