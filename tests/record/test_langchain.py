@@ -6,23 +6,30 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 import pytest_asyncio
 from langchain.agents import create_agent
 from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake import FakeListLLM
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.output_parsers import StrOutputParser
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda
-from langchain_core.tools import tool
+from langchain_core.tools import BaseTool, ToolException, tool
 from langchain_openai import ChatOpenAI
+from langgraph.graph import END, START, StateGraph
 from openai import AuthenticationError
 
 import millstream
-from millstream import SpanKind, Status, start_span, track_function
-from millstream.record import integrations, live
+from millstream import SpanKind, Status, context, start_span, track_function
+from millstream.record import faults, integrations, live
+from millstream.record.integrations import langchain
 from millstream.record.integrations.langchain import message_json
 
 RULES = r"""
@@ -263,6 +270,258 @@ async def test_nothing_is_kept_of_finished_calls(chat):
     assert handler._runs == {}
     gc.collect()
     assert [one for one in gc.get_objects() if type(one) is live.LiveSpan] == []
+
+
+def tree(spans):
+    """Each span's name and kind with the name of its parent, in order of start."""
+    names = {span.span_id: span.name for span in spans()}
+    return [(span.name, span.kind, names.get(span.parent_id)) for span in spans()]
+
+
+def in_a_node(chat):
+    """A graph whose first node calls a tracked function and whose second calls a model."""
+    graph = StateGraph(dict)
+    graph.add_node("prepare", lambda state: {"city": look_up("Oslo")})
+    graph.add_node("ask", RunnableLambda(lambda state: {"answer": chat().invoke("Count.").text}))
+    graph.add_edge(START, "prepare")
+    graph.add_edge("prepare", "ask")
+    graph.add_edge("ask", END)
+    return graph.compile(name="two steps")
+
+
+@pytest.mark.parametrize("how", ["invoke", "ainvoke", "stream", "astream"])
+async def test_a_graph_with_nothing_around_it_is_one_trace(chat, spans, how):
+    graph = in_a_node(chat)
+    for _ in range(2):
+        if how == "invoke":
+            graph.invoke({})
+        elif how == "ainvoke":
+            await graph.ainvoke({})
+        elif how == "stream":
+            for _piece in graph.stream({}):
+                assert context.current.get() is None
+        else:
+            async for _piece in graph.astream({}):
+                assert context.current.get() is None
+        assert context.current.get() is None
+    once = [
+        ("two steps", SpanKind.CHAIN, None),
+        ("look_up", SpanKind.FUNCTION, "two steps"),
+        ("able", SpanKind.LLM, "two steps"),
+    ]
+    assert tree(spans) == once * 2
+    assert len({span.trace_id for span in spans()}) == 2
+    assert all(span.status is Status.OK for span in spans())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_agent_with_nothing_around_it_is_one_trace(chat, spans, asynchronous):
+    agent = create_agent(chat(), tools=[weather])
+    question = {"messages": [HumanMessage("weather in both?")]}
+    await agent.ainvoke(question) if asynchronous else agent.invoke(question)
+    root, *others = spans()
+    assert (root.kind, root.parent_id) == (SpanKind.CHAIN, None)
+    assert {span.trace_id for span in others} == {root.trace_id}
+    assert len(others) == 6
+    with start_span("after") as after:
+        assert after.trace_id != root.trace_id
+
+
+async def test_chains_with_nothing_around_them(chat, spans):
+    chain = RunnableLambda(look_up) | chat() | StrOutputParser()
+    chain.invoke("Oslo")
+    await chain.ainvoke("Oslo")
+    assert list(chain.stream("Oslo"))
+    assert [piece async for piece in chain.astream("Oslo")]
+    chain.batch(["Oslo", "Rome"])
+    await chain.abatch(["Oslo", "Rome"])
+    assert context.current.get() is None
+    roots = [span for span in spans() if span.parent_id is None]
+    assert [(root.name, root.kind) for root in roots] == [("RunnableSequence", SpanKind.CHAIN)] * 8
+    assert (roots[0].input, roots[0].output) == ("Oslo", "one two three four five")
+    for root in roots:
+        inside = [span.kind for span in spans() if span.parent_id == root.span_id]
+        assert inside == [SpanKind.FUNCTION, SpanKind.LLM]
+
+
+async def test_a_chain_that_fails_is_recorded_so_and_inside_a_span_it_is_not(spans):
+    def fails(number):
+        raise ValueError(f"no {number}")
+
+    with pytest.raises(ValueError, match="no 1"):
+        RunnableLambda(fails).invoke(1)
+    with start_span("flow"), pytest.raises(ValueError, match="no 2"):
+        RunnableLambda(fails).invoke(2)
+    failed, flow = spans()
+    assert (failed.name, failed.kind, failed.status) == ("fails", SpanKind.CHAIN, Status.ERROR)
+    assert (failed.input, failed.error.message) == (1, "no 1")
+    assert (flow.name, flow.status) == ("flow", Status.OK)
+
+
+async def test_a_stream_that_is_left_leaves_nothing_behind(chat, spans):
+    runs = langchain._handler._runs
+    agent = create_agent(chat(), tools=[weather])
+    question = {"messages": [HumanMessage("weather in both?")]}
+    for _ in range(3):
+        async for event in agent.astream_events(question, version="v2"):
+            if event["event"] == "on_tool_start":
+                break
+        for _piece in agent.stream(question):
+            break
+        async for _piece in agent.astream(question):
+            break
+        assert context.current.get() is None
+    gc.collect()
+    for _ in range(100):
+        if not runs:
+            break
+        await asyncio.sleep(0.02)
+    assert runs == {}
+    assert all(span.end_ns for span in spans())
+    assert len({span.trace_id for span in spans()}) == 9
+
+
+@pytest.mark.parametrize("bad", ["\ud83d", object()])
+async def test_arguments_that_are_no_json_lose_no_span(spans, bad):
+    made = AIMessage("", tool_calls=[{"name": "f", "args": {"a": bad}, "id": "c1"}])
+    GenericFakeChatModel(messages=iter([made])).invoke([HumanMessage("q"), made])
+    (span,) = spans()
+    assert span.status is Status.OK
+    for message in (span.input[1], span.output):
+        assert message["tool_calls"][0]["function"]["arguments"].startswith('{"a":"')
+
+
+async def test_a_fault_of_ours_is_counted_and_the_span_ends(spans, monkeypatch):
+    def breaks(*arguments):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(faults, "strict", False)
+    monkeypatch.setattr(langchain, "_describe_answer", breaks)
+    faults.counts.clear()
+    langchain._handler.on_chat_model_start(None, [[HumanMessage.model_construct()]], run_id=uuid4())
+    FakeListLLM(responses=["text"]).invoke("prompt")
+    dropped = dict(faults.counts)
+    faults.counts.clear()
+    langchain._handler._runs.clear()
+    assert dropped == {
+        "the messages of a model call could not be recorded": 1,
+        "a LangChain callback could not be recorded": 1,
+    }
+    opened, answered = spans()
+    assert opened.kind is SpanKind.LLM
+    assert answered.status is Status.OK
+
+
+@pytest.mark.parametrize("chained", [False, True])
+async def test_a_tool_cancelled_in_this_task_ends_and_is_no_longer_current(chat, spans, chained):
+    @tool
+    async def nap() -> str:
+        """Sleeps."""
+        await asyncio.sleep(60)
+        return "woke"
+
+    async def work(_):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await nap.ainvoke({})
+        await chat().ainvoke("Count.")
+
+    await (RunnableLambda(work).ainvoke(None) if chained else work(None))
+    around = "work" if chained else None
+    assert tree(spans)[chained:] == [("nap", SpanKind.TOOL, around), ("able", SpanKind.LLM, around)]
+    assert [span.status for span in spans()][chained:] == [Status.CANCELLED, Status.OK]
+    assert langchain._handler._runs == {}
+
+
+async def test_a_tool_that_exits_ends(spans):
+    @tool
+    def leaves() -> str:
+        """Leaves."""
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        leaves.invoke({})
+    (span,) = spans()
+    assert (span.status, span.error.type) == (Status.ERROR, "SystemExit")
+    assert context.current.get() is None
+
+
+class Asking(BaseRetriever):
+    """A retriever that asks a model."""
+
+    model: Any
+
+    def _get_relevant_documents(self, query, *, run_manager):
+        return [Document(self.model.invoke(query, config={"callbacks": run_manager.get_child()}).text)]
+
+    async def _aget_relevant_documents(self, query, *, run_manager):
+        answer = await self.model.ainvoke(query, config={"callbacks": run_manager.get_child()})
+        return [Document(answer.text)]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_model_in_a_retriever_is_its_child(chat, spans, asynchronous):
+    retriever = Asking(model=chat())
+    with start_span("flow"):
+        await retriever.ainvoke("q") if asynchronous else retriever.invoke("q")
+        assert context.current.get().name == "flow"
+    assert tree(spans)[1:] == [("Asking", SpanKind.RETRIEVER, "flow"), ("able", SpanKind.LLM, "Asking")]
+
+
+async def test_a_cancelled_retriever_ends(chat, spans):
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await Asking(model=chat("slow")).ainvoke("q")
+    assert {span.status for span in spans()} == {Status.CANCELLED}
+    assert context.current.get() is None
+
+
+async def test_instrumented_anew_while_a_chain_runs_is_once(chat, spans):
+    def node(_):
+        millstream.uninstrument()
+        millstream.instrument("langchain")
+        return chat().invoke("x")
+
+    RunnableLambda(node).invoke(1)
+    assert len(of_kind(spans, SpanKind.LLM)) == 1
+
+
+async def test_uninstrument_leaves_what_others_wrapped(chat, spans):
+    ours = BaseChatModel.agenerate
+
+    async def theirs(*args, **kwargs):
+        return await ours(*args, **kwargs)
+
+    BaseChatModel.agenerate = theirs
+    try:
+        millstream.uninstrument()
+        assert BaseChatModel.agenerate is theirs
+        assert not hasattr(BaseTool.run, "__wrapped__")
+        await chat().ainvoke("x")
+        millstream.instrument("langchain")
+        assert BaseChatModel.agenerate is theirs
+        await chat().ainvoke("x")
+    finally:
+        BaseChatModel.agenerate = ours
+    millstream.uninstrument()
+    assert BaseChatModel.agenerate is not ours
+    assert len(spans()) == 1
+
+
+@pytest.mark.parametrize("capture", [False, True])
+async def test_a_handled_failure_tells_its_message_only_where_content_is_captured(tmp_path, capture):
+    @tool
+    def refuses() -> str:
+        """Refuses."""
+        raise ToolException("the secret is 7")
+
+    refuses.handle_tool_error = True
+    with millstream.recording(home=tmp_path, capture_content=capture):
+        refuses.invoke({"type": "tool_call", "id": "1", "name": "refuses", "args": {}})
+    (span,) = millstream.open_store(tmp_path).spans()
+    assert (span.status, span.error.type) == (Status.ERROR, "ToolException")
+    assert span.error.message == ("the secret is 7" if capture else "")
+    assert any(b"secret" in path.read_bytes() for path in (tmp_path / "journal").iterdir()) is capture
 
 
 async def test_messages_in_openai_form():

@@ -1,10 +1,14 @@
+import base64
 import collections
 import dataclasses
 import datetime
 import decimal
 import enum
 import json
+import time
+import typing
 import uuid
+from unittest.mock import AsyncMock, MagicMock, Mock, NonCallableMagicMock
 
 import msgspec
 import numpy as np
@@ -97,6 +101,76 @@ def test_an_iterator_is_not_consumed():
     numbers = iter([1, 2, 3])
     convert(numbers)
     assert list(numbers) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mock", [Mock, MagicMock, AsyncMock, NonCallableMagicMock, lambda: Mock(spec=dict)])
+def test_a_mock_is_described_and_not_used(mock):
+    made = mock()
+    started = time.perf_counter()
+    (text,) = convert((made,))
+    assert time.perf_counter() - started < 1
+    assert isinstance(text, str)
+    assert made.mock_calls == []
+
+
+class Tagged(msgspec.Struct, rename="camel", tag="t", frozen=True):
+    some_field: object
+    other: object = None
+
+
+@dataclasses.dataclass
+class Sparse:
+    every: typing.ClassVar[int] = 1
+    x: object = msgspec.UNSET
+    y: object = None
+
+
+class StrColour(str, enum.Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Tagged(1), {"type": "t", "someField": 1, "other": None}),
+        (Sparse(), {"y": None}),
+        (StrColour.RED, "red"),
+        (2**70, 2**70),
+        (
+            {1: 2, 1.5: 3, datetime.date(2020, 1, 2): 4, StrColour.RED: 5},
+            {"1": 2, "1.5": 3, "2020-01-02": 4, "red": 5},
+        ),
+        (Colour.RED, "red"),
+        ("x" * 150_000, "x" * 150_000),
+        (list(range(5_000)), list(range(5_000))),
+        (b"x" * 150_000, base64.b64encode(b"x" * 150_000).decode()),
+        (collections.OrderedDict(a=1), {"a": 1}),
+        (datetime.timedelta(1), "P1D"),
+        (Model, f"<{__name__}.Model>"),
+    ],
+)
+def test_beside_an_unknown_object_the_rest_stays_as_it_is(value, expected):
+    assert convert([value, Plain()])[0] == expected
+    assert convert(Tagged(value, Plain()))["someField"] == expected
+    assert convert(Point(value, Plain()))["x"] == expected
+    assert convert({"a": {"b": value}, "c": Plain()})["a"]["b"] == expected
+
+
+def test_structs_keep_what_their_type_says_around_an_unknown_object():
+    tagged = Tagged(Plain(), {1})
+    assert convert(tagged) == {"type": "t", "someField": f"<{__name__}.Plain>", "other": [1]}
+    assert isinstance(tagged.some_field, Plain)
+    assert convert([Sparse(y=Plain())]) == [{"y": f"<{__name__}.Plain>"}]
+
+
+def test_in_the_depth_of_the_stack_there_is_still_something():
+    def dive():
+        try:
+            return dive()
+        except RecursionError:
+            return to_json([Plain()])
+
+    assert json.loads(dive())
 
 
 def test_no_address_is_recorded():

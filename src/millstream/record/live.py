@@ -3,9 +3,11 @@
 import functools
 import operator
 import re
+from collections.abc import Mapping
 from contextvars import Token
+from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -21,7 +23,15 @@ _subscribers: Final = steps.subscribers
 _encode: Final = msgspec.json.Encoder().encode
 _decode_opening: Final = msgspec.json.Decoder(Span).decode
 _TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_SHORT: Final = 1_000
+_ENDED: Final = -1
+"""The generation of a span that has ended."""
+_INCOMPLETE: Final = "millstream.incomplete"
+"""Marks a span of which only the times and the outcome could be written."""
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
+
+
+_E = TypeVar("_E", bound=Enum)
 
 
 class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
@@ -72,6 +82,14 @@ class LiveSpan(context.SpanContext, eq=False):
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "an attribute could not be recorded")
 
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Record attributes; any values that have a JSON form."""
+        try:
+            for key, value in attributes.items():
+                self._set(to_text(key), value)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "an attribute could not be recorded")
+
     def _set(self, key: str, value: Any) -> None:
         if self.attributes is None:
             self.attributes = {}
@@ -95,10 +113,12 @@ class LiveSpan(context.SpanContext, eq=False):
         """Record that something happened now."""
         try:
             event = SpanEvent(to_text(name), self.now_ns())
-            self.events = [*self.events, event] if self.events else [event]
+            if self.events is None:
+                self.events = []
+            self.events.append(event)
             if attributes is not None:
                 values = {to_text(key): msgspec.Raw(to_json(value)) for key, value in attributes.items()}
-                self.events[-1] = msgspec.structs.replace(event, attributes=values)
+                self.events[-1] = SpanEvent(event.name, event.time_ns, values)
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "an event could not be recorded whole")
 
@@ -112,7 +132,7 @@ class LiveSpan(context.SpanContext, eq=False):
             self.chunk_count += 1
             if self.chunk_count == 1:
                 self._set(semconv.TIME_TO_FIRST_CHUNK_S, (self.now_ns() - self.start_ns) / 1e9)
-            if _subscribers:
+            if _subscribers and not steps.publishing.get():
                 content = self._content(chunk)
                 steps.publish_chunk(
                     self.snapshot(), ancestry(self), self.now_ns(), content, new_token=new_token
@@ -136,16 +156,13 @@ class LiveSpan(context.SpanContext, eq=False):
         active = self.recorder
         if self.generation != active.generation:
             return
-        self.generation = -1
+        self.generation = _ENDED
         failure = None
+        end_ns = self.start_ns
         try:
-            if error is not None and not _is_quiet(error):
-                status, failure = _outcome(error)
-            if self.chunk_count:
-                self._set(semconv.CHUNK_COUNT, self.chunk_count)
             end_ns = self.anchor_ns + active.monotonic_ns()
-            if type(status) is not Status:
-                status = Status(status)
+            if error is not None or self.chunk_count or type(status) is not Status:
+                status, failure = self._settle(error, status)
             tail = f',"end_ns":{end_ns},"status":"{status._value_}"'.encode()
             if self.input is not None:
                 tail += b',"input":' + self.input
@@ -154,14 +171,34 @@ class LiveSpan(context.SpanContext, eq=False):
             if failure or self.usage or self.workload_id or self.attributes or self.events:
                 rest = _encode(_Rest(failure, self.usage, self.workload_id, self.attributes, self.events))
                 tail += b"," + rest[1:-1]
-            active.journal.finish(self.opening, tail + b"}\n")
-            if _subscribers:
+            tail += b"}\n"
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            self._finish_bare(end_ns, status, failure, fault)
+            return
+        try:
+            active.journal.finish(self.opening, tail)
+            if _subscribers and not steps.publishing.get():
                 steps.publish_end(self.snapshot(end_ns, status, failure), ancestry(self))
             above = self.parent
             if type(above) is LiveSpan and above.generation == _ENDED:
-                self.parent = above.parent  # a chain of ended spans would never be freed
+                self.parent = _open_around(above)  # a chain of ended spans would never be freed
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be ended")
+
+    def _settle(self, error: BaseException | None, status: Status) -> tuple[Status, SpanError | None]:
+        if self.chunk_count:
+            self._set(semconv.CHUNK_COUNT, self.chunk_count)
+        return _outcome(error, status)
+
+    def _finish_bare(self, end_ns: int, status: Status, failure: SpanError | None, fault: Exception) -> None:
+        """Write no more than a reader needs."""
+        try:
+            rest = _encode(_Rest(failure, attributes={_INCOMPLETE: True}))
+            head = f',"end_ns":{end_ns},"status":"{Status(status).value}",'.encode()
+            self.recorder.journal.finish(self.opening, head + rest[1:-1] + b"}\n")
+        except Exception as worse:  # noqa: BLE001  # telemetry never breaks the user's program
+            fault = worse
+        faults.swallow(fault, "only the times and the outcome of a span could be recorded")
 
     def snapshot(
         self, end_ns: int | None = None, status: Status | None = None, error: SpanError | None = None
@@ -183,7 +220,9 @@ class LiveSpan(context.SpanContext, eq=False):
         return value if value is _UNSET or not self.recorder.capture_content else msgspec.Raw(to_json(value))
 
     def __enter__(self) -> Self:
-        self.token = context.current.set(self)
+        token = context.current.set(self)
+        if self.token is None:  # else entered twice; the first leaving restores what was before both
+            self.token = token
         return self
 
     def __exit__(
@@ -197,6 +236,9 @@ class _NotRecorded(LiveSpan):
     """What `start_span` gives while recording is off: takes everything, keeps nothing."""
 
     def set_attribute(self, key: str, value: Any) -> None:
+        pass
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         pass
 
     def set_output(self, value: Any) -> None:
@@ -221,7 +263,7 @@ class _NotRecorded(LiveSpan):
 
 
 _not_recorded: Final = _NotRecorded(
-    "0" * 32, "0" * 16, None, 0, recorder.NOT_RECORDING, -1, None, "", SpanKind.FUNCTION, 0, b"", None
+    "0" * 32, "0" * 16, None, 0, recorder.NOT_RECORDING, _ENDED, None, "", SpanKind.FUNCTION, 0, b"", None
 )
 
 
@@ -247,6 +289,8 @@ def open_span(
         trace_id: for a root, the trace to make instead of a new one.
     """
     above = parent or active.remote_parent
+    if type(name) is not str or not name.isascii():
+        name = to_text(name)
     if above is None or (trace_id is not None and trace_id != above.trace_id):
         trace_id = trace_id or active.ids.trace_id()
         parent_json = "null"
@@ -279,8 +323,11 @@ def open_span(
         encoded,
     )
     active.journal.begin(opening)
-    if _subscribers:
-        steps.publish_start(span.snapshot(), ancestry(span))
+    if _subscribers and not steps.publishing.get():
+        try:
+            steps.publish_start(span.snapshot(), ancestry(span))
+        except Exception as fault:  # noqa: BLE001  # the span is there all the same
+            faults.swallow(fault, "a subscriber could not be told")
     return span
 
 
@@ -290,15 +337,26 @@ def _quote(name: str) -> str:
 
 
 def leave(span: LiveSpan) -> None:
-    """Make the span that was current before `span` current again."""
+    """Make the span that was current before `span` current again, or the nearest around it still open."""
     token = span.token
     if token is None:
         return
     span.token = None
-    with contextlib.suppress(
-        ValueError
-    ):  # entered in another context, as where the event loop closes a generator
+    try:
         context.current.reset(token)
+    except ValueError:  # entered in another context, as where the event loop closes a generator
+        if context.current.get() is not span:
+            return
+        context.current.set(span.parent)
+    above = context.current.get()
+    if type(above) is LiveSpan and above.generation == _ENDED:  # left before `span` was
+        context.current.set(_open_around(above))
+
+
+def _open_around(span: context.SpanContext | None) -> context.SpanContext | None:
+    while type(span) is LiveSpan and span.generation == _ENDED:
+        span = span.parent
+    return span
 
 
 def start_span(
@@ -330,21 +388,24 @@ def start_span(
     if active is None:
         return _not_recorded
     try:
+        if trace_id is not None:
+            trace_id = _known_trace_id(trace_id)
+        if workload_id is not None:
+            workload_id = to_text(workload_id)
         span = open_span(
             active,
             name,
-            SpanKind(kind),
+            kind if type(kind) is SpanKind else _member(SpanKind, kind, SpanKind.FUNCTION),
             input,
             parent=context.current.get(),
             workload_id=workload_id,
             trace_id=trace_id,
         )
-        span.token = None
-        for key, value in (attributes or _NO_ATTRIBUTES).items():
-            span.set_attribute(key, value)
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return _not_recorded
+    if attributes is not None:
+        span.set_attributes(attributes)
     return span
 
 
@@ -364,11 +425,44 @@ def ancestry(span: LiveSpan) -> "steps.InvocationNode":
     return steps.invocation_node(chain)
 
 
-def _outcome(error: BaseException) -> tuple[Status, SpanError]:
+def _known_trace_id(trace_id: Any) -> str | None:
+    text = str(trace_id).lower()
+    if _TRACE_ID.fullmatch(text):
+        return text
+    faults.swallow(
+        ValueError(f"{trace_id!r:.100} is not 32 hex digits"), "a trace_id that cannot be one was not used"
+    )
+    return None
+
+
+def _member(kind: type[_E], value: Any, default: _E) -> _E:
+    """The member of an enumeration that a user named by its value."""
+    try:
+        return kind(value)
+    except ValueError as fault:
+        faults.swallow(fault, f"an unknown {kind.__name__} was not used")
+        return default
+
+
+def _whole(count: Any) -> int | None:
+    if count is None:
+        return None
+    try:
+        return int(operator.index(count))
+    except TypeError as fault:
+        faults.swallow(fault, "a token count that is no whole number was not recorded")
+        return None
+
+
+def _outcome(error: BaseException | None, status: Status) -> tuple[Status, SpanError | None]:
+    if error is None or isinstance(error, GeneratorExit):  # a consumer that stops early is no error
+        return _member(Status, status, Status.OK), None
+    if isinstance(error, SystemExit) and error.code in (None, 0):  # a program that ends as it should
+        return Status.OK, None
     kind = type(error)
     cancelled = any(base.__name__ in _CANCELLED for base in kind.__mro__)
     try:
-        message = str(error)
+        message = to_text(str(error)[:10_000])
     except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
         message = "(its message could not be read)"
-    return (Status.CANCELLED if cancelled else Status.ERROR), SpanError(kind.__name__, message[:10_000])
+    return (Status.CANCELLED if cancelled else Status.ERROR), SpanError(to_text(kind.__name__), message)

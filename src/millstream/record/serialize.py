@@ -29,11 +29,10 @@ _CUT: Final = "… [cut: {} {} in all]"
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")  # differs from run to run
 _SIZED: Final = frozenset({str, bytes, bytearray, list, tuple, dict, set, frozenset})
-
-
 _encode: Final = msgspec.json.Encoder().encode
-_RAW: Final = msgspec.Raw
 _ATOMS: Final = frozenset({type(None), bool, msgspec.Raw})
+_BINARY: Final = (bytes, bytearray, memoryview)
+_SEQUENCES: Final = (list, tuple, set, frozenset, deque)
 _LIMITS: Final = ((_MAX_TEXT, MAX_BYTES), (_MAX_ITEMS, _MAX_TEXT), (20, _MAX_TEXT))
 """Items a container and characters a text, tried in turn; the first cuts nothing."""
 
@@ -86,8 +85,6 @@ def describe(value: Any) -> str:
 def _foreign(value: Any) -> Any:
     """What stands for an object that msgspec does not know. Types decide: a mock has every attribute."""
     kind = type(value)
-    if hasattr(kind, "model_dump"):  # pydantic
-        return value.model_dump(mode="json")
     if hasattr(kind, "dtype") and hasattr(kind, "tolist"):  # NumPy scalars and arrays
         size = getattr(value, "size", 1)
         if isinstance(size, int) and size <= _MAX_ITEMS:
@@ -126,7 +123,7 @@ class _Careful:
                 except Exception:  # noqa: BLE001, S110  # it is not known to msgspec all through
                     pass
                 else:
-                    return self._fitting(_RAW(encoded), len(encoded))
+                    return self._fitting(msgspec.Raw(encoded), len(encoded))
             return self._convert(value, depth)
         except _TooLargeError:
             raise
@@ -149,7 +146,7 @@ class _Careful:
             return float(value) if math.isfinite(value) else None
         if issubclass(kind, str):
             return self._text(value)
-        if issubclass(kind, bytes | bytearray | memoryview):
+        if issubclass(kind, _BINARY):
             size = memoryview(value).nbytes
             return self._fitting(value, size) if size <= self._max_text else f"<{size} bytes>"
         if issubclass(kind, type):
@@ -165,17 +162,16 @@ class _Careful:
             self._open.discard(id(value))
 
     def _text(self, value: str) -> str:
-        text = self._fitting(to_text(value), len(value))
-        return (
-            text
-            if len(text) <= self._max_text
-            else text[: self._max_text] + _CUT.format(len(text), "characters")
-        )
+        text = to_text(value)
+        self._fitting(None, len(text))
+        if len(text) <= self._max_text:
+            return text
+        return text[: self._max_text] + _CUT.format(len(text), "characters")
 
     def _container(self, value: Any, kind: type, depth: int) -> Any:
         if issubclass(kind, dict):
             return self._mapping(value, depth)
-        if issubclass(kind, list | tuple | AbstractSet | deque):
+        if issubclass(kind, _SEQUENCES):
             return self._sequence(value, depth)
         if issubclass(kind, msgspec.Struct):
             twin = copy.copy(value)  # keeps what the type says of names, tags and defaults
@@ -186,8 +182,12 @@ class _Careful:
         if names is not None:
             fields = ((name, getattr(value, name, msgspec.UNSET)) for name in names)
             return {name: self.convert(item, depth) for name, item in fields if item is not msgspec.UNSET}
+        if hasattr(kind, "model_dump"):  # pydantic
+            return self.convert(value.model_dump(mode="json"), depth)
         if issubclass(kind, Mapping):
             return self._mapping(value, depth)
+        if issubclass(kind, AbstractSet):
+            return self._sequence(value, depth)
         try:
             plain = msgspec.to_builtins(value)  # dates, decimals, UUIDs
         except Exception:  # noqa: BLE001  # not a type that msgspec knows
@@ -235,6 +235,8 @@ def _key(key: Any) -> str:
     if isinstance(key, str) and not isinstance(key, Enum):
         return key
     try:
-        return str(*msgspec.json.decode(_encode({key: None})))
+        names: dict[str, None] = msgspec.json.decode(_encode({key: None}))
     except Exception:  # noqa: BLE001  # not a kind of key that JSON has
         return reprlib.repr(key)
+    (name,) = names
+    return name

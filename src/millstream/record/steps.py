@@ -4,6 +4,7 @@ The shape is the one that the reference's `IntermediateStep` has, so that its re
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -202,7 +203,8 @@ def _usage_info(usage: Usage) -> UsageInfo:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    plain = _value(value)
+    return plain if isinstance(plain, str) else None
 
 
 def _value(value: Any) -> Any:
@@ -219,7 +221,8 @@ subscribers: Final[list[Callable[[IntermediateStep], object]]] = []
 class subscribe:  # noqa: N801  # used as a function and as a block
     """Call `callback` with every `IntermediateStep` of this process, as and on the thread it happens.
 
-    Also a context manager. A callback that raises is counted in `stats()` and called again next time.
+    Also a context manager. A callback that raises is counted in `stats()` and called again next time. What a
+    callback does itself is recorded, and no subscriber hears of it.
     """
 
     def __init__(self, callback: Callable[[IntermediateStep], object]) -> None:
@@ -255,12 +258,20 @@ def publish_end(span: Span, ancestry: InvocationNode) -> None:
     _publish(end_step(span, ancestry))
 
 
+publishing: Final[ContextVar[bool]] = ContextVar("millstream_publishing", default=False)
+"""Whether a subscriber is being called: what it does itself is recorded, and published to nobody."""
+
+
 def _publish(step: IntermediateStep) -> None:
-    for callback in _now(subscribers):
-        try:
-            callback(step)
-        except Exception as error:  # noqa: BLE001  # a subscriber never breaks the user's program
-            faults.swallow(error, "a subscriber raised")
+    token = publishing.set(True)
+    try:
+        for callback in _now(subscribers):
+            try:
+                callback(step)
+            except Exception as error:  # noqa: BLE001  # a subscriber never breaks the user's program
+                faults.swallow(error, "a subscriber raised")
+    finally:
+        publishing.reset(token)
 
 
 def _now(

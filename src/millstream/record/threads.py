@@ -4,11 +4,13 @@ Only our own context variable travels; the rest of the context stays as Python l
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from millstream.context import SpanContext, current
+from millstream.record import faults
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,15 +28,14 @@ def install() -> None:
     if _pools.submit is None:
         pool: Any = thread.ThreadPoolExecutor
         _pools.submit = pool.submit
-        _pools.worker = getattr(thread, "_worker", None)
         pool.submit = functools.wraps(pool.submit)(_submit)
 
 
 class _Pools:
     submit: Any = None
     """Python's own `ThreadPoolExecutor.submit`."""
-    worker: Any = None
-    """What the threads of a pool run; they are told apart by it."""
+    carries = False
+    """Whether `multiprocessing.pool.ThreadPool` carries spans, too."""
 
 
 _pools: Final = _Pools()
@@ -43,17 +44,68 @@ _pools: Final = _Pools()
 @functools.wraps(_thread_start)
 def _start(self: Thread) -> None:
     span = current.get()
-    # A pool's worker outlives the call that happened to start it: its work brings its own span.
-    target = getattr(self, "_target", None)
-    if span is not None and (target is None or target is not _pools.worker):
-        run = self.run
+    restore = None if span is None else _bring(self, span)
+    try:
+        _thread_start(self)
+    except BaseException:
+        if restore is not None:
+            restore()  # it may be started again
+        raise
 
-        def run_in_span() -> None:
-            del self.run  # the instance's own again; else it would refer to itself for ever
-            _call_in(span, run)
 
-        self.run = run_in_span  # type: ignore[method-assign]
-    _thread_start(self)
+def _bring(thread: Thread, span: SpanContext) -> Callable[[], None] | None:
+    """Have the thread run in the span; gives what undoes that."""
+    try:
+        if _is_pool_worker(thread):  # it outlives the call that started it: its work brings its own span
+            return None
+        run = thread.run
+        attributes = vars(thread)  # past a `__setattr__` that refuses
+    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+        faults.swallow(fault, "a thread could not be given its span")
+        return None
+    before = attributes.get("run")
+
+    def restore() -> None:  # the thread's own again; else it would refer to itself for ever
+        attributes.pop("run", None)
+        if before is not None:
+            attributes["run"] = before
+
+    def run_in_span() -> None:
+        restore()
+        _call_in(span, run)
+
+    attributes["run"] = run_in_span
+    return restore
+
+
+def _is_pool_worker(thread: Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    module = getattr(target, "__module__", None)
+    if module == "multiprocessing.pool":
+        _carry_in_thread_pools()
+        return True
+    return module == "concurrent.futures.thread"
+
+
+def _carry_in_thread_pools() -> None:
+    """From the first pool on: its workers start before there is work for them."""
+    if _pools.carries:
+        return
+    _pools.carries = True
+    pool: Any = sys.modules["multiprocessing.pool"].ThreadPool
+    for name in ("apply_async", "_map_async", "imap", "imap_unordered"):
+        setattr(pool, name, _carrying(getattr(pool, name)))
+
+
+def _carrying(submit: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(submit)
+    def wrapper(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        span = current.get()
+        if span is not None:
+            func = functools.partial(_call_in, span, func)
+        return submit(self, func, *args, **kwargs)
+
+    return wrapper
 
 
 def _submit(

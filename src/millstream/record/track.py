@@ -5,7 +5,6 @@ instances that can be called. A wrapper adds the record and nothing else: result
 what `inspect` says of a function or coroutine function stay as they were.
 """
 
-import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -13,9 +12,10 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 import msgspec
 
-from millstream.context import current
+from millstream.context import SpanContext, current
 from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan, leave, open_span
+from millstream.record.serialize import to_text
 from millstream.span import SpanKind, Status
 
 P = ParamSpec("P")
@@ -77,6 +77,8 @@ def _track(function: F, *, name: str | None, metadata: Mapping[str, Any] | None,
     if isinstance(function, staticmethod | classmethod):
         inner = _track(function.__func__, name=name, metadata=metadata, opens_scope=opens_scope)
         return cast("F", type(function)(inner))
+    if isinstance(function, type):
+        raise TypeError(f"{function.__name__} is a class: decorate its methods, one by one")
     if not callable(function):
         raise TypeError(f"a function is needed to decorate, not {type(function).__name__}")
     if metadata is not None and not (
@@ -84,16 +86,23 @@ def _track(function: F, *, name: str | None, metadata: Mapping[str, Any] | None,
     ):
         raise TypeError("metadata must be a mapping with text keys, such as {'team': 'search'}")
     call = _Call(function, name, dict(metadata or {}), opens_scope=opens_scope)
-    if inspect.isasyncgenfunction(function):
+    if _is(inspect.isasyncgenfunction, function):
         wrapper = _wrap_async_generator(function, call)
-    elif inspect.iscoroutinefunction(function):
+    elif _is(inspect.iscoroutinefunction, function):
         wrapper = _wrap_coroutine(function, call)
-    elif inspect.isgeneratorfunction(function):
+    elif _is(inspect.isgeneratorfunction, function):
         wrapper = _wrap_generator(function, call)
     else:
         wrapper = _wrap_function(function, call)
     functools.update_wrapper(wrapper, function)
     return cast("F", wrapper)
+
+
+def _is(predicate: Callable[[Any], bool], function: Any) -> bool:
+    """What `inspect` says of a function, or of the `__call__` of an object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return predicate(function) or predicate(getattr(type(function), "__call__", None))  # noqa: B004
 
 
 class _Call:
@@ -104,7 +113,7 @@ class _Call:
     def __init__(
         self, function: Callable[..., Any], name: str | None, metadata: dict[str, Any], *, opens_scope: bool
     ) -> None:
-        self.name = name or getattr(function, "__name__", None) or type(function).__name__
+        self.name = to_text(name or getattr(function, "__name__", None) or type(function).__name__)
         self.workload_id = self.name if opens_scope else None
         self.metadata = metadata
         self._bind = _binder(function)
@@ -124,11 +133,11 @@ class _Call:
                 parent=current.get(),
                 workload_id=self.workload_id,
             )
-            for key, value in self.metadata.items():
-                span.set_attribute(key, value)
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be started")
             return None
+        if self.metadata:
+            span.set_attributes(self.metadata)
         return span
 
 
@@ -174,8 +183,9 @@ def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., 
 def _wrap_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         span = call.start(args, kwargs)
-        generator = function(*args, **kwargs)
-        return generator if span is None else _TrackedGenerator(generator, span)
+        if span is None:
+            return function(*args, **kwargs)
+        return _TrackedGenerator(_make(function, args, kwargs, span), span)
 
     return wrapper
 
@@ -183,21 +193,55 @@ def _wrap_generator(function: Callable[..., Any], call: _Call) -> Callable[..., 
 def _wrap_async_generator(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         span = call.start(args, kwargs)
-        generator = function(*args, **kwargs)
-        return generator if span is None else _TrackedAsyncGenerator(generator, span)
+        if span is None:
+            return function(*args, **kwargs)
+        return _TrackedAsyncGenerator(_make(function, args, kwargs, span), span)
 
     return wrapper
 
 
-class _TrackedGenerator(Generator[Any, Any, Any]):
-    """A generator whose span lasts from the call to its end, and whose body runs inside that span.
+def _make(function: Callable[..., Any], args: Any, kwargs: Any, span: LiveSpan) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:  # wrong arguments
+        span.end(error)
+        raise
 
-    The span is current only while the body runs, so what the consumer does between two values is not in it.
+
+class _Body:
+    """Where the body of a generator is: its span, and the span that it has open across a `yield`.
+
+    These are current only while the body runs, so what the consumer does between two values is not in them.
     """
+
+    __slots__ = ("_inside", "_token", "running", "span")
+
+    def __init__(self, span: LiveSpan) -> None:
+        self.span = span
+        self.running = False
+        self._inside: SpanContext | None = span
+        self._token: Any = None
+
+    def enter(self) -> None:
+        self.running = True
+        self._token = current.set(self._inside)
+
+    def leave(self) -> None:
+        self.running = False
+        inside = current.get()
+        try:
+            current.reset(self._token)
+        except ValueError:  # the event loop closes an abandoned generator in a context of its own
+            return
+        self._inside = inside
+
+
+class _TrackedGenerator(Generator[Any, Any, Any]):
+    """A generator whose span lasts from the call to its end, and whose body runs inside that span."""
 
     def __init__(self, generator: Generator[Any, Any, Any], span: LiveSpan) -> None:
         self._generator = generator
-        self._span = span
+        self._body = _Body(span)
 
     def send(self, value: Any) -> Any:
         return self._step(self._generator.send, value)
@@ -206,34 +250,41 @@ class _TrackedGenerator(Generator[Any, Any, Any]):
         return self._step(self._generator.throw, *error)
 
     def close(self) -> None:
-        token = current.set(self._span)
+        body = self._body
+        if body.running:  # Python says that it cannot be closed
+            self._generator.close()
+            return
+        body.enter()
         try:
             self._generator.close()
         except BaseException as error:
-            current.reset(token)
-            self._span.end(error)
+            body.leave()
+            body.span.end(error)
             raise
-        current.reset(token)
-        self._span.end()  # a consumer that stops early is no error
+        body.leave()
+        body.span.end()  # a consumer that stops early is no error
 
     def __del__(self) -> None:
-        if self._span.is_open:
+        if self._body.span.is_open:
             self.close()
 
     def _step(self, step: Callable[..., Any], *values: Any) -> Any:
-        token = current.set(self._span)
+        body = self._body
+        if body.running:  # in another thread: Python refuses, and the span goes on
+            return step(*values)
+        body.enter()
         try:
             chunk = step(*values)
         except StopIteration:
-            current.reset(token)
-            self._span.end()
+            body.leave()
+            body.span.end()
             raise
         except BaseException as error:
-            current.reset(token)
-            self._span.end(error)
+            body.leave()
+            body.span.end(error)
             raise
-        current.reset(token)
-        _count(self._span, chunk)
+        body.leave()
+        body.span.add_chunk(chunk)
         return chunk
 
 
@@ -242,7 +293,7 @@ class _TrackedAsyncGenerator(AsyncGenerator[Any, Any]):
 
     def __init__(self, generator: AsyncGenerator[Any, Any], span: LiveSpan) -> None:
         self._generator = generator
-        self._span = span
+        self._body = _Body(span)
 
     async def asend(self, value: Any) -> Any:
         return await self._step(self._generator.asend(value))
@@ -251,49 +302,42 @@ class _TrackedAsyncGenerator(AsyncGenerator[Any, Any]):
         return await self._step(self._generator.athrow(*error))
 
     async def aclose(self) -> None:
-        token = current.set(self._span)
+        body = self._body
+        if body.running:  # in another task: Python says that it cannot be closed
+            await self._generator.aclose()
+            return
+        body.enter()
         try:
             await self._generator.aclose()
         except BaseException as error:
-            _reset(token)
-            self._span.end(error)
+            body.leave()
+            body.span.end(error)
             raise
-        _reset(token)
-        self._span.end()
+        body.leave()
+        body.span.end()
 
     def __del__(self) -> None:
         # The event loop closes the generator itself; a consumer that stops early is no error.
-        self._span.end()
+        self._body.span.end()
 
     async def _step(self, step: Any) -> Any:
-        token = current.set(self._span)
+        body = self._body
+        if body.running:  # in another task: Python refuses, and the span goes on
+            return await step
+        body.enter()
         try:
             chunk = await step
         except StopAsyncIteration:
-            _reset(token)
-            self._span.end()
+            body.leave()
+            body.span.end()
             raise
         except BaseException as error:
-            _reset(token)
-            self._span.end(error)
+            body.leave()
+            body.span.end(error)
             raise
-        _reset(token)
-        _count(self._span, chunk)
+        body.leave()
+        body.span.add_chunk(chunk)
         return chunk
-
-
-def _reset(token: Any) -> None:
-    with contextlib.suppress(
-        ValueError
-    ):  # the event loop closes an abandoned generator in a context of its own
-        current.reset(token)
-
-
-def _count(span: LiveSpan, chunk: Any) -> None:
-    try:
-        span.add_chunk(chunk)
-    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-        faults.swallow(fault, "a chunk could not be recorded")
 
 
 def _binder(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
@@ -308,8 +352,8 @@ def _binder(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str
     if receiver:
         names = names[1:]
     plain = all(parameter.kind in _POSITIONAL for parameter in parameters)
-    # A struct is built and encoded in half the time of a dict.
-    arguments = msgspec.defstruct("Arguments", names) if plain else None
+    variadic = {parameter.name for parameter in parameters if parameter.kind in _VARIADIC}
+    arguments = _struct(names) if plain else None
     count = len(names)
 
     def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -322,13 +366,20 @@ def _binder(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str
             return _unnamed(args, kwargs)
         bound.apply_defaults()
         named = bound.arguments
-        return {
-            name: named[name]
-            for name in names
-            if named[name] or signature.parameters[name].kind not in _VARIADIC
-        }
+        # Only our own tuple and dict are asked whether they are empty: an array would refuse to say.
+        return {name: named[name] for name in names if name not in variadic or named[name]}
 
     return bind
+
+
+def _struct(names: list[str]) -> Callable[..., Any] | None:
+    """A struct of these fields: built and encoded in half the time of a dict. `None` where Python forbids."""
+    if any(name.startswith("__") for name in names):
+        return None
+    try:
+        return msgspec.defstruct("Arguments", names)
+    except Exception:  # noqa: BLE001  # a dict does as well
+        return None
 
 
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

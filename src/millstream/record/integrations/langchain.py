@@ -1,15 +1,17 @@
 """LangChain and LangGraph: model calls, tools and retrievers.
 
-A callback handler that LangChain adds to every run by itself, by its configure hook. It runs inline, so a
-tool's body sees the TOOL span as its current span. Chains and graph nodes are not recorded; they are followed
-only to find the parent of a call whose thread lost its context.
+A callback handler that LangChain adds to every run by itself, by its configure hook. It runs inline, so the
+body of a tool or a retriever sees its span as the current one. Chains and graph nodes are followed to find
+the parent of a call; one that begins outside of any span is recorded, so that one request is one trace.
 """
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from importlib.util import find_spec
+from typing import Any, Final, ParamSpec
 from uuid import UUID
 
 import msgspec
@@ -18,13 +20,19 @@ from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
-from langchain_core.tools import ToolException
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import Runnable, RunnableSequence
+from langchain_core.tools import BaseTool, ToolException
 from langchain_core.tracers import context as tracer_context
 
 from millstream import context, semconv
-from millstream.record import recorder
+from millstream.record import faults, recorder
+from millstream.record.integrations.calls import Patches, current_call, wrap
 from millstream.record.live import LiveSpan, leave, open_span
+from millstream.record.serialize import to_json
 from millstream.span import SpanKind, Status, Usage
+
+_P = ParamSpec("_P")
 
 _ROLES: Final = {
     "human": "user",
@@ -44,9 +52,26 @@ _PARAMETERS: Final = {
     "n": semconv.REQUEST_CHOICE_COUNT,
     "tools": semconv.TOOL_DEFINITIONS,
 }
-
-
-_MODELS: Final[tuple[Any, ...]] = (BaseChatModel, BaseLLM)
+_WRAPPED: Final[tuple[tuple[Any, SpanKind, tuple[str, ...]], ...]] = (
+    (BaseChatModel, SpanKind.LLM, ("agenerate",)),
+    (BaseLLM, SpanKind.LLM, ("agenerate",)),
+    (BaseTool, SpanKind.TOOL, ("run", "arun")),
+    (BaseRetriever, SpanKind.RETRIEVER, ("invoke", "ainvoke")),
+    (RunnableSequence, SpanKind.CHAIN, ("invoke", "ainvoke")),
+    (
+        Runnable,
+        SpanKind.CHAIN,
+        (
+            "_call_with_config",
+            "_acall_with_config",
+            "_transform_stream_with_config",
+            "_atransform_stream_with_config",
+        ),
+    ),
+)
+_GRAPH: Final = ("stream", "astream")  # `invoke` reads the stream
+_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
+_MAX_PLAIN_BYTES: Final = 10_000
 
 
 class Integration:
@@ -54,59 +79,58 @@ class Integration:
 
     def __init__(self) -> None:
         self._hook: Any = None
-        self._handler = _Handler()
 
     def install(self) -> None:
         """Begin to record."""
         if self._hook is None:
-            # A context variable's default is seen in every thread and task; a value set here would not be.
-            variable: ContextVar[Any] = ContextVar("millstream_langchain", default=self._handler)
-            tracer_context.register_configure_hook(variable, inheritable=True)
+            tracer_context.register_configure_hook(_variable, inheritable=True)
             self._hook = tracer_context._configure_hooks[-1]  # noqa: SLF001  # there is no public way back
-            for model in _MODELS:
-                model.agenerate = _ending_cancelled(model.agenerate, self._handler)
+            for owner, kind, names in (*_WRAPPED, *_graphs()):
+                replace = functools.partial(wrap, kind=kind, end_run=_handler.end_run)
+                for name in names:
+                    _patches.put(owner, name, replace)
 
     def uninstall(self) -> None:
         """Put LangChain back as it was; runs that have begun are recorded to their end."""
         if self._hook in tracer_context._configure_hooks:  # noqa: SLF001
             tracer_context._configure_hooks.remove(self._hook)  # noqa: SLF001
-            for model in _MODELS:
-                model.agenerate = model.agenerate.__wrapped__
+            _patches.undo()
         self._hook = None
 
 
-_called: Final[ContextVar[list[UUID] | None]] = ContextVar("millstream_langchain_called", default=None)
+def _graphs() -> list[tuple[Any, SpanKind, tuple[str, ...]]]:
+    if find_spec("langgraph") is None:
+        return []
+    from langgraph.pregel import Pregel  # noqa: PLC0415  # LangChain works without it
 
-
-def _ending_cancelled(agenerate: Callable[..., Any], handler: "_Handler") -> Callable[..., Any]:
-    """`agenerate` that ends its spans when it is cancelled, of which LangChain tells no callback."""
-
-    @functools.wraps(agenerate)
-    async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        runs: list[UUID] = []
-        token = _called.set(runs)
-        try:
-            return await agenerate(*args, **kwargs)
-        except asyncio.CancelledError as error:
-            for run_id in runs:
-                handler.on_llm_error(error, run_id=run_id)
-            raise
-        finally:
-            _called.reset(token)
-
-    return wrapper
+    return [(Pregel, SpanKind.CHAIN, _GRAPH)]
 
 
 class _Run:
-    """A run that has begun: its own span, or for a chain the span that it began in."""
+    """A run that has begun: the span that it is in, which it may own."""
 
-    __slots__ = ("parent_run_id", "span", "tools")
+    __slots__ = ("children", "owned", "parent_run_id", "span")
 
-    def __init__(self, span: context.SpanContext | None, parent_run_id: UUID | None) -> None:
+    def __init__(
+        self, span: context.SpanContext | None, owned: LiveSpan | None, parent_run_id: UUID | None
+    ) -> None:
         self.span = span
+        self.owned = owned
         self.parent_run_id = parent_run_id
-        self.tools: set[UUID] | None = None
-        """Tools of a chain that have not ended; LangChain does not say when one is cancelled."""
+        self.children: set[UUID] = set()
+
+
+def _guarded(callback: Callable[_P, None]) -> Callable[_P, None]:
+    """A callback whose own faults are counted; LangChain would only log them."""
+
+    @functools.wraps(callback)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            callback(*args, **kwargs)
+        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            faults.swallow(fault, "a LangChain callback could not be recorded")
+
+    return wrapper
 
 
 class _Handler(BaseCallbackHandler):
@@ -120,6 +144,7 @@ class _Handler(BaseCallbackHandler):
 
     # Model calls
 
+    @_guarded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -131,9 +156,10 @@ class _Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is called."""
-        content = [message_json(message) for batch in messages for message in batch]
+        content = _messages(messages)
         self._model_start(serialized, content, run_id, parent_run_id, metadata or {}, kwargs)
 
+    @_guarded
     def on_llm_start(
         self,
         serialized: dict[str, Any],
@@ -151,7 +177,7 @@ class _Handler(BaseCallbackHandler):
     def _model_start(
         self,
         serialized: dict[str, Any] | None,
-        messages: list[dict[str, Any]],
+        messages: Any,
         run_id: UUID,
         parent_run_id: UUID | None,
         metadata: dict[str, Any],
@@ -163,8 +189,6 @@ class _Handler(BaseCallbackHandler):
         span = self._open(str(name), SpanKind.LLM, messages, run_id, parent_run_id)
         if span is None:
             return
-        if (called := _called.get()) is not None:
-            called.append(run_id)
         span.set_attribute(semconv.OPERATION_NAME, "chat")
         if model:
             span.set_attribute(semconv.REQUEST_MODEL, str(model))
@@ -174,35 +198,40 @@ class _Handler(BaseCallbackHandler):
             if (value := parameters.get(key)) is not None:
                 span.set_attribute(attribute, value)
 
+    @_guarded
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
         """A piece of a streamed answer came; pieces that carry nothing are not counted."""
         run = self._runs.get(run_id)
-        if run is None or not isinstance(run.span, LiveSpan):
+        if run is None or run.owned is None:
             return
         message = getattr(chunk, "message", None)
         if token or getattr(message, "content", None) or getattr(message, "tool_call_chunks", None):
-            run.span.add_chunk(token, new_token=True)
+            run.owned.add_chunk(token, new_token=True)
 
+    @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """A model answered."""
-        if (span := self._close(run_id)) is None:
-            return
-        generation = response.generations[0][0] if response.generations and response.generations[0] else None
-        message = generation.message if isinstance(generation, ChatGeneration) else None
-        if message is not None:
-            span.set_output(message_json(message))
-        elif generation is not None:
-            span.set_output({"role": "assistant", "content": generation.text})
-        _describe_answer(span, message, response.llm_output or {})
-        span.end()
+        with self._ending(run_id) as span:
+            if span is None:
+                return
+            generation = (
+                response.generations[0][0] if response.generations and response.generations[0] else None
+            )
+            message = generation.message if isinstance(generation, ChatGeneration) else None
+            _describe_answer(span, message, response.llm_output or {})
+            if message is not None:
+                span.set_output(message_json(message))
+            elif generation is not None:
+                span.set_output({"role": "assistant", "content": generation.text})
 
+    @_guarded
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A model call failed or was cancelled."""
-        if span := self._close(run_id):
-            span.end(error)
+        self.end_run(run_id, error)
 
     # Tools
 
+    @_guarded
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -218,30 +247,32 @@ class _Handler(BaseCallbackHandler):
         span = self._open(name, SpanKind.TOOL, input_str if inputs is None else inputs, run_id, parent_run_id)
         if span is None:
             return
+        span.__enter__()
         span.set_attribute(semconv.OPERATION_NAME, "execute_tool")
         span.set_attribute(semconv.TOOL_NAME, name)
         if call_id := kwargs.get("tool_call_id"):
             span.set_attribute(semconv.TOOL_CALL_ID, call_id)
-        span.__enter__()
-        if parent_run_id is not None and (parent := self._runs.get(parent_run_id)):
-            parent.tools = parent.tools or set()
-            parent.tools.add(run_id)
 
+    @_guarded
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool returned; a `ToolMessage` of status error is a failure that the framework handled."""
-        if (span := self._close(run_id)) is None:
-            return
-        failed = isinstance(output, ToolMessage) and output.status == "error"
-        span.set_output(output.content if isinstance(output, ToolMessage) else output)
-        span.end(ToolException(str(output.content)) if failed else None)
+        failure = None
+        if isinstance(output, ToolMessage):
+            output, failed = output.content, output.status == "error"
+            if failed:
+                failure = ToolException(str(output) if _content_is_captured(self._runs.get(run_id)) else "")
+        with self._ending(run_id, failure) as span:
+            if span is not None:
+                span.set_output(output)
 
+    @_guarded
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool raised."""
-        if span := self._close(run_id):
-            span.end(error)
+        self.end_run(run_id, error)
 
     # Retrievers
 
+    @_guarded
     def on_retriever_start(
         self,
         serialized: dict[str, Any] | None,
@@ -253,23 +284,26 @@ class _Handler(BaseCallbackHandler):
     ) -> None:
         """A retriever is asked."""
         name = kwargs.get("name") or (serialized or {}).get("name") or "retriever"
-        self._open(name, SpanKind.RETRIEVER, query, run_id, parent_run_id)
+        if span := self._open(name, SpanKind.RETRIEVER, query, run_id, parent_run_id):
+            span.__enter__()
 
+    @_guarded
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever answered."""
-        if span := self._close(run_id):
-            span.set_output(
-                [{"content": found.page_content, "metadata": found.metadata} for found in documents]
-            )
-            span.end()
+        with self._ending(run_id) as span:
+            if span is not None:
+                span.set_output(
+                    [{"content": found.page_content, "metadata": found.metadata} for found in documents]
+                )
 
+    @_guarded
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """A retriever failed."""
-        if span := self._close(run_id):
-            span.end(error)
+        self.end_run(run_id, error)
 
-    # Chains and graph nodes: followed, not recorded
+    # Chains and graph nodes: the outermost is recorded where nothing else is around it
 
+    @_guarded
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -280,15 +314,28 @@ class _Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chain or a graph node begins."""
-        self._runs[run_id] = _Run(self._parent(parent_run_id), parent_run_id)
+        span = self._parent(parent_run_id)
+        call = current_call.get()
+        restored = call is not None and call.kind is SpanKind.CHAIN and not call.runs
+        if span is not None:
+            self._begin(run_id, parent_run_id, span, None)
+        else:
+            name = kwargs.get("name") or (serialized or {}).get("name") or "chain"
+            span = self._open(name, SpanKind.CHAIN, _plain(inputs), run_id, parent_run_id)
+        if restored and span is not None and context.current.get() is None:
+            context.current.set(span)
 
+    @_guarded
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A chain or a graph node is done."""
-        self._close(run_id)
+        with self._ending(run_id) as span:
+            if span is not None and (plain := _plain(outputs)) is not msgspec.UNSET:
+                span.set_output(plain)
 
+    @_guarded
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A chain or a graph node failed."""
-        self._close(run_id)
+        """A chain or a graph node failed, was cancelled, or its stream was left."""
+        self.end_run(run_id, error)
 
     # The tree of runs
 
@@ -305,28 +352,95 @@ class _Handler(BaseCallbackHandler):
         active = recorder.get()
         if active is None:
             return None
-        span = open_span(active, name, kind, content, parent=self._parent(parent_run_id))
+        span = open_span(active, str(name), kind, content, parent=self._parent(parent_run_id))
+        self._begin(run_id, parent_run_id, span, span)
         span.set_attribute(semconv.FRAMEWORK, "langchain")
-        self._runs[run_id] = _Run(span, parent_run_id)
         return span
 
+    def _begin(
+        self,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        span: context.SpanContext | None,
+        owned: LiveSpan | None,
+    ) -> None:
+        self._runs[run_id] = _Run(span, owned, parent_run_id)
+        if parent_run_id is not None and (parent := self._runs.get(parent_run_id)):
+            parent.children.add(run_id)
+        call = current_call.get()
+        kind = SpanKind.CHAIN if owned is None else owned.kind
+        if call is not None and call.kind is kind:
+            call.runs.append(run_id)
+
     def _close(self, run_id: UUID) -> LiveSpan | None:
-        """Forget a run that has ended and give its own span, if it has one, no longer current."""
+        """Forget a run that has ended and give its own span, if it has one, no longer current.
+
+        Chains below it that were left without a word are forgotten, too; calls that go on end by themselves.
+        """
         run = self._runs.pop(run_id, None)
         if run is None:
             return None
-        for tool in run.tools or ():
-            if span := self._close(tool):
+        if run.parent_run_id is not None and (parent := self._runs.get(run.parent_run_id)):
+            parent.children.discard(run_id)
+        for child in tuple(run.children):
+            if (below := self._runs.get(child)) and below.owned is None:
+                self._close(child)
+        if run.owned is not None:
+            leave(run.owned)
+        return run.owned
+
+    @contextmanager
+    def _ending(self, run_id: UUID, error: BaseException | None = None) -> Iterator[LiveSpan | None]:
+        """A block that describes how a run ended; its span ends, whatever happens in it."""
+        span = self._close(run_id)
+        try:
+            yield span
+        finally:
+            if span is not None:
+                span.end(error)
+
+    def end_run(self, run_id: UUID, error: BaseException) -> None:
+        """End a run that an exception left; one that has ended stays as it is."""
+        if isinstance(error, _CANCELLATIONS):
+            self._cancel_below(run_id)
+            error = type(error)()  # its message is at best an object's address
+        if span := self._close(run_id):
+            span.end(error)
+
+    def _cancel_below(self, run_id: UUID) -> None:
+        """Who is cancelled cancels what runs below, of which LangChain does not always tell."""
+        run = self._runs.get(run_id)
+        for child in tuple(run.children) if run else ():
+            self._cancel_below(child)
+            if span := self._close(child):
                 span.end(None, Status.CANCELLED)
-        if run.parent_run_id is not None and (parent := self._runs.get(run.parent_run_id)) and parent.tools:
-            parent.tools.discard(run_id)
-        if not isinstance(run.span, LiveSpan) or run.span.kind not in _RECORDED:
-            return None
-        leave(run.span)
-        return run.span
 
 
-_RECORDED: Final = frozenset({SpanKind.LLM, SpanKind.TOOL, SpanKind.RETRIEVER})
+_handler: Final = _Handler()
+"""One for the process: a run keeps the handlers that it began with, and LangChain adds each object once."""
+_variable: Final[ContextVar[Any]] = ContextVar("millstream_langchain", default=_handler)
+"""A default is seen in every thread and task; a value that is set would not be."""
+_patches: Final = Patches()
+
+
+def _content_is_captured(run: _Run | None) -> bool:
+    return run is not None and run.owned is not None and run.owned.recorder.capture_content
+
+
+def _plain(value: Any) -> Any:
+    """What a chain takes or gives, where it is small and plain JSON; else unset: its calls say it."""
+    try:
+        return value if len(msgspec.json.encode(value)) <= _MAX_PLAIN_BYTES else msgspec.UNSET
+    except Exception:  # noqa: BLE001  # an object of the user's
+        return msgspec.UNSET
+
+
+def _messages(batches: list[list[BaseMessage]]) -> Any:
+    try:
+        return [message_json(message) for batch in batches for message in batch]
+    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+        faults.swallow(fault, "the messages of a model call could not be recorded")
+        return msgspec.UNSET
 
 
 def message_json(message: BaseMessage) -> dict[str, Any]:
@@ -353,7 +467,7 @@ def message_json(message: BaseMessage) -> dict[str, Any]:
 
 
 def _arguments(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    return arguments if isinstance(arguments, str) else to_json(arguments).decode()
 
 
 def _describe_answer(span: LiveSpan, message: BaseMessage | None, llm_output: dict[str, Any]) -> None:

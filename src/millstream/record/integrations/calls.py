@@ -1,0 +1,154 @@
+"""A framework's methods, wrapped where its callbacks tell too little.
+
+Inside a wrapped method a span may be made current without leaking to the caller: when the method returns, or
+hands out a piece of its stream, the caller's current span is put back. And a run that an exception ends
+without a callback (a cancellation, `SystemExit`) is ended here.
+"""
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Final
+from uuid import UUID
+
+from millstream import context
+from millstream.span import SpanKind
+
+EndRun = Callable[[UUID, BaseException], None]
+"""Ends a run's span, if no callback has."""
+_DONE: Final = object()
+
+
+class Call:
+    """One call of a wrapped method.
+
+    Attributes:
+        kind: of the runs that the method makes.
+        runs: those that have begun.
+    """
+
+    __slots__ = ("kind", "runs")
+
+    def __init__(self, kind: SpanKind) -> None:
+        self.kind = kind
+        self.runs: list[UUID] = []
+
+
+current_call: Final[ContextVar[Call | None]] = ContextVar("millstream_integration_call", default=None)
+"""The innermost wrapped method that this code runs in."""
+
+
+class _Inside:
+    """A block inside a call; a stream enters it once for each piece."""
+
+    def __init__(self, kind: SpanKind, end_run: EndRun) -> None:
+        self._call = Call(kind)
+        self._end_run = end_run
+        self._inner: context.SpanContext | object | None = _DONE
+        self._outer: tuple[context.SpanContext | None, Call | None] = (None, None)
+
+    def __enter__(self) -> None:
+        self._outer = (context.current.get(), current_call.get())
+        if isinstance(self._inner, context.SpanContext) and self._inner is not self._outer[0]:
+            context.current.set(self._inner)
+        current_call.set(self._call)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for run_id in self._call.runs:
+                self._end_run(run_id, error)
+        self._inner = context.current.get()
+        # Set, not reset by token: an asynchronous generator may be closed by another task.
+        if self._inner is not self._outer[0]:
+            context.current.set(self._outer[0])
+        current_call.set(self._outer[1])
+
+
+def wrap(method: Callable[..., Any], kind: SpanKind, end_run: EndRun) -> Callable[..., Any]:
+    """A method that does the same inside a `Call` of `kind`; it may be asynchronous, and a generator."""
+    if inspect.isasyncgenfunction(method):
+        return _wrap_asynchronous_stream(method, kind, end_run)
+    if inspect.isgeneratorfunction(method):
+        return _wrap_stream(method, kind, end_run)
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+            with _Inside(kind, end_run):
+                return await method(*args, **kwargs)
+
+        return asynchronous
+
+    @functools.wraps(method)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with _Inside(kind, end_run):
+            return method(*args, **kwargs)
+
+    return plain
+
+
+def _wrap_stream(method: Callable[..., Any], kind: SpanKind, end_run: EndRun) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        pieces = method(*args, **kwargs)
+        inside = _Inside(kind, end_run)
+        try:
+            while True:
+                with inside:
+                    piece = next(pieces, _DONE)
+                if piece is _DONE:
+                    return
+                yield piece
+        finally:
+            with inside:
+                pieces.close()
+
+    return stream
+
+
+def _wrap_asynchronous_stream(
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun
+) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        pieces = method(*args, **kwargs)
+        inside = _Inside(kind, end_run)
+        try:
+            while True:
+                with inside:
+                    piece = await anext(pieces, _DONE)
+                if piece is _DONE:
+                    return
+                yield piece
+        finally:
+            if not pieces.ag_running:  # the event loop closes all generators at once when it ends
+                with inside:
+                    await pieces.aclose()
+
+    return stream
+
+
+class Patches:
+    """Methods that have been replaced on their classes, and the way back."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, str], tuple[Any, Any]] = {}
+
+    def put(self, owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
+        """Replace a method, if the class has it and it is not replaced already."""
+        original = vars(owner).get(name)
+        if original is not None and (owner, name) not in self._made:
+            replacement = replace(original)
+            setattr(owner, name, replacement)
+            self._made[owner, name] = (original, replacement)
+
+    def undo(self) -> None:
+        """Put the originals back, but where somebody has wrapped ours: there ours stays and does no harm."""
+        for (owner, name), (original, replacement) in list(self._made.items()):
+            if vars(owner).get(name) is replacement:
+                setattr(owner, name, original)
+                del self._made[owner, name]
