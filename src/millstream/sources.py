@@ -78,26 +78,34 @@ class RandomIds:
 
     def __init__(self, seed: int | None = None) -> None:
         self._random = Random(seed)  # noqa: S311  # ids are not secrets
-        self._ready: list[str] = []
+        self._traces: list[str] = []
+        self._spans: list[str] = []
         if seed is None:
             os.register_at_fork(after_in_child=self._start_anew)
 
     def trace_id(self) -> str:
         """32 hex digits from 128 random bits."""
-        return self.span_id() + self.span_id()
+        try:
+            return self._traces.pop()
+        except IndexError:
+            return self._make(self._traces, 32)
 
     def span_id(self) -> str:
         """16 hex digits from 64 random bits."""
         try:
-            return self._ready.pop()
+            return self._spans.pop()
         except IndexError:
-            digits = self._random.randbytes(8 * self._MADE_AT_ONCE).hex()
-            self._ready += [digits[start : start + 16] for start in range(16, len(digits), 16)]
-            return digits[:16]
+            return self._make(self._spans, 16)
+
+    def _make(self, ready: list[str], length: int) -> str:
+        digits = self._random.randbytes(self._MADE_AT_ONCE * length // 2).hex()
+        ready += [digits[start : start + length] for start in range(length, len(digits), length)]
+        return digits[:length]
 
     def _start_anew(self) -> None:
         self._random.seed()
-        self._ready.clear()
+        self._traces.clear()
+        self._spans.clear()
 
 
 class CountingIds:

@@ -1,6 +1,9 @@
 import json
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -60,14 +63,36 @@ def test_export_errors(recorded, arguments, code, message):
     assert "Traceback" not in result.stderr
 
 
-def test_export_into_a_closed_pipe_is_quiet(recorded):
+def test_export_into_a_closed_pipe_is_quiet(home):
+    for _ in range(5):
+        with start_span("long", input="x" * 70_000):
+            pass
     result = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m millstream journal export | true"],
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -m millstream journal export | head -c 10; echo ${{PIPESTATUS[0]}}",
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.stderr == ""
+    assert (result.stdout, result.stderr) == ('{"trace_id0\n', "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [["journal", "export"], ["journal", "status"], ["journal", "status", "--json"], ["journal", "--help"]],
+)
+def test_a_full_disk_is_said(recorded, arguments):
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "millstream", *arguments], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert result.returncode == 4
+    assert b"the output cannot be written: No space left" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_status(home, recorded):
@@ -98,3 +123,41 @@ def test_doctor(monkeypatch):
     assert millstream("doctor").returncode == 4
     monkeypatch.setenv("OPENAI_BASE_URL", "file:///etc/passwd")
     assert "must begin with http" in millstream("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "said"),
+    [
+        ("http://localhost:abc/v1", "k", "is not a URL (nonnumeric port"),
+        ("http://[bad/v1", "k", "is not a URL"),
+        ("http://127.0.0.1:9/v 1", "k", "is not a URL"),
+        ("http://127.0.0.1:9/v1", "sk-secret\n", "OPENAI_API_KEY holds"),
+        ("http://127.0.0.1:9/v1", "sk-secret\u00fc", "OPENAI_API_KEY holds"),
+    ],
+)
+def test_doctor_finds_settings_that_cannot_work(monkeypatch, url, key, said):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    result = millstream("doctor")
+    assert (result.returncode, result.stderr) == (4, "")
+    assert said in result.stdout
+    assert "secret" not in result.stdout
+
+
+def test_doctor_of_a_server_that_does_not_speak_http(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "k")
+        result = millstream("doctor")
+        thread.join()
+    assert (result.returncode, result.stderr) == (4, "")
+    assert "does not speak HTTP" in result.stdout

@@ -30,7 +30,7 @@ import millstream
 from millstream import SpanKind, Status, context, start_span, track_function
 from millstream.record import faults, integrations, live
 from millstream.record.integrations import langchain
-from millstream.record.integrations.langchain import message_json
+from millstream.record.integrations.langchain_messages import message_json
 
 RULES = r"""
 models:
@@ -396,7 +396,7 @@ async def test_a_fault_of_ours_is_counted_and_the_span_ends(spans, monkeypatch):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(faults, "strict", False)
-    monkeypatch.setattr(langchain, "_describe_answer", breaks)
+    monkeypatch.setattr(langchain, "describe_answer", breaks)
     faults.counts.clear()
     langchain._handler.on_chat_model_start(None, [[HumanMessage.model_construct()]], run_id=uuid4())
     FakeListLLM(responses=["text"]).invoke("prompt")

@@ -38,8 +38,8 @@ def test_a_whole_trace_is_exact(tmp_path):
         "parent_id": None,
         "name": "scope",
         "kind": "FUNCTION",
-        "start_ns": start + 1_000_000,
-        "end_ns": start + 4_000_000,
+        "start_ns": start,
+        "end_ns": start + 3_000_000,
         "status": "ok",
         "error": None,
         "input": {"x": 1},
@@ -54,7 +54,7 @@ def test_a_whole_trace_is_exact(tmp_path):
     assert (second.input, second.output) == ({"a": 1, "b": 2}, {"sum": 3})
     assert second.workload_id == "scope"
     assert second.attributes == {"team": "search"}
-    assert (second.start_ns, second.end_ns) == (start + 2_000_000, start + 3_000_000)
+    assert (second.start_ns, second.end_ns) == (start + 1_000_000, start + 2_000_000)
 
 
 def test_methods_leave_self_out_and_keep_their_kind(spans):

@@ -4,6 +4,9 @@ Exit codes: 0 done, 1 a gate failed, 2 wrong usage, configuration or input, 3 so
 needed is missing or unreachable, 130 interrupted.
 """
 
+import contextlib
+import errno
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -12,7 +15,7 @@ from typing import Any, Final
 import click
 
 from millstream import __version__
-from millstream.errors import MillstreamError
+from millstream.errors import MillstreamError, StorageError
 
 _COMMANDS: Final = {
     "doctor": "millstream.cli.doctor",
@@ -27,6 +30,10 @@ _COMMANDS: Final = {
 _ATTRIBUTES: Final = {"eval": "eval_command"}
 
 
+class _ReaderGoneError(Exception):
+    """Nobody reads our output any more, as after `head`; click itself would exit with 1."""
+
+
 class _LazyGroup(click.Group):
     """Imports a command's module when it is asked for, so that each command pays for itself only."""
 
@@ -39,6 +46,13 @@ class _LazyGroup(click.Group):
         module = import_module(_COMMANDS[cmd_name])
         command: click.Command = getattr(module, _ATTRIBUTES.get(cmd_name, cmd_name))
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does, but for a pipe that was closed."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
 
 
 @click.group(
@@ -57,23 +71,46 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    code = _run(given, debug=debug)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or _output_failed(error)
+        with contextlib.suppress(OSError):  # Python flushes again when it exits, and would complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _run(given: list[str], *, debug: bool) -> int:
+    """The exit code."""
     try:
         result: Any = cli.main(args=given, prog_name="millstream", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
+        return 130
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        sys.stderr.close()
-        sys.exit(0)
+        return error.exit_code
     except MillstreamError as error:
         if debug:
             traceback.print_exc()
         click.echo(f"millstream: {error}", err=True)
-        sys.exit(error.exit_code)
-    sys.exit(result if isinstance(result, int) else 0)
+        return error.exit_code
+    except _ReaderGoneError:
+        return 0
+    except OSError as error:
+        if error.errno not in _OUTPUT_FAILURES or error.filename is not None:
+            raise
+        return _output_failed(error)
+    return result if isinstance(result, int) else 0
+
+
+_OUTPUT_FAILURES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _output_failed(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        return 0
+    failure = StorageError(f"the output cannot be written: {error.strerror}. Make room, or write elsewhere")
+    click.echo(f"millstream: {failure}", err=True)
+    return failure.exit_code

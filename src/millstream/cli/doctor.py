@@ -5,6 +5,7 @@ import platform
 import tempfile
 import urllib.error
 import urllib.request
+from http.client import HTTPException, InvalidURL
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -100,15 +101,21 @@ def _model_server() -> Finding:
     if not base_url.startswith(("http://", "https://")):
         return Finding(what, ok=False, detail="OPENAI_BASE_URL must begin with http:// or https://")
     key = os.environ.get("OPENAI_API_KEY", "")
+    if not (key.isascii() and key.isprintable() and key == key.strip()):  # without showing it
+        return Finding(what, ok=False, detail="OPENAI_API_KEY holds a space, a line break or the like")
     url = f"{base_url.rstrip('/')}/models"
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310
     try:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
             answer.read(1)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return Finding(what, ok=False, detail=f"answers {error.code}: check OPENAI_API_KEY")
         return Finding(what, ok=True, detail=f"answers ({error.code} to a list of models)")
+    except (ValueError, InvalidURL) as error:
+        return Finding(what, ok=False, detail=f"OPENAI_BASE_URL is not a URL ({error})")
+    except HTTPException as error:
+        return Finding(what, ok=False, detail=f"does not speak HTTP ({error!r}); change OPENAI_BASE_URL")
     except OSError as error:
         reason = getattr(error, "reason", error)
         return Finding(

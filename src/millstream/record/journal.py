@@ -83,15 +83,9 @@ class Journal:
         except ValueError:
             self._write_after_growing(opening, ends=False)
 
-    def finish(self, opening: bytes, tail: bytes) -> None:
-        """Write the whole line of an ended span.
-
-        Args:
-            opening: as given to `begin`.
-            tail: the fields that follow, from the comma to the newline.
-        """
+    def finish(self, line: bytes) -> None:
+        """Write the whole line of an ended span, its newline included."""
         next(self._ended)
-        line = opening[:-2] + tail
         try:
             self._window.write(line)
         except ValueError:

@@ -20,6 +20,7 @@ _UNSET: Final = msgspec.UNSET
 _NO_ATTRIBUTES: Final[dict[str, Any]] = {}
 _NO_EVENTS: Final[list[SpanEvent]] = []
 _subscribers: Final = steps.subscribers
+_WORDS: Final = {status.value: status.value.encode() for status in Status}
 _encode: Final = msgspec.json.Encoder().encode
 _decode_opening: Final = msgspec.json.Decoder(Span).decode
 _TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
@@ -140,18 +141,18 @@ class LiveSpan(context.SpanContext, eq=False):
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a chunk could not be recorded")
 
-    def finish(self, output: Any) -> None:
-        """Record the result and end with status `ok`."""
-        if self.recorder.capture_content:
-            self.output = to_json(output)
-        self.end()
-
-    def end(self, error: BaseException | None = None, status: Status = Status.OK) -> None:
+    def end(  # noqa: C901  # the path of every call, kept in one piece
+        self,
+        error: BaseException | None = None,
+        status: Status = Status.OK,
+        output: Any = _UNSET,
+    ) -> None:
         """Write the span. Only the first call has an effect.
 
         Args:
             error: what ended it; decides the status.
             status: the status where there is no error.
+            output: the result, as by `set_output`.
         """
         active = self.recorder
         if self.generation != active.generation:
@@ -161,22 +162,24 @@ class LiveSpan(context.SpanContext, eq=False):
         end_ns = self.start_ns
         try:
             end_ns = self.anchor_ns + active.monotonic_ns()
+            if output is not _UNSET and active.capture_content:
+                self.output = to_json(output)
             if error is not None or self.chunk_count or type(status) is not Status:
                 status, failure = self._settle(error, status)
-            tail = f',"end_ns":{end_ns},"status":"{status._value_}"'.encode()
+            parts = [self.opening[:-2], b',"end_ns":%d,"status":"%b"' % (end_ns, _WORDS[status._value_])]
             if self.input is not None:
-                tail += b',"input":' + self.input
+                parts += (b',"input":', self.input)
             if self.output is not None:
-                tail += b',"output":' + self.output
+                parts += (b',"output":', self.output)
             if failure or self.usage or self.workload_id or self.attributes or self.events:
                 rest = _encode(_Rest(failure, self.usage, self.workload_id, self.attributes, self.events))
-                tail += b"," + rest[1:-1]
-            tail += b"}\n"
+                parts += (b",", rest[1:-1])
+            parts.append(b"}\n")
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             self._finish_bare(end_ns, status, failure, fault)
             return
         try:
-            active.journal.finish(self.opening, tail)
+            active.journal.finish(b"".join(parts))
             if _subscribers and not steps.publishing.get():
                 steps.publish_end(self.snapshot(end_ns, status, failure), ancestry(self))
             above = self.parent
@@ -194,8 +197,8 @@ class LiveSpan(context.SpanContext, eq=False):
         """Write no more than a reader needs."""
         try:
             rest = _encode(_Rest(failure, attributes={_INCOMPLETE: True}))
-            head = f',"end_ns":{end_ns},"status":"{Status(status).value}",'.encode()
-            self.recorder.journal.finish(self.opening, head + rest[1:-1] + b"}\n")
+            times = f',"end_ns":{end_ns},"status":"{Status(status).value}",'.encode()
+            self.recorder.journal.finish(self.opening[:-2] + times + rest[1:-1] + b"}\n")
         except Exception as worse:  # noqa: BLE001  # telemetry never breaks the user's program
             fault = worse
         faults.swallow(fault, "only the times and the outcome of a span could be recorded")
@@ -276,6 +279,7 @@ def open_span(
     parent: context.SpanContext | None,
     workload_id: str | None = None,
     trace_id: str | None = None,
+    label: str | None = None,
 ) -> LiveSpan:
     """Start a span and write its opening line, without making it the current one.
 
@@ -287,26 +291,28 @@ def open_span(
         parent: the span it starts in, or `None` for the root of a new trace.
         workload_id: opens a workload scope of this name; inherited when `None`.
         trace_id: for a root, the trace to make instead of a new one.
+        label: `label_of(name, kind)`, from callers that start many spans of one name.
     """
+    encoded = to_json(content) if content is not _UNSET and active.capture_content else None
     above = parent or active.remote_parent
-    if type(name) is not str or not name.isascii():
+    if label is None:
         name = to_text(name)
+        label = label_of(name, kind)
     if above is None or (trace_id is not None and trace_id != above.trace_id):
         trace_id = trace_id or active.ids.trace_id()
         parent_json = "null"
         parent = None
-        anchor_ns = active.clock.wall_ns() - active.monotonic_ns()
+        start_ns = active.clock.wall_ns()
+        anchor_ns = start_ns - active.monotonic_ns()
     else:
         trace_id = above.trace_id
         parent_json = f'"{above.span_id}"'
         workload_id = workload_id or above.workload_id
         anchor_ns = above.anchor_ns
-    encoded = to_json(content) if content is not _UNSET and active.capture_content else None
+        start_ns = anchor_ns + active.monotonic_ns()
     span_id = active.ids.span_id()
-    start_ns = anchor_ns + active.monotonic_ns()
     opening = (
-        f'{{"trace_id":"{trace_id}","span_id":"{span_id}","parent_id":{parent_json},'
-        f'"name":{_quote(name)},"kind":"{kind._value_}","start_ns":{start_ns}}}\n'
+        f'{{"trace_id":"{trace_id}","span_id":"{span_id}","parent_id":{parent_json},{label}{start_ns}}}\n'
     ).encode()
     span = LiveSpan(
         trace_id,
@@ -332,8 +338,9 @@ def open_span(
 
 
 @functools.lru_cache(1024)
-def _quote(name: str) -> str:
-    return to_json(name).decode()
+def label_of(name: str, kind: SpanKind) -> str:
+    """The part of a span's line that says its name and kind, up to the start."""
+    return f'"name":{to_json(name).decode()},"kind":"{kind.value}","start_ns":'
 
 
 def leave(span: LiveSpan) -> None:

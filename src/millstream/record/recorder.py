@@ -86,26 +86,26 @@ class _Active:
     """Whether it is being read."""
 
 
-_active: Final = _Active
+state: Final = _Active
 _resolving: Final = threading.RLock()  # a signal handler may record, too
 
 
 def get() -> Recorder | None:
     """The recorder in use; `None` while recording is off."""
-    return _active.recorder if _active.resolved else _resolve()
+    return state.recorder if state.resolved else _resolve()
 
 
 def _resolve() -> Recorder | None:
     """The first use in this process: read the environment, see to threads and forks."""
     with _resolving:
-        if _active.resolving:  # a signal handler, in the middle of the lines below
+        if state.resolving:  # a signal handler, in the middle of the lines below
             faults.counts["recording was only beginning"] += 1
-        elif not _active.resolved:
-            _active.resolving = True
+        elif not state.resolved:
+            state.resolving = True
             try:
                 _install_hooks()
                 if not _disabled():
-                    _active.recorder = Recorder(
+                    state.recorder = Recorder(
                         journal_home(),
                         clock=sources.active.clock,
                         ids=sources.active.ids,
@@ -114,8 +114,8 @@ def _resolve() -> Recorder | None:
             except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
                 faults.swallow(error, "recording could not begin")
             finally:
-                _active.resolved, _active.resolving = True, False
-    return _active.recorder
+                state.resolved, state.resolving = True, False
+    return state.recorder
 
 
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
@@ -146,8 +146,8 @@ def _after_fork() -> None:
 
 def journal_home() -> Path:
     """The folder recorded into: that of the recording in use, else `MILLSTREAM_HOME`, else `.millstream`."""
-    if _active.recorder is not None:
-        return _active.recorder.home
+    if state.recorder is not None:
+        return state.recorder.home
     return Path(os.environ.get("MILLSTREAM_HOME") or ".millstream").absolute()
 
 
@@ -188,8 +188,8 @@ class recording:  # noqa: N801  # used as a function and as a block
                 segment_bytes=segment_bytes,
             )
         self._below = (default, sources.active.clock, sources.active.ids)
-        _active.blocks.append(self)
-        _active.recorder, sources.active.clock, sources.active.ids = self._recorder, self._clock, self._ids
+        state.blocks.append(self)
+        state.recorder, sources.active.clock, sources.active.ids = self._recorder, self._clock, self._ids
 
     @property
     def home(self) -> Path:
@@ -206,14 +206,14 @@ class recording:  # noqa: N801  # used as a function and as a block
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self not in _active.blocks:
+        if self not in state.blocks:
             return
-        position = _active.blocks.index(self)
-        if position == len(_active.blocks) - 1:
-            _active.recorder, sources.active.clock, sources.active.ids = self._below
+        position = state.blocks.index(self)
+        if position == len(state.blocks) - 1:
+            state.recorder, sources.active.clock, sources.active.ids = self._below
         else:  # another, begun later, is still in use: it takes our place over what was below us
-            _active.blocks[position + 1]._below = self._below  # noqa: SLF001
-        _active.blocks.remove(self)
+            state.blocks[position + 1]._below = self._below  # noqa: SLF001
+        state.blocks.remove(self)
         if self._recorder:
             self._recorder.close()
 

@@ -14,7 +14,7 @@ import msgspec
 
 from millstream.context import SpanContext, current
 from millstream.record import faults, recorder
-from millstream.record.live import LiveSpan, leave, open_span
+from millstream.record.live import LiveSpan, label_of, leave, open_span
 from millstream.record.serialize import to_text
 from millstream.span import SpanKind, Status
 
@@ -22,6 +22,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
 _UNSET: Final = msgspec.UNSET
+_state: Final = recorder.state
+_OK: Final = Status.OK
 
 
 @overload
@@ -108,19 +110,20 @@ def _is(predicate: Callable[[Any], bool], function: Any) -> bool:
 class _Call:
     """What is known of a tracked function before it is called: how to start the span of a call."""
 
-    __slots__ = ("_bind", "metadata", "name", "workload_id")
+    __slots__ = ("_bind", "_label", "metadata", "name", "workload_id")
 
     def __init__(
         self, function: Callable[..., Any], name: str | None, metadata: dict[str, Any], *, opens_scope: bool
     ) -> None:
         self.name = to_text(name or getattr(function, "__name__", None) or type(function).__name__)
+        self._label = label_of(self.name, SpanKind.FUNCTION)
         self.workload_id = self.name if opens_scope else None
         self.metadata = metadata
         self._bind = _binder(function)
 
     def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LiveSpan | None:
         """The span of one call, not yet current; `None` where nothing is recorded."""
-        active = recorder.get()
+        active = _state.recorder if _state.resolved else recorder.get()
         if active is None:
             return None
         try:
@@ -132,6 +135,7 @@ class _Call:
                 content,
                 parent=current.get(),
                 workload_id=self.workload_id,
+                label=self._label,
             )
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be started")
@@ -154,7 +158,7 @@ def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:
             span.end(error)
             raise
         current.reset(token)
-        span.finish(result)
+        span.end(None, _OK, result)
         return result
 
     return wrapper
@@ -174,7 +178,7 @@ def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., 
             span.end(None, Status.CANCELLED) if isinstance(error, GeneratorExit) else span.end(error)
             raise
         leave(span)
-        span.finish(result)
+        span.end(None, _OK, result)
         return result
 
     return wrapper

@@ -1,11 +1,12 @@
 """What each segment of a journal holds, kept in SQLite so that it is counted once.
 
-The manifest is a cache: deleting it loses nothing, and only readers write it.
+The manifest is a cache: deleting it loses nothing, only readers write it, and where it cannot be read or
+written they count anew.
 """
 
+import contextlib
 import sqlite3
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,12 @@ from millstream.store.spans import SpanReader
 
 
 class SegmentSummary(msgspec.Struct, frozen=True):
-    """One segment's contents. Times are Unix nanoseconds, null where there is no span."""
+    """One segment's contents. Times are Unix nanoseconds, null where there is no span.
+
+    Attributes:
+        spans: that ended here.
+        open_spans: that began here and have ended nowhere.
+    """
 
     name: str
     state: State
@@ -29,67 +35,120 @@ class SegmentSummary(msgspec.Struct, frozen=True):
     last_end_ns: int | None
 
 
+class _Counted(msgspec.Struct, frozen=True):
+    """What is kept of a segment: its summary on its own, and what ties it to others of its process.
+
+    `unended` are ids of spans that began here and did not end here, `unopened` of those that only ended here.
+    """
+
+    summary: SegmentSummary
+    unended: frozenset[str]
+    unopened: frozenset[str]
+
+
 def summarise(home: Path) -> list[SegmentSummary]:
     """A summary of every segment of a journal, oldest first. Only new and changed segments are read."""
     segments = list_segments(home)
     if not segments:
         return []
-    with closing(_connect(home)) as connection, connection:
-        known = _load(connection)
-        summaries = [_summary(segment, known.get(segment.path.name)) for segment in segments]
-        connection.execute("DELETE FROM segments")
-        connection.executemany(
-            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(one.name, one.state.value, *msgspec.structs.astuple(one)[2:]) for one in summaries],
-        )
-    return summaries
+    path = home / "manifest.sqlite"
+    known = _load(path)
+    counted = [_count(segment, known.get(segment.path.name)) for segment in segments]
+    if counted != list(known.values()):
+        _save(path, counted)
+    ended: defaultdict[str, set[str]] = defaultdict(set)
+    for segment, one in zip(segments, counted, strict=True):
+        ended[segment.writer] |= one.unopened
+    return [
+        msgspec.structs.replace(one.summary, open_spans=len(one.unended - ended[segment.writer]))
+        for segment, one in zip(segments, counted, strict=True)
+    ]
 
 
-def _summary(segment: Segment, known: SegmentSummary | None) -> SegmentSummary:
-    if known is not None and segment.state is known.state is State.CLOSED and segment.size == known.size:
+def _count(segment: Segment, known: _Counted | None) -> _Counted:
+    if (
+        known is not None
+        and segment.state is known.summary.state is State.CLOSED
+        and segment.size == known.summary.size
+    ):
         return known
     rejected: Counter[str] = Counter()
-    reader = SpanReader(None, rejected)
+    unopened: set[str] = set()
+    reader = SpanReader(None, rejected, unopened)
     count, first, last = 0, None, None
-    for span in reader.read(read_lines(segment.path)):
+    for span in reader.read(read_lines(segment.path), growing=segment.state is State.LIVE):
         count += 1
         first = span.start_ns if first is None else min(first, span.start_ns)
         if span.end_ns is not None:
             last = span.end_ns if last is None else max(last, span.end_ns)
-    unfinished = sum(1 for _ in reader.still_open(interrupted=segment.state is not State.LIVE))
-    return SegmentSummary(
+    unended = frozenset(reader.open_ids)
+    summary = SegmentSummary(
         segment.path.name,
         segment.state,
         segment.size,
         count,
-        unfinished,
+        len(unended),
         rejected.total(),
         first,
         last,
     )
+    return _Counted(summary, unended, frozenset(unopened))
 
 
-def _load(connection: sqlite3.Connection) -> dict[str, SegmentSummary]:
-    rows = connection.execute("SELECT * FROM segments")
-    return {row[0]: SegmentSummary(row[0], State(row[1]), *row[2:]) for row in rows}
+# The cache
+
+_VERSION: Final = 2
+"""Of the table below; one of another version is made anew."""
+_TABLE: Final = "CREATE TABLE segments (name TEXT PRIMARY KEY, counted BLOB NOT NULL)"
+_decode: Final = msgspec.json.Decoder(_Counted).decode
 
 
-def _connect(home: Path) -> sqlite3.Connection:
-    path = home / "manifest.sqlite"
+def _load(path: Path) -> dict[str, _Counted]:
+    """What was kept, in order; nothing where it cannot be read."""
+    if not path.is_file():
+        return {}
+    try:
+        with closing(_connect(path)) as connection:
+            rows = connection.execute("SELECT name, counted FROM segments ORDER BY rowid").fetchall()
+        return {name: _decode(counted) for name, counted in rows}
+    except (sqlite3.Error, OSError, msgspec.DecodeError):
+        return {}
+
+
+def _save(path: Path, counted: list[_Counted]) -> None:
+    try:
+        try:
+            _write(path, counted)
+        except sqlite3.OperationalError:
+            return  # somebody else holds it, the disk is full, or it may not be written
+        except sqlite3.DatabaseError:  # it is broken
+            path.unlink()
+            _write(path, counted)
+    except (sqlite3.Error, OSError):
+        return
+
+
+def _write(path: Path, counted: list[_Counted]) -> None:
     path.touch(mode=0o600)
-    connection = sqlite3.connect(path, timeout=30)
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, migrate in enumerate(_MIGRATIONS[version:], version + 1):
-        migrate(connection)
-        connection.execute(f"PRAGMA user_version = {number:d}")
+    with closing(_connect(path)) as connection, connection:
+        connection.execute("DELETE FROM segments")
+        connection.executemany(
+            "INSERT INTO segments VALUES (?, ?)",
+            [(one.summary.name, msgspec.json.encode(one)) for one in counted],
+        )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=5)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != _VERSION:
+            with connection:
+                connection.execute("DROP TABLE IF EXISTS segments")
+                connection.execute(_TABLE)
+                connection.execute(f"PRAGMA user_version = {_VERSION:d}")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+        raise
     return connection
-
-
-def _m001_segments(connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS segments (name TEXT PRIMARY KEY, state TEXT, size INTEGER, spans INTEGER,"
-        " open_spans INTEGER, rejected INTEGER, first_start_ns INTEGER, last_end_ns INTEGER)"
-    )
-
-
-_MIGRATIONS: Final[list[Callable[[sqlite3.Connection], None]]] = [_m001_segments]

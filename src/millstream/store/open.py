@@ -31,6 +31,9 @@ class Store(Protocol):
         Args:
             trace_ids: only spans of these traces.
             since_ns: Unix nanoseconds; files that were finished before it are not opened.
+
+        Raises:
+            InputError: `trace_ids` is one text, not a collection of them.
         """
         ...
 
@@ -71,6 +74,9 @@ class JournalStore:
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
         """As `Store.spans`; a span open in a process that died has status `interrupted`."""
+        return self._spans(_wanted(trace_ids), since_ns)
+
+    def _spans(self, trace_ids: Collection[str] | None, since_ns: int | None) -> Iterator[Span]:
         self.rejected = Counter()
         of_process: defaultdict[str, list[Segment]] = defaultdict(list)
         for segment in list_segments(self.home):
@@ -79,7 +85,7 @@ class JournalStore:
         for segments in of_process.values():
             reader = SpanReader(trace_ids, self.rejected)
             for segment in segments:
-                yield from reader.read(read_lines(segment.path))
+                yield from reader.read(read_lines(segment.path), growing=segment.state is State.LIVE)
             yield from reader.still_open(interrupted=segments[-1].state is not State.LIVE)
 
 
@@ -94,7 +100,16 @@ class JsonLinesStore:
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:  # noqa: ARG002  # one file has no parts to skip
         """As `Store.spans`; what the file says of a span's status stands."""
+        return self._spans(_wanted(trace_ids))
+
+    def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
         self.rejected = Counter()
         reader = SpanReader(trace_ids, self.rejected)
         yield from reader.read(read_lines(self.path))
         yield from reader.still_open(interrupted=False)
+
+
+def _wanted(trace_ids: Collection[str] | None) -> Collection[str] | None:
+    if isinstance(trace_ids, str):
+        raise InputError(f"trace_ids takes a collection of trace ids; for one, give [{trace_ids!r}]")
+    return trace_ids

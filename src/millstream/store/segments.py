@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -20,7 +21,7 @@ class State(str, Enum):
     CLOSED = "closed"
     """Its process ended it; its size and time stand."""
     ABANDONED = "abandoned"
-    """Its process died; blank lines follow the last span."""
+    """Its process died; room that it had made, blank lines or NUL bytes, follows the last span."""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -57,14 +58,21 @@ def list_segments(home: Path) -> list[Segment]:
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file that are not blank, without their newline, in bounded memory."""
+    """The lines of a file that are not blank, without their newline, in bounded memory.
+
+    NUL bytes stand where room was made and not used; no JSON text holds one, so they end a line, too.
+    """
     with path.open("rb") as file:
         for line in file:
             if text := line.strip(_BLANK):
-                yield text
+                if b"\x00" in text:
+                    yield from _NULS.split(text)
+                else:
+                    yield text
 
 
 _BLANK: Final = b" \t\r\n\x00"
+_NULS: Final = re.compile(rb"\x00+")
 
 
 def _describe(path: Path) -> Segment:

@@ -1,5 +1,6 @@
 """Lines to spans: every span once, torn lines counted, open spans kept until their end comes."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
@@ -11,7 +12,11 @@ from millstream.span import Span, Status
 _decode: Final = msgspec.json.Decoder(Span).decode
 _TRACE_KEY: Final = b'{"trace_id":"'
 _TRACE_ID: Final = slice(len(_TRACE_KEY), len(_TRACE_KEY) + 32)
-_END_KEY: Final = b',"end_ns":'
+_HEAD: Final = re.compile(
+    rb'\{"trace_id":"[0-9a-f]{32}","span_id":"[0-9a-f]{16}","parent_id":(?:null|"[0-9a-f]{16}"),'
+    rb'"name":"(?:[^"\\]|\\.)*+","kind":"[A-Z]+","start_ns":[0-9]++(?=[,}])'
+)
+"""What a line holds from a span's start on, whole."""
 
 
 class SpanReader:
@@ -23,15 +28,25 @@ class SpanReader:
     Args:
         trace_ids: only spans of these traces; `None` for all.
         rejected: counts, by reason, of lines that are no spans; added to.
+        unopened: ids of spans that ended here and began in earlier lines; added to.
     """
 
-    def __init__(self, trace_ids: Collection[str] | None, rejected: Counter[str]) -> None:
+    def __init__(
+        self, trace_ids: Collection[str] | None, rejected: Counter[str], unopened: set[str] | None = None
+    ) -> None:
         self._wanted = None if trace_ids is None else {trace_id.encode() for trace_id in trace_ids}
         self._rejected = rejected
+        self._unopened = unopened
         self._open: dict[str, Span] = {}
 
-    def read(self, lines: Iterable[bytes]) -> Iterator[Span]:
-        """The spans that end in these lines."""
+    def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:
+        """The spans that end in these lines.
+
+        Args:
+            lines: without their newlines.
+            growing: whether they are being written at this moment: then the first that is not whole is
+                where the writer is, and the last.
+        """
         for line in lines:
             if (
                 self._wanted is not None
@@ -39,14 +54,28 @@ class SpanReader:
                 and line[_TRACE_ID] not in self._wanted
             ):
                 continue
-            span = self._parse(line)
-            if span is None or not (self._wanted is None or span.trace_id.encode() in self._wanted):
+            try:
+                span = _decode(line)
+            except msgspec.DecodeError as error:
+                if growing and not isinstance(error, msgspec.ValidationError):
+                    return
+                rescued = self._rescue(line, error)
+                if rescued is None:
+                    continue
+                span = rescued
+            if not (self._wanted is None or span.trace_id.encode() in self._wanted):
                 continue
             if span.end_ns is None and span.status is None:
                 self._open[span.span_id] = span
             else:
-                self._open.pop(span.span_id, None)
+                if self._open.pop(span.span_id, None) is None and self._unopened is not None:
+                    self._unopened.add(span.span_id)
                 yield span
+
+    @property
+    def open_ids(self) -> set[str]:
+        """The spans whose end has not come so far."""
+        return set(self._open)
 
     def still_open(self, *, interrupted: bool) -> Iterator[Span]:
         """The spans whose end did not come.
@@ -59,20 +88,18 @@ class SpanReader:
             yield span
         self._open.clear()
 
-    def _parse(self, line: bytes) -> Span | None:
-        try:
-            return _decode(line)
-        except msgspec.ValidationError as error:
+    def _rescue(self, line: bytes, error: msgspec.DecodeError) -> Span | None:
+        """What can be known of a span from a line that is not one; the line is counted."""
+        if isinstance(error, msgspec.ValidationError):
             self._rejected[f"not a span: {str(error).partition(' - ')[0]}"] += 1
-        except msgspec.DecodeError:
-            head, separator, _ = line.partition(_END_KEY)
-            if separator and line.startswith(_TRACE_KEY):  # killed while its end was being written
-                try:
-                    span = _decode(head + b"}")
-                except msgspec.DecodeError:
-                    pass
-                else:
-                    self._rejected["torn line, span kept as interrupted"] += 1
-                    return span
-            self._rejected["torn line or not JSON"] += 1
+            return None
+        if head := _HEAD.match(line):  # killed while its end was being written
+            try:
+                span = _decode(head[0] + b"}")
+            except msgspec.DecodeError:
+                pass
+            else:
+                self._rejected["torn line, span kept as interrupted"] += 1
+                return span
+        self._rejected["torn line or not JSON"] += 1
         return None

@@ -18,7 +18,7 @@ import msgspec
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel, BaseLLM
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableSequence
@@ -28,18 +28,12 @@ from langchain_core.tracers import context as tracer_context
 from millstream import context, semconv
 from millstream.record import faults, recorder
 from millstream.record.integrations.calls import Patches, current_call, wrap
+from millstream.record.integrations.langchain_messages import describe_answer, message_json, messages_json
 from millstream.record.live import LiveSpan, leave, open_span
-from millstream.record.serialize import to_json
-from millstream.span import SpanKind, Status, Usage
+from millstream.span import SpanKind, Status
 
 _P = ParamSpec("_P")
 
-_ROLES: Final = {
-    "human": "user",
-    "ai": "assistant",
-    "AIMessageChunk": "assistant",
-    "HumanMessageChunk": "user",
-}
 _PARAMETERS: Final = {
     "temperature": semconv.REQUEST_TEMPERATURE,
     "top_p": semconv.REQUEST_TOP_P,
@@ -156,7 +150,7 @@ class _Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is called."""
-        content = _messages(messages)
+        content = messages_json(messages)
         self._model_start(serialized, content, run_id, parent_run_id, metadata or {}, kwargs)
 
     @_guarded
@@ -218,7 +212,7 @@ class _Handler(BaseCallbackHandler):
                 response.generations[0][0] if response.generations and response.generations[0] else None
             )
             message = generation.message if isinstance(generation, ChatGeneration) else None
-            _describe_answer(span, message, response.llm_output or {})
+            describe_answer(span, message, response.llm_output or {})
             if message is not None:
                 span.set_output(message_json(message))
             elif generation is not None:
@@ -399,11 +393,13 @@ class _Handler(BaseCallbackHandler):
             if span is not None:
                 span.end(error)
 
+    @_guarded
     def end_run(self, run_id: UUID, error: BaseException) -> None:
         """End a run that an exception left; one that has ended stays as it is."""
         if isinstance(error, _CANCELLATIONS):
             self._cancel_below(run_id)
-            error = type(error)()  # its message is at best an object's address
+        if type(error) is asyncio.CancelledError:
+            error = asyncio.CancelledError()  # its message is at best an object's address
         if span := self._close(run_id):
             span.end(error)
 
@@ -429,72 +425,9 @@ def _content_is_captured(run: _Run | None) -> bool:
 
 def _plain(value: Any) -> Any:
     """What a chain takes or gives, where it is small and plain JSON; else unset: its calls say it."""
+    if isinstance(value, str):
+        value = str(value)  # LangChain has kinds of its own
     try:
         return value if len(msgspec.json.encode(value)) <= _MAX_PLAIN_BYTES else msgspec.UNSET
     except Exception:  # noqa: BLE001  # an object of the user's
         return msgspec.UNSET
-
-
-def _messages(batches: list[list[BaseMessage]]) -> Any:
-    try:
-        return [message_json(message) for batch in batches for message in batch]
-    except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-        faults.swallow(fault, "the messages of a model call could not be recorded")
-        return msgspec.UNSET
-
-
-def message_json(message: BaseMessage) -> dict[str, Any]:
-    """A LangChain message as an OpenAI chat message."""
-    role = _ROLES.get(message.type) or getattr(message, "role", None) or message.type
-    extra = message.additional_kwargs
-    result: dict[str, Any] = {"role": extra.get("__openai_role__", role), "content": message.content}
-    if message.name:
-        result["name"] = message.name
-    if isinstance(message, AIMessage):
-        calls = [*message.tool_calls, *message.invalid_tool_calls]
-        if calls:
-            result["tool_calls"] = [
-                {
-                    "id": call["id"],
-                    "type": "function",
-                    "function": {"name": call["name"], "arguments": _arguments(call["args"])},
-                }
-                for call in calls
-            ]
-    elif isinstance(message, ToolMessage):
-        result["tool_call_id"] = message.tool_call_id
-    return result
-
-
-def _arguments(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else to_json(arguments).decode()
-
-
-def _describe_answer(span: LiveSpan, message: BaseMessage | None, llm_output: dict[str, Any]) -> None:
-    metadata = message.response_metadata if message is not None else {}
-    if model := metadata.get("model_name") or llm_output.get("model_name"):
-        span.set_attribute(semconv.RESPONSE_MODEL, model)
-    if (
-        response_id := metadata.get("id")
-        or llm_output.get("id")
-        or (message.id if message is not None else None)
-    ):
-        span.set_attribute(semconv.RESPONSE_ID, response_id)
-    if reason := metadata.get("finish_reason"):
-        span.set_attribute(semconv.RESPONSE_FINISH_REASONS, [reason])
-    if usage := _usage(message, llm_output):
-        span.set_usage(usage)
-
-
-def _usage(message: BaseMessage | None, llm_output: dict[str, Any]) -> Usage | None:
-    """Tokens as the provider told them; what it did not tell stays unknown."""
-    if isinstance(message, AIMessage) and (told := message.usage_metadata):
-        return Usage(
-            told["input_tokens"],
-            told["output_tokens"],
-            told.get("input_token_details", {}).get("cache_read"),
-            told.get("output_token_details", {}).get("reasoning"),
-        )
-    if counted := llm_output.get("token_usage"):
-        return Usage(counted.get("prompt_tokens"), counted.get("completion_tokens"))
-    return None
