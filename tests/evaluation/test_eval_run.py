@@ -103,7 +103,7 @@ def test_reps_keep_ids_and_count_items_not_repetitions_in_the_interval(runs):
         ("b", 3),
     ]
     assert (accuracy["n"], accuracy["average_score"]) == (6, 0.5)
-    assert accuracy["interval"]["method"] == "student_t_of_item_means"
+    assert accuracy["interval"]["method"] == "wilson_of_items"
 
 
 def test_gates(runs):
@@ -149,8 +149,8 @@ def test_missing_expected_answers_are_missing_scores(runs):
     runs.data(("a", "one", "ONE"), ("b", "two", ""), ("c", "three", "no"))
     done = runs.run()
     assert done.returncode == 3
-    assert "1 of 3 items have no expected answer" in done.stderr
-    assert "accuracy: 1 scores are missing (item 'b': the dataset has no expected answer" in done.stdout
+    assert "1 of 3 items has no expected answer" in done.stderr
+    assert "accuracy: 1 score is missing (item 'b': the dataset has no expected answer" in done.stdout
     accuracy = runs.json("accuracy_output.json")
     assert (accuracy["average_score"], accuracy["n"], accuracy["missing"]) == (0.5, 2, 1)
 

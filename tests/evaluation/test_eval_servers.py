@@ -92,7 +92,8 @@ def test_a_server_that_is_down_is_one_message_and_nothing_is_finished(runs, serv
     assert done.returncode == 4
     assert f"no model server answers at {nowhere}" in done.stderr
     assert "All of the first 3 items failed" in done.stderr
-    assert "--resume" in done.stderr
+    assert "run the same command again" in done.stderr
+    assert "--resume" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert runs.results() == []
     _config(runs, server)  # another port of this machine is the same workflow
@@ -108,8 +109,13 @@ def test_a_wrong_key_is_one_message_without_the_key(runs, server):
     assert done.returncode == 4
     assert "refused the API key (401)" in done.stderr
     assert runs.results() == []
+    runs.data(("a", "hello", "x"))
+    assert runs.run("--override", "llms.main.api_key", "right").returncode == 0
     for file in (Path("out/config_effective.yml"), Path("out/config_metadata.json")):
-        assert "wrong-and-secret" not in file.read_text()
+        text = file.read_text()
+        assert "********" in text
+        assert "wrong-and-secret" not in text
+        assert "right" not in text
 
 
 def test_a_server_that_fails_every_item_for_other_reasons_does_not_stop_the_run(runs, server):

@@ -1,6 +1,7 @@
 """`millstream profile` as a user runs it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import msgspec
 import pytest
 
 import millstream
-from tests.profiler.profiler_synthetic import runs
+from millstream.profiler.units import duration
+from millstream.span import SpanKind, Status
+from tests.profiler.profiler_synthetic import runs, span
 
 PACKAGES = Path(millstream.__file__).parents[1]
 
@@ -22,14 +25,14 @@ def source(tmp_path_factory):
     return path
 
 
-def run(*arguments, cwd):
+def run(*arguments, cwd, columns="160"):
     code = "from millstream.cli import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return execute(command, cwd)
+    return execute(command, cwd, columns)
 
 
-def execute(command, cwd):
-    environment = os.environ | {"COLUMNS": "160", "NO_COLOR": "1", "PYTHONPATH": str(PACKAGES)}
+def execute(command, cwd, columns="160"):
+    environment = os.environ | {"COLUMNS": columns, "NO_COLOR": "1", "PYTHONPATH": str(PACKAGES)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -47,6 +50,61 @@ def test_text_names_what_matters_and_writes_nothing(source, tmp_path):
     ):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def rows(text, title):
+    """The lines of one table, by the name in their second or first column."""
+    lines = text.split(f"{title}", 1)[1].splitlines()[2:]
+    return [re.split(r"  +", line.strip()) for line in lines]
+
+
+def test_at_80_columns_every_row_is_one_line_with_whole_figures(source, tmp_path):
+    done = run("profile", source, cwd=tmp_path, columns="80")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    head = done.stdout.split("Latency", 1)[1].splitlines()[1].split()
+    assert head == ["kind", "name", "n", "mean", "p50", "p95", "p99"]
+    for row in rows(done.stdout, "Latency")[:7]:
+        assert row[0] in ("WORKFLOW", "LLM", "TOOL", "FUNCTION")
+        assert len(row) == 7
+        assert all(re.fullmatch(r"[\d.,]+ (us|ms|s)", cell) for cell in row[3:])
+    for name in ("meta-llama-3.1-70b-instruct", "email_phishing_analyzer"):
+        assert name in done.stdout
+
+
+def test_not_in_a_terminal_there_is_room_for_intervals(source, tmp_path):
+    done = run("profile", source, cwd=tmp_path, columns="")
+    assert 80 < max(map(len, done.stdout.splitlines())) <= 120
+    assert re.search(r"phishing_agent +\d+ +[\d.]+ s +±[\d.]+ m?s", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("value_s", "text"),
+    [
+        (None, "-"),
+        (0.0, "0 s"),
+        (2.5e-7, "0.25 us"),
+        (0.000042, "42.0 us"),
+        (0.0009996, "1.00 ms"),
+        (0.1824, "182 ms"),
+        (0.9996, "1.00 s"),
+        (9.996, "10.0 s"),
+        (99.96, "100 s"),
+        (12345.6, "12,346 s"),
+    ],
+)
+def test_durations_have_three_digits_and_the_unit_that_fits(value_s, text):
+    assert duration(value_s) == text
+
+
+def test_failed_and_cancelled_requests_are_counted_apart(tmp_path):
+    spans = [
+        span(f"{i}", i, i + 5, trace_id=f"{i:032x}", kind=SpanKind.WORKFLOW, status=status)
+        for i, status in enumerate([Status.OK, Status.ERROR, Status.CANCELLED, Status.CANCELLED])
+    ]
+    spans.append(span("x", 9, None, trace_id="f" * 32, status=Status.INTERRUPTED))
+    (tmp_path / "spans.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, spans)))
+    done = run("profile", "spans.jsonl", cwd=tmp_path)
+    assert "5 requests, 1 failed, 2 cancelled, 1 unfinished; 5 spans" in done.stdout
 
 
 def test_json_is_the_findings_file(source, tmp_path):

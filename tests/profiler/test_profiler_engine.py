@@ -68,7 +68,19 @@ def test_what_is_off_is_null(many_spans, tmp_path):
     metrics = msgspec.json.decode((tmp_path / "workflow_profiling_metrics.json").read_bytes())
     assert set(metrics.values()) == {None}
     assert "NOVA" not in (tmp_path / "standardized_data_all.csv").read_text()
-    assert (tmp_path / "workflow_profiling_report.txt").read_text().strip() == ""
+    text = (tmp_path / "workflow_profiling_report.txt").read_text()
+    for part in (
+        "=== Summary ===",
+        "60 requests",
+        "Latency",
+        "Tokens",
+        "Self time",
+        "mixtral-8x22b-instruct",
+    ):
+        assert part in text
+    for key in ("enable_simple_stack", "enable_nested_stack", "concurrency_spike_analysis.enable"):
+        assert f"eval.general.profiler.{'' if 'spike' in key else 'bottleneck_analysis.'}{key}" in text
+    assert "BOTTLENECK REPORT" not in text
 
 
 @pytest.mark.parametrize(
@@ -110,7 +122,7 @@ def test_trace_order_numbers_the_requests(many_spans):
 def test_findings_have_the_documented_shape(many):
     document = msgspec.json.decode(msgspec.json.encode(findings(many)))
     assert document["source"] == {"format": "spans", "spans": len(many.table), "rejected": {}}
-    assert document["requests"].keys() == {"n", "failed", "unfinished"}
+    assert document["requests"].keys() == {"n", "failed", "cancelled", "unfinished", "sessions"}
     assert {"kind", "name", "n", "errors", "open", "mean", "p50", "p90", "p95", "p99"} == document["latency"][
         0
     ].keys()

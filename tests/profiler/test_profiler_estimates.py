@@ -5,8 +5,10 @@ import pytest
 import scipy.stats
 
 from millstream.profiler import estimate
+from millstream.profiler.concurrency import concurrency
 from millstream.profiler.confidence import confidence_intervals, runtime_percentiles
 from millstream.profiler.latency import latency
+from millstream.profiler.requests import request_counts
 from millstream.profiler.tokens import tokens
 from millstream.semconv import REQUEST_MODEL, TIME_TO_FIRST_CHUNK_S
 from millstream.span import SpanKind, Status, Usage
@@ -156,3 +158,37 @@ def test_tokens_sum_what_is_known_and_are_null_when_nothing_is():
         None,
     )
     assert unnamed.name == "span name"
+
+
+def resumed(pause_s):
+    """Two runs of ten requests of 2 s, one after the other, each with an LLM call of 1 s."""
+    for number in range(20):
+        start = 1_000 * S + number * 2 * S + (number >= 10) * pause_s * S
+        trace = f"{number:032x}"
+        yield span(f"r{number}", start, start + 2 * S, trace_id=trace, kind=SpanKind.WORKFLOW)
+        yield span(f"c{number}", start, start + S, f"r{number}", trace_id=trace, kind=SpanKind.LLM, name="m")
+
+
+def test_the_pause_between_two_sessions_is_in_no_rate():
+    whole = SpanTable.from_spans(resumed(0))
+    for pause_s, sessions in ((0, 1), (59, 1), (61, 2), (3600, 2)):
+        table = SpanTable.from_spans(resumed(pause_s))
+        assert request_counts(table).sessions == sessions
+        rate = confidence_intervals(table).throughput_estimate_confidence_interval
+        lost_s = pause_s if sessions == 1 else 0
+        assert rate.mean == pytest.approx(20 / (40 + lost_s))
+        assert concurrency(table).idle_share == pytest.approx((19 + lost_s) / (39 + lost_s), abs=0.03)
+    expected = confidence_intervals(whole).throughput_estimate_confidence_interval
+    assert rate.ninety_fifth_interval == pytest.approx(expected.ninety_fifth_interval)
+    found = concurrency(table)
+    idle_s = found.concurrency_distribution[0]
+    assert found.idle_share == pytest.approx(idle_s / (idle_s + found.busy_s))
+
+
+def test_a_pause_shorter_than_the_longest_request_is_part_of_the_session():
+    spans = [
+        span("a", 0, 500 * S, trace_id="a" * 32, kind=SpanKind.WORKFLOW),
+        span("b", 900 * S, 901 * S, trace_id="b" * 32, kind=SpanKind.WORKFLOW),
+        span("c", 1500 * S, 1501 * S, trace_id="c" * 32, kind=SpanKind.WORKFLOW),
+    ]
+    assert request_counts(SpanTable.from_spans(spans)).sessions == 2

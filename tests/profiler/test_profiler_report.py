@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from millstream import semconv
 from millstream.profiler import profile
 from millstream.profiler.renderers.embed import embed, script_safe
 from millstream.profiler.renderers.html import render, write
@@ -143,6 +144,22 @@ def test_choosing_a_request_by_keyboard_changes_the_timeline(opened, many):
     assert rows.count() == sum(s.trace_id == many.order[1] for s in many.table.spans)
     option = chooser.evaluate("e => e.selectedOptions[0].text")
     assert many.order[1][:8] in option
+
+
+@pytest.mark.browser
+def test_the_chooser_names_items_and_cancelled_requests(opened):
+    spans = [
+        span("a", 0, 2_010_000_000, trace_id="4a7e6b25" + 24 * "0", kind=SpanKind.WORKFLOW,
+             attributes={semconv.EVAL_ITEM_ID: "007"}),
+        span("b", 0, 10, trace_id="b" * 32, kind=SpanKind.WORKFLOW, status=Status.CANCELLED),
+    ]  # fmt: skip
+    page = opened(profile(spans))
+    options = page.get_by_label("Request", exact=True).evaluate("e => [...e.options].map(o => o.text)")
+    assert options == ["#0 · 007 · 2.01 s · 4a7e6b25", "#1 · 0 µs · bbbbbbbb · cancelled"]
+    page.get_by_role("button", name="Next failed, cancelled or unfinished").click()
+    assert page.locator("#shown").inner_text().endswith(", cancelled.")
+    assert "failed" in page.locator("#calls .span-bar").first.get_attribute("class")
+    assert "1 cancelled" in page.locator("#summary").inner_text()
 
 
 @pytest.mark.browser

@@ -169,10 +169,23 @@ async def test_a_tool_call_that_broke_off_is_never_run(*, write, llms, spans, st
         json.loads(arguments)
 
 
-async def test_a_list_is_no_set_of_arguments(write, llms, spans):
+@pytest.mark.parametrize("streaming", ["true", "false"])
+async def test_a_call_cut_off_before_its_arguments_is_not_run_with_the_defaults(
+    write, llms, spans, streaming
+):
+    path = write(llms + AGENT, tools=TOOLS.replace('"the first"], b', '"the first"] = 0, b'))
+    with pytest.raises(WorkflowError, match="3 tool calls in a row"):
+        await run(path, "1 plus 2", ("llms.able.max_tokens", "1"), ("llms.able.streaming", streaming))
+    recorded = spans()
+    assert calls_of(recorded[1]) == [""]
+    assert not any(span.kind is SpanKind.TOOL for span in recorded)
+
+
+@pytest.mark.parametrize("streaming", ["true", "false"])
+async def test_a_list_is_no_set_of_arguments(write, llms, spans, streaming):
     path = write(llms + AGENT, tools=TOOLS)
     with pytest.raises(WorkflowError, match="3 tool calls in a row"):
-        await run(path, "a list")
+        await run(path, "a list", ("llms.able.streaming", streaming))
     assert not any(span.kind is SpanKind.TOOL for span in spans())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -113,7 +114,7 @@ eval: {general: {max_concurency: 2}}
         "llms.b: unknown _type 'open_ai'; did you mean 'openai'?",
         "llms.c: api.openai.com needs an API key; set the environment variable OPENAI_API_KEY",
         "functions.f.mark: unknown key; did you mean 'marks'?",
-        "functions.g.llm: there is no llms.d; Known: a, b, c",
+        "functions.g.llm: there is no llms.d; known: a, b, c",
         "workflow.llm_name: there is no llms.aa; did you mean 'a'?",
         "workflow.tool_names: there is no functions.ff; did you mean 'f'?",
         "eval.general.max_concurency: unknown key; did you mean 'max_concurrency'?",
@@ -179,3 +180,81 @@ def test_run_says_when_nothing_could_be_recorded(write, millstream_process, tmp_
     assert (result.returncode, result.stdout) == (4, "A\n")
     assert "could not be recorded" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("code", [None, "raise ValueError('broken here')"])
+def test_a_module_that_cannot_be_imported_is_the_only_problem(write, millstream, code):
+    yaml = "general: {modules: [mine.py]}\nfunctions: {f: {_type: mine}}\nworkflow: {_type: mine}\n"
+    path = write(yaml, **({} if code is None else {"mine": code}))
+    done = millstream("validate", "--config_file", str(path))
+    assert done.returncode == 2
+    assert "general.modules.0" in done.stderr
+    assert "unknown _type" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_run_names_the_key_of_the_model_that_was_refused(write, llms, millstream):
+    path = write(llms + "workflow: {_type: tool_calling_agent, llm_name: able}\n")
+    done = millstream(
+        "run", "--config_file", str(path), "--input", "hi", "--override", "llms.able.api_key", "wrong"
+    )
+    assert "set OPENAI_API_KEY or llms.able.api_key" in done.stderr
+
+
+BLOCK = """
+import time
+
+async def block(text):
+    print("blocking", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_first_interrupt_says_that_a_second_stops_at_once(write, tmp_path):
+    path = write("workflow: {_type: python, target: 'blocking.py:block'}", blocking=BLOCK)
+    command = [sys.executable, "-m", "millstream", "run", "--config_file", str(path), "--input", "x"]
+    folders = os.pathsep.join(filter(None, sys.path))
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": folders},
+    ) as process:
+        assert process.stdout.readline() == "blocking\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.readline() == "stopping; press Ctrl-C again to stop at once\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr.read().strip() == "interrupted"
+
+
+LOUD = """
+import logging
+
+def loud(text):
+    logging.getLogger("millstream.journal").warning("spans are lost")
+    logging.getLogger("millstream.journal").info("all is well")
+    logging.getLogger("my.app").warning("of the app")
+    return text
+"""
+
+
+@pytest.mark.parametrize(("also", "lines"), [("", 1), (", c: {_type: console}", 1)])
+def test_our_warnings_reach_the_terminal_with_only_a_log_file(
+    write, millstream_process, tmp_path, also, lines
+):
+    path = write(
+        f"general: {{telemetry: {{logging: {{f: {{_type: file, path: log.txt}}{also}}}}}}}\n"
+        "workflow: {_type: python, target: 'loud.py:loud'}",
+        loud=LOUD,
+    )
+    done = millstream_process("run", "--config_file", str(path), "--input", "a")
+    assert done.stdout == "a\n"
+    assert done.stderr.count("spans are lost") == lines
+    assert ("of the app" in done.stderr) is bool(also)
+    logged = (tmp_path / "log.txt").read_text()
+    assert "spans are lost" in logged
+    assert "of the app" in logged
+    assert "all is well" in logged

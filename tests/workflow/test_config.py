@@ -115,10 +115,14 @@ def test_an_override_replaces_a_missing_variable_and_is_parsed_as_yaml(write):
     ("override", "message"),
     [
         ("llm.a.k", "the file has no key 'llm'; did you mean 'llms'?"),
-        ("llms.b.k", "llms has no key 'b'; Known: main"),
+        ("llms.b.k", "llms has no key 'b'; known: main"),
         ("llms.main.stop.7", "llms.main.stop is a list with indexes 0 to 0, not '7'"),
         ("llms.main.k.z", "llms.main.k is a single value and has no 'z'"),
         ("llms..k", "write keys with dots between them"),
+        (
+            "llms.main.init.greeting",
+            "no key 'init'; to add it give the mapping: --override llms.main.init '{greeting: 1}'",
+        ),
     ],
 )
 def test_an_override_that_leads_nowhere(write, override, message):
@@ -127,9 +131,12 @@ def test_an_override_that_leads_nowhere(write, override, message):
 
 
 def test_an_override_with_bad_yaml(write):
-    assert "the value of --override workflow.k" in error_of(
-        write("workflow: {_type: x}"), ("workflow.k", "[1")
-    )
+    text = error_of(write("workflow: {_type: x}"), ("workflow.k", "it's: [1"))
+    assert "the value of --override workflow.k" in text
+    quoted = """"'it''s: [1'\""""
+    assert text.endswith(f"; a text with signs of YAML needs quotes of YAML too: {quoted}")
+    config = load_config(write("workflow: {_type: x}"), [("workflow.k", "'it''s: [1'")])
+    assert config.workflow["k"] == "it's: [1"
 
 
 def test_secrets_are_masked_in_what_is_written_down(write):

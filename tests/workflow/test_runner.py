@@ -87,12 +87,12 @@ def closed_port():
 @pytest.mark.parametrize(
     ("model", "override", "sentence", "kind"),
     [
-        ("hanging", ("timeout", "0.2"), "did not answer in time; raise llms.<name>.timeout", WorkflowError),
-        ("able", ("api_key", "wrong"), r"refused the API key \(401\).*; set OPENAI", UnreachableError),
-        ("able", ("model_name", "other"), r"address or model \(404\).*model_name", WorkflowError),
+        ("hanging", ("timeout", "0.2"), "did not answer in time; raise llms.hanging.timeout", WorkflowError),
+        ("able", ("api_key", "wrong"), r"key \(401\).*; set .* or llms.able.api_key", UnreachableError),
+        ("able", ("model_name", "other"), r"or model \(404\).*check llms.able.model_name", WorkflowError),
         ("busy", None, r"refused more calls for now \(429\): .*slow down; wait, lower", WorkflowError),
         ("broken", None, r"failed \(500\): .*the GPU is on fire; try again later", WorkflowError),
-        ("slow", ("timeout", "0.2"), "within 0.2 s", WorkflowError),
+        ("slow", ("timeout", "0.2"), "within 0.2 s; raise llms.slow.timeout", WorkflowError),
         ("able", ("base_url", "http://127.0.0.1:{port}/v1"), "no model server answers at http://127.0.0.1:{port}/v1",
          UnreachableError),
     ],

@@ -70,7 +70,7 @@ def test_what_is_not_a_mapping(value, shown):
 
 def test_nearest_lists_what_there_is():
     assert nearest("cta", ["dog", "cat"]) == "; did you mean 'cat'? Known: cat, dog"
-    assert nearest("zzz", []) == "; Known: none"
+    assert nearest("zzz", []) == "; known: none"
 
 
 def test_problems_are_collected_once_each():

@@ -1,5 +1,6 @@
 """`millstream eval`: runs a workflow over a dataset, scores it, profiles it."""
 
+import contextlib
 import json
 import logging
 import os
@@ -24,11 +25,13 @@ from millstream.evaluation.gates import broken_gates, parse_gate
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.results import RESULTS_FILE, ItemResult
 from millstream.evaluation.summary import EvalSummary, MetricSummary
+from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
 
 _MAX_LISTED = 5
 _PLAIN_EVERY_S = 10.0
 _WIDTH = 110
+_STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
 
 
 @click.command("eval")
@@ -95,7 +98,8 @@ def eval_command(
                     skip_workflow=skip_workflow,
                     overrides=overrides,
                     progress=shown,
-                )
+                ),
+                _said_at_once,
             )
         except KeyboardInterrupt:
             shown.close()
@@ -159,7 +163,7 @@ class _Shown:
         """Draw the bar."""
         self._total, self._done = total, done
         if done:
-            self._line(f"{done} of {total} items are done already.")
+            self._line(f"{done} of {total} items {'is' if done == 1 else 'are'} done already.")
         if self._console.is_terminal:
             failed = TextColumn("{task.fields[failed]}")
             columns = (TextColumn("items"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), failed)
@@ -194,6 +198,10 @@ class _Shown:
 
     def interrupted(self, folder: Path) -> str:
         """What to say after a signal."""
+        if not self._total:
+            return "Stopped."
+        if not self._done:
+            return "Stopped before any item was finished; nothing was written."
         return (
             f"Stopped after {self._done} of {self._total} items. Their results are in "
             f"{folder / RESULTS_FILE}; the same command with --resume goes on."
@@ -204,6 +212,12 @@ class _Shown:
             self._bar.console.print(escape(text), highlight=False, soft_wrap=True)
         else:
             _say(text)
+
+
+def _said_at_once() -> None:
+    """Says that a signal arrived: code that blocks may take its time. In a handler, so past all buffers."""
+    with contextlib.suppress(OSError):
+        os.write(2, _STOPPING)
 
 
 def _say(text: str) -> None:
@@ -232,9 +246,8 @@ def _print(result: EvalResult) -> None:
     for metric in summary.metrics:
         if metric.missing:
             reason = escape(_one_line(metric.missing_reason or ""))
-            console.print(
-                f"{escape(metric.name)}: {metric.missing} scores are missing ({reason})", soft_wrap=True
-            )
+            missing = counted(metric.missing, "score is", "scores are")
+            console.print(f"{escape(metric.name)}: {missing} missing ({reason})", soft_wrap=True)
     for failure in summary.failures[:_MAX_LISTED]:
         rep = f" (rep {failure.rep})" if failure.rep > 1 else ""
         text = f"failed: {failure.id!r}{rep}: {_one_line(failure.reason)}"

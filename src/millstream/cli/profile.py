@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -16,6 +17,7 @@ from millstream.errors import ConfigError, InputError, StorageError
 from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.renderers.files import json_bytes
 from millstream.profiler.results import Failure, Source, Statistic
+from millstream.profiler.units import duration
 from millstream.store import open_store
 from millstream.workflow.environment import expand
 from millstream.workflow.validation import parse_model
@@ -25,7 +27,28 @@ if TYPE_CHECKING:
     from millstream.profiler import Profile
 
 MAX_ROWS = 15
-_NO_VALUE = "-"
+_WIDTH = 120
+"""Columns of the tables where the output is no terminal."""
+_ROOMY = 100
+"""Columns from which there is room for the less important figures."""
+
+
+class _Column(NamedTuple):
+    """One column of a table: its heading, and a row's text in it."""
+
+    heading: str
+    cell: Callable[[Any], str]
+    is_text: bool = False
+    is_name: bool = False
+
+
+def _plain(name: str) -> str:
+    """A name on one line, without signs that a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name)
+
+
+_NAME = _Column("name", lambda row: _plain(row.name), is_text=True, is_name=True)
+_KIND_AND_NAME = (_Column("kind", lambda row: row.kind, is_text=True), _NAME)
 
 
 @click.command()
@@ -94,18 +117,25 @@ def _write(found: "Profile", output_dir: Path, *, quiet: bool) -> None:
 
 def _print(found: "Profile") -> None:
     console = Console()
+    if not console.is_terminal and not os.environ.get("COLUMNS"):
+        console = Console(width=_WIDTH)
     requests = found.requests
     if not isinstance(requests, Failure):
-        counts = f"{requests.n:,} requests, {requests.failed:,} failed, {requests.unfinished:,} unfinished"
+        parts = [f"{requests.n:,} requests", f"{requests.failed:,} failed"]
+        parts += [f"{requests.cancelled:,} cancelled"] if requests.cancelled else []
+        counts = ", ".join([*parts, f"{requests.unfinished:,} unfinished"])
         console.print(Text(f"{counts}; {len(found.table):,} spans"))
     rejected = sum(found.source.rejected.values())
     if rejected:
         console.print(Text(f"{rejected:,} lines could not be read", style="red"))
-    for table in (_latency(found), _models(found), _path(found)):
+    roomy = console.width >= _ROOMY
+    for table in (_latency(found, roomy=roomy), _models(found, roomy=roomy), _path(found)):
         if table is not None:
+            console.print()
             console.print(table)
     concurrency = found.concurrency
     if not isinstance(concurrency, Failure) and concurrency.n:
+        console.print()
         console.print(
             Text(
                 f"LLM and TOOL calls at once: at most {concurrency.max}, "
@@ -116,53 +146,57 @@ def _print(found: "Profile") -> None:
         console.print(Text(f"The analysis {name} failed: {error}", style="red"))
 
 
-def _table(title: str, texts: int, columns: list[str]) -> Table:
+def _table(title: str, columns: Sequence[_Column], rows: Sequence[Any], total: int) -> Table:
+    """One line a row; what is too long is a name, and is cut."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < texts else "right", overflow="fold")
-    return table
-
-
-def _latency(found: "Profile") -> Table | None:
-    rows = found.latency
-    if isinstance(rows, Failure):
-        return None
-    columns = ["kind", "name", "calls", "failed", "open", "mean", "95 % of the mean", "p50", "p95", "p99"]
-    table = _table("Latency", 2, columns)
-    for row in rows[:MAX_ROWS]:
-        table.add_row(
-            row.kind,
-            Text(row.name),
-            f"{row.n:,}",
-            f"{row.errors:,}",
-            f"{row.open:,}",
-            _seconds(row.mean.value),
-            _interval(row.mean),
-            *(_seconds(statistic.value) for statistic in (row.p50, row.p95, row.p99)),
+    for column in columns:
+        table.add_column(
+            column.heading,
+            justify="left" if column.is_text else "right",
+            overflow="ellipsis",
+            no_wrap=True,
+            min_width=None if column.is_name else max(map(len, [column.heading, *map(column.cell, rows)])),
         )
-    table.caption = _more(len(rows))
+    for row in rows:
+        table.add_row(*(Text(column.cell(row)) for column in columns))
+    table.caption = f"{total - MAX_ROWS} more: --json shows all" if total > MAX_ROWS else None
     return table
 
 
-def _models(found: "Profile") -> Table | None:
-    rows = found.tokens
-    if isinstance(rows, Failure) or not rows:
+def _latency(found: "Profile", *, roomy: bool) -> Table | None:
+    if isinstance(found.latency, Failure):
         return None
-    table = _table(
-        "Models", 1, ["model", "calls", "failed", "input", "cached", "output", "reasoning", "p50", "p95"]
-    )
-    for row in rows[:MAX_ROWS]:
-        tokens = (row.input_tokens, row.cache_read_tokens, row.output_tokens, row.reasoning_tokens)
-        table.add_row(
-            Text(row.name),
-            f"{row.calls:,}",
-            f"{row.errors:,}",
-            *(_NO_VALUE if count is None else f"{count:,}" for count in tokens),
-            _seconds(row.latency_p50.value),
-            _seconds(row.latency_p95.value),
-        )
-    table.caption = _more(len(rows))
-    return table
+    rows = found.latency[:MAX_ROWS]
+    columns = [*_KIND_AND_NAME, _Column("n", lambda row: f"{row.n:,}")]
+    columns += _unless_zero(rows, "failed", "errors")
+    columns += _unless_zero(rows, "open", "open")
+    columns += [_Column("mean", lambda row: duration(row.mean.value))]
+    columns += [_Column("± 95 %", lambda row: _half_width(row.mean))] if roomy else []
+    columns += [
+        _Column("p50", lambda row: duration(row.p50.value)),
+        _Column("p95", lambda row: duration(row.p95.value)),
+        _Column("p99", lambda row: duration(row.p99.value)),
+    ]
+    return _table("Latency", columns, rows, len(found.latency))
+
+
+def _models(found: "Profile", *, roomy: bool) -> Table | None:
+    if isinstance(found.tokens, Failure) or not found.tokens:
+        return None
+    rows = found.tokens[:MAX_ROWS]
+    columns = [_NAME._replace(heading="model"), _Column("calls", lambda row: f"{row.calls:,}")]
+    columns += _unless_zero(rows, "failed", "errors")
+    columns += [
+        _Column("input", lambda row: _count(row.input_tokens)),
+        _Column("cached", lambda row: _count(row.cache_read_tokens)),
+        _Column("output", lambda row: _count(row.output_tokens)),
+    ]
+    columns += [_Column("reasoning", lambda row: _count(row.reasoning_tokens))] if roomy else []
+    columns += [
+        _Column("p50", lambda row: duration(row.latency_p50.value)),
+        _Column("p95", lambda row: duration(row.latency_p95.value)),
+    ]
+    return _table("Models", columns, rows, len(found.tokens))
 
 
 def _path(found: "Profile") -> Table | None:
@@ -170,34 +204,35 @@ def _path(found: "Profile") -> Table | None:
     path, own = found.critical_path, found.self_time
     if isinstance(path, Failure) or isinstance(own, Failure):
         return None
-    on_path = {(row.kind, row.name): row for row in path.by_name}
-    table = _table("Where the time goes", 2, ["kind", "name", "critical path", "share", "self time", "share"])
-    rows = sorted(
-        own, key=lambda row: -(on_path[row.kind, row.name].seconds if (row.kind, row.name) in on_path else 0)
-    )
-    for row in rows[:MAX_ROWS]:
-        waited = on_path.get((row.kind, row.name))
-        table.add_row(
-            row.kind,
-            Text(row.name),
-            _seconds(waited.seconds if waited else 0.0),
-            f"{100 * waited.share:.1f} %" if waited else "0.0 %",
-            _seconds(row.self_s),
-            f"{100 * row.share:.1f} %",
-        )
-    table.caption = _more(len(rows))
-    return table
+    on_path = {(row.kind, row.name): (row.seconds, row.share) for row in path.by_name}
+
+    def waited(row: Any) -> tuple[float, float]:
+        return on_path.get((row.kind, row.name), (0.0, 0.0))
+
+    columns = [
+        *_KIND_AND_NAME,
+        _Column("critical path", lambda row: duration(waited(row)[0])),
+        _Column("share", lambda row: f"{100 * waited(row)[1]:.1f} %"),
+        _Column("self time", lambda row: duration(row.self_s)),
+        _Column("share", lambda row: f"{100 * row.share:.1f} %"),
+    ]
+    rows = sorted(own, key=lambda row: -waited(row)[0])
+    return _table("Where the time goes", columns, rows[:MAX_ROWS], len(own))
 
 
-def _more(rows: int) -> str | None:
-    return f"{rows - MAX_ROWS} more: --json shows all" if rows > MAX_ROWS else None
+def _unless_zero(rows: Sequence[Any], heading: str, attribute: str) -> list[_Column]:
+    """A column for what mostly is zero, where it is not."""
+    if not any(getattr(row, attribute) for row in rows):
+        return []
+    return [_Column(heading, lambda row: f"{getattr(row, attribute):,}")]
 
 
-def _seconds(value: float | None) -> str:
-    return _NO_VALUE if value is None else f"{value:,.3f} s"
+def _count(tokens: int | None) -> str:
+    return "-" if tokens is None else f"{tokens:,}"
 
 
-def _interval(statistic: Statistic) -> str:
-    if statistic.low is None or statistic.high is None:
-        return _NO_VALUE
-    return f"{statistic.low:,.3f} to {statistic.high:,.3f}"
+def _half_width(statistic: Statistic) -> str:
+    """The mean's interval; its lower end may have been moved to 0."""
+    if statistic.value is None or statistic.high is None:
+        return "-"
+    return f"±{duration(statistic.high - statistic.value)}"

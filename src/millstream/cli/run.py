@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import os
+import signal
 import sys
+import threading
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -113,8 +117,33 @@ def info(*, as_json: bool) -> None:
 async def _answer(config: Any, message: str | None) -> Any:
     from millstream.workflow.runner import open_workflow  # noqa: PLC0415
 
-    async with open_workflow(config) as workflow:
-        return await workflow.run(message)
+    with _saying_how_to_stop():
+        async with open_workflow(config) as workflow:
+            return await workflow.run(message)
+
+
+@contextmanager
+def _saying_how_to_stop() -> Iterator[None]:
+    """Answer the first Ctrl-C at once: a function that holds up the event loop would do so much later."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first = True
+
+    def say(number: int, frame: types.FrameType | None) -> None:
+        nonlocal first
+        if first:
+            first = False
+            with suppress(OSError):  # the terminal may be gone; print is not safe inside a signal handler
+                os.write(2, b"stopping; press Ctrl-C again to stop at once\n")
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, say)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _read(path: Path) -> str:

@@ -11,12 +11,14 @@ from millstream.errors import InputError
 from millstream.evaluation.config import DatasetConfig
 from millstream.evaluation.dataset import Item
 from millstream.evaluation.outputs import WORKFLOW_OUTPUT
-from millstream.evaluation.results import ItemError, ItemResult
+from millstream.evaluation.results import RESULTS_FILE, ItemError, ItemResult, read_results
 from millstream.evaluation.scoring import NOT_ANSWERED
 
 
 def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) -> list[ItemResult]:
-    """The answers in `workflow_output.json`; without that file, those that the dataset brings along.
+    """The answers in `workflow_output.json`, else in `results.jsonl`, else those that the dataset brings.
+
+    `results.jsonl` alone is there where a run was stopped.
 
     Args:
         folder: where an earlier run wrote.
@@ -33,6 +35,8 @@ def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) 
     if path.exists():
         by_id = _rows_by_id(path, config)
         results = [_from_row(item, row, config) for item in items for row in by_id.get(item.id, [None])]
+    elif saved := _saved(folder, items):
+        results = saved
     else:
         results = [_result(item, 1, answer=item.generated) for item in items]
     if all(result.error is not None and result.error.type == NOT_ANSWERED for result in results):
@@ -41,6 +45,20 @@ def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) 
             f"--skip_workflow found no answers: {path} has none for these items and the dataset has none in "
             f"column {column!r}. Run without --skip_workflow first."
         )
+    return results
+
+
+def _saved(folder: Path, items: Sequence[Item]) -> list[ItemResult]:
+    """What a run that was stopped has got; empty where there is nothing."""
+    found = read_results(folder / RESULTS_FILE)
+    reps = range(1, max((rep for _, rep in found), default=0) + 1)
+    results = []
+    for item, rep in ((item, rep) for item in items for rep in reps):
+        result = found.get((item.id, rep))
+        if result is None or result.question != item.question:
+            results.append(_result(item, rep, answer=None))
+        else:
+            results.append(msgspec.structs.replace(result, index=item.index, expected=item.expected))
     return results
 
 

@@ -13,6 +13,7 @@ import msgspec
 from millstream.errors import InputError
 from millstream.evaluation.config import DatasetConfig, FilterConfig
 from millstream.evaluation.readers import Row, read_rows
+from millstream.evaluation.wording import counted
 from millstream.workflow.answers import answer_text
 from millstream.workflow.validation import nearest
 
@@ -177,13 +178,17 @@ def _notes(config: DatasetConfig, items: Sequence[Item]) -> list[str]:
     notes = []
     without = sum(item.expected is None for item in items)
     if without:
+        has = "has" if without == 1 else "have"
         notes.append(
-            f"{without} of {len(items)} items have no expected answer ({config.structure.answer_key!r})."
+            f"{without} of {counted(len(items), 'item')} {has} no expected answer "
+            f"({config.structure.answer_key!r})."
         )
     empty = sum(not has_question(item) for item in items)
     if empty:
+        verbs = ("has", "it fails") if empty == 1 else ("have", "they fail")
         notes.append(
-            f"{empty} of {len(items)} items have no question ({config.structure.question_key!r}): they fail."
+            f"{empty} of {counted(len(items), 'item')} {verbs[0]} no question "
+            f"({config.structure.question_key!r}): {verbs[1]}."
         )
     return notes
 

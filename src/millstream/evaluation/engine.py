@@ -7,34 +7,36 @@ from typing import Any, Final
 import msgspec
 
 from millstream import sources
-from millstream.errors import ConfigError, MillstreamError, StorageError
+from millstream.errors import ConfigError, StorageError
 from millstream.evaluation.answered import earlier_answers
 from millstream.evaluation.config import with_dataset
 from millstream.evaluation.dataset import Dataset
 from millstream.evaluation.files import check_recordable, locked_folder
 from millstream.evaluation.fingerprint import evaluated_config
-from millstream.evaluation.metadata import FINISHED, RUNNING, Metadata, describe_run
-from millstream.evaluation.outputs import for_report, score_file, write_answers, write_effective, write_scores
+from millstream.evaluation.metadata import FINISHED, Metadata, describe_run
+from millstream.evaluation.outputs import (
+    WORKFLOW_OUTPUT,
+    for_report,
+    score_file,
+    write_answers,
+    write_effective,
+    write_scores,
+)
 from millstream.evaluation.prepare import Prepared, prepare
 from millstream.evaluation.progress import Progress, Silent
 from millstream.evaluation.reachability import Reachability
-from millstream.evaluation.results import (
-    PREVIOUS_FILE,
-    RESULTS_FILE,
-    ItemResult,
-    open_results,
-    read_results,
-    set_aside,
-)
+from millstream.evaluation.recorded import lost_spans, read_spans
+from millstream.evaluation.results import RESULTS_FILE, ItemResult, read_results
 from millstream.evaluation.runner import Ask, Runner
-from millstream.evaluation.scoring import score_all
+from millstream.evaluation.scoring import NOT_ANSWERED, score_all
 from millstream.evaluation.summary import EvalSummary, summarise
+from millstream.evaluation.takeover import Takeover
+from millstream.evaluation.wording import counted
 from millstream.profiler.results import EvaluationSummary
 from millstream.record import journal_home, recorder, stats
 from millstream.span import Span
-from millstream.store import open_store
 from millstream.workflow.config import WorkflowConfig
-from millstream.workflow.runner import open_workflow
+from millstream.workflow.runner import Workflow, open_workflow
 
 REPORT: Final = "report.html"
 
@@ -97,31 +99,43 @@ async def evaluate(
         raise ConfigError("--retry-failed needs --resume")
     prepared = prepare(config, dataset)
     _profiler()  # what it needs is missing now, not after the last item
-    run = _Run(config, prepared, progress or Silent())
+    run = _Run(config, prepared, progress or Silent(), _effective(config, dataset))
+    description = describe_run(
+        config, prepared, overrides=overrides, reps=reps, resume=resume, skip_workflow=skip_workflow
+    )
+    if skip_workflow and not prepared.config.general.folder.exists():
+        run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
     with locked_folder(prepared.config.general.folder) as folder:
-        metadata = Metadata(folder)
-        description = describe_run(
-            config, prepared, overrides=overrides, reps=reps, resume=resume, skip_workflow=skip_workflow
-        )
-        write_effective(folder, _effective(config, dataset))
-        if skip_workflow:
-            results = earlier_answers(folder, prepared.config.dataset, prepared.dataset.items)
-            metadata.content = {**metadata.before, **description}
-        else:
-            results = await run.ask(
-                folder, metadata, description, reps=reps, resume=resume, retry_failed=retry_failed
-            )
-        home = Path(metadata.content.get("journal_home") or journal_home())
-        outcome = await run.finish(folder, results, home)
-        _remove_scores_of_others(folder, metadata, prepared)
-        metadata.write(state=FINISHED)
+        try:
+            metadata = Metadata(folder)
+            state = FINISHED
+            if skip_workflow:
+                results = run.earlier(folder)
+                metadata.content = {**metadata.before, **description}
+                state = metadata.before.get("state", FINISHED)
+                write_effective(folder, run.effective)
+            else:
+                results = await run.ask(
+                    folder, metadata, description, reps=reps, resume=resume, retry_failed=retry_failed
+                )
+            home = Path(metadata.content.get("journal_home") or journal_home())
+            outcome = await run.finish(folder, results, home)
+            _remove_scores_of_others(folder, metadata, prepared)
+            metadata.write(state=state)
+        except StorageError as error:
+            raise run.explained(error) from error.__cause__
     return outcome
 
 
 class _Run:
     """One evaluation on its way: what all its steps need."""
 
-    def __init__(self, config: WorkflowConfig, prepared: Prepared, progress: Progress) -> None:
+    def __init__(
+        self, config: WorkflowConfig, prepared: Prepared, progress: Progress, effective: dict[str, Any]
+    ) -> None:
+        self.effective = effective
+        self.saved = 0
+        """Results that are in the file, those of an earlier run included."""
         self._config = config
         self._general = prepared.config.general
         self._dataset_config = prepared.config.dataset
@@ -133,6 +147,26 @@ class _Run:
         self._lost: dict[str, int] = {}
         for note in prepared.dataset.notes:
             progress.note(note)
+
+    def explained(self, error: StorageError) -> StorageError:
+        """The error, with what to do where there is something to go on with."""
+        if not self.saved:
+            return error
+        kept = counted(self.saved, "result is", "results are")
+        return StorageError(f"{error}; {kept} kept; the same command with --resume goes on")
+
+    def earlier(self, folder: Path) -> list[ItemResult]:
+        """The answers that are there already, for `--skip_workflow`."""
+        results = earlier_answers(folder, self._dataset_config, self._dataset.items)
+        path = folder / RESULTS_FILE
+        if path.exists() and not (folder / WORKFLOW_OUTPUT).exists():
+            answered = sum(result.error is None or result.error.type != NOT_ANSWERED for result in results)
+            have = "has" if answered == 1 else "have"
+            self._progress.note(
+                f"{answered} of {counted(len(results), 'item')} {have} an answer in {path}, of a run that "
+                "was stopped; --resume asks the others."
+            )
+        return results
 
     async def ask(
         self,
@@ -148,59 +182,69 @@ class _Run:
         home = journal_home()
         if recorder.get() is not None:
             check_recordable(home)
-        path = folder / RESULTS_FILE
         plan = [Ask(item, rep) for rep in range(1, reps + 1) for item in self._dataset.items]
-        kept = self._kept(path, metadata, home, retry_failed=retry_failed) if resume else {}
+        kept = self._kept(folder, metadata, home, retry_failed=retry_failed) if resume else {}
         done = {ask.key: kept[ask.key] for ask in plan if ask.key in kept}
+        self.saved = len(done)
         pending = [ask for ask in plan if ask.key not in kept]
-        run_id = sources.new_trace_id()
         async with open_workflow(self._config) as workflow:
-            if not resume:
-                self._start_over(path, metadata)
-            metadata.content = dict(description)
-            metadata.write(
-                state=RUNNING,
-                run_id=run_id,
-                evaluated=evaluated_config(self._config.raw_effective),
-                journal_home=str(home),
-                evaluators=sorted({*description["evaluators"], *metadata.before.get("evaluators", [])}),
-            )
+            evaluators = sorted({*description["evaluators"], *metadata.before.get("evaluators", [])})
+            metadata.content = {
+                **description,
+                "run_id": sources.new_trace_id(),
+                "evaluated": evaluated_config(self._config.raw_effective),
+                "journal_home": str(home),
+                "evaluators": evaluators,
+            }
             self._progress.started(len(plan), len(done))
             dropped = stats()["dropped"]
-            with open_results(path) as file:
-
-                def save(result: ItemResult) -> None:
-                    file.append(result)
-                    done[result.key] = result
-                    self._progress.finished(result)
-
-                runner = Runner(
-                    workflow,
-                    max_concurrency=self._general.max_concurrency,
-                    timeout_s=self._general.timeout_s,
-                    run_id=run_id,
-                    reachability=Reachability(len(pending), self._general.max_concurrency),
-                    save=save,
-                )
-                await runner.run(pending)
-            self._hanging = runner.hanging
-            self._lost = {why: n - dropped.get(why, 0) for why, n in stats()["dropped"].items()}
+            with Takeover(
+                folder,
+                metadata,
+                self.effective,
+                evaluators=evaluators,
+                resume=resume,
+                note=self._progress.note,
+            ) as takeover:
+                await self._ask_pending(workflow, metadata.content["run_id"], pending, done, takeover)
+            now = stats()["dropped"].items()
+            self._lost = {why: n - dropped.get(why, 0) for why, n in now if n > dropped.get(why, 0)}
         metadata.content["evaluators"] = description["evaluators"]
         return [done[item.id, rep] for item in self._dataset.items for rep in range(1, reps + 1)]
 
-    def _start_over(self, path: Path, metadata: Metadata) -> None:
-        earlier = set_aside(path)
-        if earlier and metadata.before.get("state") == RUNNING:
-            self._progress.note(
-                f"An earlier run stopped after {earlier} items; this one starts over. Its results are now in "
-                f"{path.with_name(PREVIOUS_FILE)}. With --resume it would have gone on."
-            )
+    async def _ask_pending(
+        self,
+        workflow: Workflow,
+        run_id: str,
+        pending: Sequence[Ask],
+        done: dict[tuple[str, int], ItemResult],
+        takeover: Takeover,
+    ) -> None:
+        """Ask what is left, and put the results to those that are done."""
+
+        def save(result: ItemResult) -> None:
+            takeover.save(result)
+            done[result.key] = result
+            self.saved = len(done)
+            self._progress.finished(result)
+
+        runner = Runner(
+            workflow,
+            max_concurrency=self._general.max_concurrency,
+            timeout_s=self._general.timeout_s,
+            run_id=run_id,
+            reachability=Reachability(len(pending), self._general.max_concurrency),
+            save=save,
+        )
+        await runner.run(pending)
+        takeover.complete()
+        self._hanging = runner.hanging
 
     def _kept(
-        self, path: Path, metadata: Metadata, home: Path, *, retry_failed: bool
+        self, folder: Path, metadata: Metadata, home: Path, *, retry_failed: bool
     ) -> dict[tuple[str, int], ItemResult]:
         """The results of an earlier run that still hold."""
-        earlier = read_results(path)
+        earlier = read_results(folder / RESULTS_FILE)
         if not earlier:
             self._progress.note("There is nothing to resume; all items are asked.")
             return {}
@@ -217,7 +261,7 @@ class _Run:
     async def finish(self, folder: Path, results: list[ItemResult], home: Path) -> EvalResult:
         """Score, write, and profile last, so that nothing it does can lose a score."""
         self._progress.phase("scoring")
-        spans, note = _read_spans(home, results)
+        spans, note = read_spans(home, results)
         if note:
             self._progress.note(note)
         scores = await score_all(self._metrics, results, self._rows, spans, self._general.max_concurrency)
@@ -225,13 +269,13 @@ class _Run:
         write_answers(folder, self._dataset_config, results, self._rows, spans)
         for metric in summary.metrics:
             write_scores(folder, metric, scores[metric.name])
-        lost = {why: n for why, n in self._lost.items() if n}
-        problems = [f"{n} recorded steps were lost: {why}" for why, n in lost.items()]
+        problems = lost_spans(self._lost)
+        spans_lost = bool(problems)
         self._progress.phase("profiling")
         report = self._profile(
             folder, for_report(self._config.name, summary, results, scores), spans, problems
         )
-        return EvalResult(folder, summary, report, problems, bool(lost), self._hanging)
+        return EvalResult(folder, summary, report, problems, spans_lost, self._hanging)
 
     def _profile(
         self,
@@ -266,26 +310,6 @@ def _profiler() -> tuple[Any, Any]:
     from millstream.profiler import profile, write_profile  # noqa: PLC0415
 
     return profile, write_profile
-
-
-def _read_spans(home: Path, results: Sequence[ItemResult]) -> tuple[dict[str, list[Span]], str | None]:
-    """The spans of the results' traces, by trace and start; an item redone counts its last attempt only."""
-    by_trace: dict[str, list[Span]] = {
-        result.trace_id: [] for result in results if result.trace_id is not None
-    }
-    starts = [result.start_ns for result in results if result.start_ns is not None]
-    if not by_trace:
-        return by_trace, None
-    try:
-        for span in open_store(home).spans(trace_ids=by_trace.keys(), since_ns=min(starts, default=None)):
-            by_trace[span.trace_id].append(span)
-    except (MillstreamError, OSError) as error:
-        return by_trace, f"No spans could be read back: {error}."
-    for of_trace in by_trace.values():
-        of_trace.sort(key=lambda span: (span.start_ns, span.span_id))
-    empty = sum(not of_trace for of_trace in by_trace.values())
-    note = f"{empty} of {len(by_trace)} items have no recorded spans in {home}." if empty else None
-    return by_trace, note
 
 
 def _effective(config: WorkflowConfig, dataset: Path | None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def cannot_write(path: Path, error: OSError) -> StorageError:
     """The error for a file that cannot be written."""
     return StorageError(
         f"{path} cannot be written: {error.strerror or error}. Make room or choose another "
-        "eval.general.output_dir; the results so far are kept, go on with --resume"
+        "eval.general.output_dir"
     )
 
 
@@ -56,7 +56,8 @@ def locked_folder(folder: Path) -> Iterator[Path]:
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StorageError(
-            f"the folder {folder} cannot be used: {error.strerror}; choose another eval.general.output_dir"
+            f"the folder {folder} cannot be used: {_why(folder, error)}; choose another "
+            "eval.general.output_dir"
         ) from error
     try:
         try:
@@ -68,6 +69,15 @@ def locked_folder(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)
+
+
+def _why(folder: Path, error: OSError) -> str:
+    """What is in the way of a folder; of a file the system only says that it exists."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                return f"{place} is a file, not a folder"
+    return error.strerror or str(error)
 
 
 def check_recordable(home: Path) -> None:

@@ -17,6 +17,10 @@ ENGINE_TASK: Final = "millstream eval"
 """Begins the names of our own tasks, which no signal may break off half-way."""
 
 
+class StopSignal(KeyboardInterrupt):
+    """Raised by a signal inside the code that runs; a `KeyboardInterrupt` of that code itself is none."""
+
+
 class DaemonExecutor(ThreadPoolExecutor):
     """A thread of its own for every call, which the end of the program does not wait for.
 
@@ -42,10 +46,14 @@ class DaemonExecutor(ThreadPoolExecutor):
         return future
 
 
-def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
+def run_until_stopped(main: Coroutine[Any, Any, T], on_signal: Callable[[], None] = lambda: None) -> T:
     """Run a coroutine to its end, or until SIGINT or SIGTERM: then it is cancelled and cleans up.
 
-    A second signal breaks off whatever runs.
+    A second signal breaks off whatever runs. What other tasks raise to end the program ends only themselves.
+
+    Args:
+        main: the coroutine.
+        on_signal: called in the handler of the first signal, before anything is cancelled.
 
     Raises:
         KeyboardInterrupt: a signal came.
@@ -53,14 +61,13 @@ def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
     loop = asyncio.new_event_loop()
     loop.set_default_executor(DaemonExecutor())
     task = loop.create_task(main, name=ENGINE_TASK)
-    with _on_signals(loop, task) as received:
+    with _on_signals(loop, task, on_signal) as received:
         try:
-            return loop.run_until_complete(task)
+            return _to_its_end(loop, task, received)
         except (asyncio.CancelledError, KeyboardInterrupt):
             if not received:
                 raise
             if not task.done():  # the signal was raised inside another task: ours has still to clean up
-                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     loop.run_until_complete(task)
             raise KeyboardInterrupt from None
@@ -68,15 +75,28 @@ def run_until_stopped(main: Coroutine[Any, Any, T]) -> T:
             _close(loop)
 
 
+def _to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]", received: list[int]) -> T:
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (KeyboardInterrupt, SystemExit):  # leave the loop from whichever task raised them
+            if received or task.done():
+                raise
+
+
 @contextlib.contextmanager
-def _on_signals(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]") -> Any:
+def _on_signals(
+    loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]", on_signal: Callable[[], None]
+) -> Any:
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of handlers
         received.append(number)
+        if len(received) == 1:
+            on_signal()
+            loop.call_soon_threadsafe(task.cancel)
         if len(received) > 1 or in_foreign_task(loop):
-            raise KeyboardInterrupt
-        loop.call_soon_threadsafe(task.cancel)
+            raise StopSignal
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield received

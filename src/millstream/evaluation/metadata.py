@@ -2,10 +2,13 @@
 
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import yaml
 
 from millstream import sources
 from millstream.errors import ConfigError
@@ -14,9 +17,13 @@ from millstream.evaluation.fingerprint import differences, evaluated_config
 from millstream.evaluation.outputs import METADATA
 from millstream.evaluation.prepare import Prepared
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.secrets import is_secret_key, is_secret_variable, masked
+from millstream.workflow.yaml_file import parse_yaml
 
-FINISHED = "finished"
-RUNNING = "running"
+FINISHED: Final = "finished"
+RUNNING: Final = "running"
+_DEFAULT: Final = re.compile(r"\$\{(\w+):-[^}]*\}")
+_ENDLESS: Final = 1 << 30
 
 
 class Metadata:
@@ -81,7 +88,7 @@ def describe_run(
     return {
         "config_file": str(config.path),
         "config_file_type": config.path.suffix.removeprefix("."),
-        "overrides": [list(pair) for pair in overrides],
+        "overrides": masked_overrides(overrides),
         "dataset": str(prepared.dataset.path),
         "result_json_path": "$",
         "skip_workflow": skip_workflow,
@@ -94,6 +101,31 @@ def describe_run(
         "python": platform.python_version(),
         "evaluators": [metric.name for metric in prepared.metrics],
     }
+
+
+def masked_overrides(overrides: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Overrides as they may be written down: `[path, value]`, secrets masked as in `config_effective.yml`.
+
+    A value is hidden by any key of its path, by the keys inside it, and where it is the password of a URL or
+    the default of a secret variable. A value without a secret stays as it was typed.
+    """
+    return [[path, _masked_text(path, text)] for path, text in overrides]
+
+
+def _masked_text(path: str, text: str) -> str:
+    text = _DEFAULT.sub(
+        lambda found: f"${{{found[1]}:-}}" if is_secret_variable(found[1]) else found[0], text
+    )
+    value = parse_yaml(text, f"the value of --override {path}")
+    secret = any(is_secret_key(key) for key in path.split("."))
+    shown = masked(value, "headers" if secret else "")  # below headers every value is hidden
+    if shown == value:
+        return text
+    if isinstance(shown, str):
+        return shown
+    return yaml.safe_dump(
+        shown, default_flow_style=True, sort_keys=False, allow_unicode=True, width=_ENDLESS
+    ).strip()
 
 
 def _read(path: Path) -> dict[str, Any]:

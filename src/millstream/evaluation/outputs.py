@@ -1,6 +1,6 @@
 """The files of an evaluation: answers, scores, and the configuration they came from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +8,8 @@ import msgspec
 import yaml
 
 from millstream.evaluation.config import DatasetConfig
-from millstream.evaluation.files import json_bytes, write_file
+from millstream.evaluation.evaluators.runtime import root_of
+from millstream.evaluation.files import cannot_write, json_bytes, write_file
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary
@@ -20,6 +21,19 @@ from millstream.workflow.answers import answer_of, answer_text
 WORKFLOW_OUTPUT: Final = "workflow_output.json"
 METADATA: Final = "config_metadata.json"
 EFFECTIVE: Final = "config_effective.yml"
+PROFILE_FILES: Final = (
+    "all_requests_profiler_traces.json",
+    "standardized_data_all.csv",
+    "inference_optimization.json",
+    "workflow_profiling_metrics.json",
+    "workflow_profiling_report.txt",
+    "findings.json",
+    "spans.parquet",
+    "trace.json",
+    "gantt_chart.png",
+    "report.html",
+)
+"""What the profile writes. Named here, since importing the profiler takes its time."""
 
 
 def write_answers(
@@ -32,7 +46,8 @@ def write_answers(
     """Write `workflow_output.json`: each row of the dataset with the answer, or why there is none.
 
     Beside the row's own columns it has the answer and the model and tool calls under the keys of the
-    dataset's structure, and `rep`, `error`, `trace_id` and `runtime_s`.
+    dataset's structure, and `rep`, `error`, `trace_id`, `start_ns` and `runtime_s`; the times are those of
+    the recorded run, where there is one.
 
     Raises:
         StorageError: it cannot be written.
@@ -43,12 +58,14 @@ def write_answers(
         row = dict(rows.get(result.id, {}))
         row[config.id_key] = result.id
         row[structure.generated_answer_key] = result.answer
-        row[structure.trajectory_key] = _trajectory(spans.get(result.trace_id or "", []))
+        recorded = spans.get(result.trace_id or "", [])
+        root = root_of(recorded)
+        row[structure.trajectory_key] = _trajectory(recorded)
         row["rep"] = result.rep
         row["error"] = msgspec.to_builtins(result.error)
         row["trace_id"] = result.trace_id
-        row["start_ns"] = result.start_ns
-        row["runtime_s"] = result.runtime_s
+        row["start_ns"] = root.start_ns if root else result.start_ns
+        row["runtime_s"] = root.duration_s if root else result.runtime_s
         output.append(row)
     write_file(folder / WORKFLOW_OUTPUT, json_bytes(output, indent=2))
 
@@ -82,6 +99,25 @@ def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScor
 def score_file(folder: Path, evaluator: str) -> Path:
     """Where the scores of an evaluator are."""
     return folder / f"{evaluator}_output.json"
+
+
+def remove_outputs(folder: Path, evaluators: Collection[str]) -> None:
+    """Remove the answers, scores and profile of an earlier run, which would pass for those of the next.
+
+    Args:
+        folder: the output folder.
+        evaluators: names of the evaluators of both runs.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    names = [WORKFLOW_OUTPUT, *PROFILE_FILES]
+    for path in [*(folder / name for name in names), *(score_file(folder, name) for name in evaluators)]:
+        try:
+            if path.is_file():
+                path.unlink()
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def write_effective(folder: Path, effective: Mapping[str, Any]) -> None:

@@ -53,7 +53,9 @@ class Reachability:
             return []
         n = len(self._held)
         who = "The only item" if n == 1 else f"All of the first {n} items"
-        raise UnreachableError(f"{who} failed: {explain(error).rstrip('.')}. Then go on with --resume.")
+        raise UnreachableError(
+            f"{who} failed: {explain(error).rstrip('.')}. Then run the same command again."
+        )
 
 
 def is_unreachable(error: BaseException) -> bool:

@@ -40,6 +40,7 @@ class Metric(msgspec.Struct, frozen=True):
         score_failed: failed items are scored too; otherwise they score 0.
         lower_is_better: a gate fails above its bound, not under it.
         unit: of the score; empty for a share or a count.
+        unscorable: why no answer to this item could be scored; `None` where one could, or nobody knows.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Metric(msgspec.Struct, frozen=True):
     score_failed: bool
     lower_is_better: bool
     unit: str = ""
+    unscorable: Callable[[EvalItem], str | None] | None = None
 
 
 def evaluator_types() -> list[str]:
@@ -106,6 +108,7 @@ def _metric(
         name,
         call,
         unit=str(getattr(made, "unit", "")),
+        unscorable=getattr(made, "unscorable", None),
         **{flag: bool(getattr(made, flag, False)) for flag in flags},
     )
 

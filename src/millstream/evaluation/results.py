@@ -1,5 +1,6 @@
 """`results.jsonl`: what became of each item, appended as it finishes, and read back by `--resume`."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ import msgspec
 from millstream.evaluation.files import cannot_write, json_bytes
 
 RESULTS_FILE: Final = "results.jsonl"
-PREVIOUS_FILE: Final = "results.previous.jsonl"
 
 
 class ItemError(msgspec.Struct, frozen=True):
@@ -36,9 +36,10 @@ class ItemResult(msgspec.Struct, frozen=True):
         expected: the right answer; `None` where the dataset has none.
         answer: what the workflow answered; `None` when it failed.
         error: why it failed; `None` when it did not.
-        trace_id: of the recorded spans; `None` for an answer that was not asked for here.
-        start_ns: Unix nanoseconds; `None` likewise.
-        runtime_s: from asking to the answer or the failure; `None` likewise.
+        trace_id: of the recorded spans; `None` for an item that was not asked here.
+        start_ns: when it was asked, Unix nanoseconds; `None` likewise.
+        runtime_s: from asking to the answer or the failure, what millstream itself does with it included;
+            `None` likewise.
     """
 
     id: str
@@ -115,16 +116,24 @@ def read_results(path: Path) -> dict[tuple[str, int], ItemResult]:
     return found
 
 
-def set_aside(path: Path) -> int:
-    """Rename an earlier run's results, if there are any, to `results.previous.jsonl`.
+def set_aside(path: Path) -> tuple[int, Path | None]:
+    """Rename an earlier run's results to `results.previous.jsonl`, or to the next number: none is replaced.
 
     Returns:
-        How many there were.
+        How many there were, and where they are; `None` when there was nothing.
     """
     earlier = len(read_results(path))
     try:
-        if earlier:
-            path.replace(path.with_name(PREVIOUS_FILE))
+        if not path.exists() or not path.stat().st_size:
+            return 0, None
+        place = next(place for place in _previous(path) if not place.exists())
+        path.replace(place)
     except OSError as error:
         raise cannot_write(path, error) from error
-    return earlier
+    return earlier, place
+
+
+def _previous(path: Path) -> Iterator[Path]:
+    yield path.with_name("results.previous.jsonl")
+    for number in itertools.count(2):
+        yield path.with_name(f"results.previous.{number}.jsonl")

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
@@ -9,7 +11,7 @@ import msgspec
 from millstream import semconv, sources
 from millstream.errors import InputError, ItemTimeoutError, WorkflowError
 from millstream.evaluation.dataset import Item, has_question
-from millstream.evaluation.loop import ENGINE_TASK, GRACE_S, StallWatch
+from millstream.evaluation.loop import ENGINE_TASK, GRACE_S, StallWatch, StopSignal
 from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.results import ItemError, ItemResult
 from millstream.workflow.answers import answer_of
@@ -21,9 +23,47 @@ _MAX_MESSAGE = 10_000
 class Asked(Protocol):
     """What is asked: a workflow that is open."""
 
-    def run(self, message: Any, *, trace_id: str | None, attributes: dict[str, Any] | None) -> Awaitable[Any]:
-        """Answer one message and record it as one trace."""
+    def run(
+        self,
+        message: Any,
+        *,
+        trace_id: str | None,
+        attributes: dict[str, Any] | None,
+        within: AbstractAsyncContextManager[Any] | None,
+    ) -> Awaitable[Any]:
+        """Answer one message and record it as one trace, with `within` entered inside its root."""
         ...
+
+
+class Guard(AbstractAsyncContextManager["Guard"]):
+    """Around one item, inside its root span: what ends it becomes an error of the item, and of the span.
+
+    A time limit, `sys.exit`, a `KeyboardInterrupt` that no signal caused and a cancellation that nobody asked
+    for would end more than the item, or be recorded as if the run had been stopped.
+
+    Args:
+        timed_out: makes the error of an item that took too long.
+    """
+
+    def __init__(self, timed_out: Callable[[], ItemTimeoutError]) -> None:
+        self._timed_out = timed_out
+        self.expired = False
+        """Set before the item is cancelled because it took too long."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, StopSignal):
+            return
+        if self.expired:
+            raise self._timed_out() from error
+        if isinstance(error, SystemExit):
+            raise WorkflowError(f"the workflow called sys.exit({error.code!r})") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise WorkflowError("the workflow raised KeyboardInterrupt") from error
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
+            raise WorkflowError("the workflow cancelled itself") from error
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -96,52 +136,43 @@ class Runner:
                 self._save(free)
 
     async def _ask(self, ask: Ask) -> tuple[ItemResult, BaseException | None]:
+        if not has_question(ask.item):
+            error: BaseException | None = InputError("the question is empty")
+            return _result(ask, None, error), error
         clock = sources.active.clock
         trace_id, start_ns, began_ns = sources.new_trace_id(), clock.wall_ns(), clock.monotonic_ns()
         answer, error = await self._limited(ask, trace_id)
-        result = ItemResult(
-            id=ask.item.id,
-            rep=ask.rep,
-            index=ask.item.index,
-            question=ask.item.question,
-            expected=ask.item.expected,
-            answer=answer,
-            error=None if error is None else describe(error),
-            trace_id=trace_id,
-            start_ns=start_ns,
-            runtime_s=(clock.monotonic_ns() - began_ns) / 1e9,
-        )
-        return result, error
+        runtime_s = (clock.monotonic_ns() - began_ns) / 1e9
+        return _result(ask, answer, error, trace_id, start_ns, runtime_s), error
 
     async def _limited(self, ask: Ask, trace_id: str) -> tuple[Any, BaseException | None]:
-        task = asyncio.create_task(self._call(ask, trace_id))
+        guard = Guard(self._timed_out)
+        task = asyncio.create_task(self._call(ask, trace_id, guard))
         try:
             await asyncio.wait({task}, timeout=self._timeout_s)
         except asyncio.CancelledError:
             await self._cancel(task)
             raise
         if not task.done():
+            guard.expired = True
             await self._cancel(task)
             return None, self._timed_out()
         if task.cancelled():
             return None, WorkflowError("the workflow cancelled itself")
         error = task.exception()
-        if isinstance(error, KeyboardInterrupt):  # a signal came while its code ran: it has no result
+        if isinstance(error, StopSignal):  # a signal came while its code ran: it has no result
             raise asyncio.CancelledError
         return (None, error) if error is not None else (task.result(), None)
 
-    async def _call(self, ask: Ask, trace_id: str) -> Any:
-        if not has_question(ask.item):
-            raise InputError("the question is empty")
+    async def _call(self, ask: Ask, trace_id: str, guard: Guard) -> Any:
         attributes = {
             semconv.EVAL_ITEM_ID: ask.item.id,
             semconv.EVAL_REP: ask.rep,
             semconv.EVAL_RUN_ID: self._run_id,
         }
-        try:
-            answer = await self._workflow.run(ask.item.question, trace_id=trace_id, attributes=attributes)
-        except SystemExit as error:  # would end the whole run
-            raise WorkflowError(f"the workflow called sys.exit({error.code!r})") from error
+        answer = await self._workflow.run(
+            ask.item.question, trace_id=trace_id, attributes=attributes, within=guard
+        )
         return answer_of(answer)
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:
@@ -153,6 +184,28 @@ class Runner:
 
     def _timed_out(self) -> ItemTimeoutError:
         return ItemTimeoutError(f"the item ran longer than eval.general.timeout_s = {self._timeout_s:g} s")
+
+
+def _result(
+    ask: Ask,
+    answer: Any,
+    error: BaseException | None,
+    trace_id: str | None = None,
+    start_ns: int | None = None,
+    runtime_s: float | None = None,
+) -> ItemResult:
+    return ItemResult(
+        id=ask.item.id,
+        rep=ask.rep,
+        index=ask.item.index,
+        question=ask.item.question,
+        expected=ask.item.expected,
+        answer=answer,
+        error=None if error is None else describe(error),
+        trace_id=trace_id,
+        start_ns=start_ns,
+        runtime_s=runtime_s,
+    )
 
 
 def describe(error: BaseException) -> ItemError:

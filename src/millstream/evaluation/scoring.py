@@ -1,12 +1,15 @@
 """Evaluators over answered items. An evaluator that fails on an item leaves that score missing, never 0."""
 
 import asyncio
+import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
+from millstream.evaluation.loop import StopSignal
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemError, ItemResult
 from millstream.evaluation.runner import describe
@@ -62,31 +65,65 @@ async def score_all(
             item = EvalItem(
                 id=result.id,
                 rep=result.rep,
-                question=result.question,
-                expected=result.expected,
-                output=result.answer,
-                spans=spans.get(result.trace_id or "", []),
-                row=dict(rows.get(result.id, {})),
+                # Copies: what an evaluator does to them, no other one sees.
+                question=copy.deepcopy(result.question),
+                expected=copy.deepcopy(result.expected),
+                output=copy.deepcopy(result.answer),
+                spans=list(spans.get(result.trace_id or "", [])),
+                row=copy.deepcopy(rows.get(result.id, {})),
             )
-            return await _score(metric, item, result.error)
+            return await _score(metric, item, result.error, asked=result.trace_id is not None)
 
     return {
-        metric.name: await asyncio.gather(*(one(metric, result) for result in results)) for metric in metrics
+        metric.name: _of_evaluator(metric, await asyncio.gather(*(one(metric, result) for result in results)))
+        for metric in metrics
     }
 
 
-async def _score(metric: Metric, item: EvalItem, error: ItemError | None) -> ItemScore:
+def commonest_reason(scores: Iterable[ItemScore]) -> tuple[str, list[ItemScore]] | None:
+    """Why scores are missing: the reason that most of them have, and those; `None` where none is missing."""
+    missing = [one for one in scores if one.score is None]
+    if not missing:
+        return None
+    reason = Counter(one.error for one in missing).most_common(1)[0][0]
+    return reason or "", [one for one in missing if one.error == reason]
+
+
+def _of_evaluator(metric: Metric, scores: list[ItemScore]) -> list[ItemScore]:
+    """Without any score of an answer, the zeros of failed items alone would pass for an average."""
+    reason = commonest_reason(one for one in scores if not one.failed)
+    if (
+        metric.score_failed
+        or reason is None
+        or any(one.score is not None for one in scores if not one.failed)
+    ):
+        return scores
+    why = f"no answered item has a score: {reason[0]}"
+    return [
+        ItemScore(one.id, one.rep, None, None, why, one.failed)
+        if one.failed and one.score is not None
+        else one
+        for one in scores
+    ]
+
+
+async def _score(metric: Metric, item: EvalItem, error: ItemError | None, *, asked: bool) -> ItemScore:
     failed = error is not None
-    if error is not None and error.type == NOT_ANSWERED:
+    if error is not None and (error.type == NOT_ANSWERED or (metric.score_failed and not asked)):
         return ItemScore(item.id, item.rep, None, None, str(error), failed)
     if metric.needs_expected and item.expected is None:
         return _missing(item, "the dataset has no expected answer for this item", failed=failed)
     if error is not None and not metric.score_failed:
+        reason = metric.unscorable(item) if metric.unscorable else None
+        if reason is not None:
+            return _missing(item, reason, failed=True)
         return ItemScore(item.id, item.rep, 0.0, "the item failed", str(error), failed)
     try:
         value = metric.call(item)
         score = as_score(await value if inspect.isawaitable(value) else value)
-    except Exception as fault:  # noqa: BLE001  # an evaluator may be anybody's code
+    except StopSignal:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001  # an evaluator may be anybody's code
         return _missing(item, f"the evaluator failed: {describe(fault)}", failed=failed)
     if score.score is None:
         return _missing(item, str(score.reasoning), failed=failed)

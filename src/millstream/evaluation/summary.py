@@ -8,7 +8,7 @@ import msgspec
 from millstream.evaluation.evaluators.runtime import llm_calls, run_time_s
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemResult
-from millstream.evaluation.scoring import ItemScore
+from millstream.evaluation.scoring import ItemScore, commonest_reason
 from millstream.evaluation.statistics import Interval, interval_of, percentile
 from millstream.span import Span
 
@@ -21,7 +21,7 @@ class MetricSummary(msgspec.Struct, frozen=True):
         average: over the items that have a score; `None` when none has.
         n: how many scores there are, those of failed items included.
         missing: how many have no score.
-        missing_reason: why, of the first of them.
+        missing_reason: why, for most of them, and for which item first.
         failed: how many of all items failed.
         interval: of the average; `None` with fewer than 2 items.
         lower_is_better: for latencies and counts.
@@ -130,12 +130,21 @@ def _metric_summary(metric: Metric, scores: Sequence[ItemScore]) -> MetricSummar
         average=fmean(values) if values else None,
         n=len(values),
         missing=len(scores) - len(values),
-        missing_reason=next((f"item {one.id!r}: {one.error}" for one in scores if one.score is None), None),
+        missing_reason=_missing_reason(scores),
         failed=sum(one.failed for one in scores),
         interval=interval_of(list(groups.values()), shares=not metric.score_failed),
         lower_is_better=metric.lower_is_better,
         unit=metric.unit,
     )
+
+
+def _missing_reason(scores: Sequence[ItemScore]) -> str | None:
+    found = commonest_reason(scores)
+    if found is None:
+        return None
+    reason, alike = found
+    more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+    return f"item {alike[0].id!r}{more}: {reason}"
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

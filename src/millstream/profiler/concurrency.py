@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from millstream.profiler.estimate import NS_PER_S
+from millstream.profiler.requests import pauses
 from millstream.profiler.sweep import Levels, sweep, weighted_percentile
 from millstream.span import SpanKind
 from millstream.store.table import Ints, SpanTable
@@ -35,8 +36,9 @@ class Concurrency(msgspec.Struct, frozen=True):
         n: calls.
         max: the highest level.
         busy_s: seconds with at least one call running.
-        idle_share: share of the time from the first start to the last end in which none ran.
-        concurrency_distribution: seconds at each level, 0 included.
+        idle_share: share of the time from the first start to the last end in which none ran, without the
+            pauses between sessions.
+        concurrency_distribution: seconds at each level, 0 included; likewise.
         p50_concurrency: and those after it: level not exceeded for that share of the busy time.
         average_latency_by_concurrency: mean duration (s) of calls by the level at their midpoint.
     """
@@ -67,17 +69,18 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
     start, end = table.start_ns[rows], table.end_ns[rows]
     levels = sweep(start, end)
     busy = levels.level > 0
-    length, level = levels.length_ns[busy], levels.level[busy]
+    outside_pauses = Levels(pauses(table).without(levels.time_ns), levels.level)
+    length, level = outside_pauses.length_ns[busy], levels.level[busy]
     percentiles = [weighted_percentile(level, length, share) for share in (0.50, 0.90, 0.95, 0.99)]
     threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
-    spans_ns, busy_ns = int(levels.length_ns.sum()), int(length.sum())
+    spans_ns, busy_ns = int(outside_pauses.length_ns.sum()), int(length.sum())
     spikes, in_spike = _spikes(table, rows, levels, threshold)
     return Concurrency(
         n=len(rows),
         max=int(level.max()) if len(level) else 0,
         busy_s=busy_ns / NS_PER_S,
         idle_share=1 - busy_ns / spans_ns if spans_ns else None,
-        concurrency_distribution=_sums(levels.level, levels.length_ns),
+        concurrency_distribution=_sums(levels.level, outside_pauses.length_ns),
         p50_concurrency=percentiles[0],
         p90_concurrency=percentiles[1],
         p95_concurrency=percentiles[2],

@@ -5,7 +5,7 @@ import numpy as np
 
 from millstream.profiler import estimate
 from millstream.profiler.estimate import NS_PER_S, Floats
-from millstream.profiler.requests import requests
+from millstream.profiler.requests import pauses, requests
 from millstream.span import SpanKind
 from millstream.store.table import Ints, SpanTable
 
@@ -45,11 +45,12 @@ def confidence_intervals(table: SpanTable) -> ConfidenceIntervals:
     """The three intervals. An LLM call's latency is the time from its own start to its own end."""
     found = requests(table)
     ended = found.run_time_ns >= 0
+    start, end = (pauses(table).without(moment[ended]) for moment in (found.start_ns, found.end_ns))
     calls = table.of_kind(SpanKind.LLM) & table.closed
     return ConfidenceIntervals(
         workflow_run_time_confidence_intervals=_of_mean(found.run_time_ns[ended] / NS_PER_S),
         llm_latency_confidence_intervals=_of_mean(table.duration_ns[calls] / NS_PER_S),
-        throughput_estimate_confidence_interval=_of_throughput(found.start_ns[ended], found.end_ns[ended]),
+        throughput_estimate_confidence_interval=_of_throughput(start, end),
     )
 
 
@@ -81,7 +82,7 @@ def _of_mean(values: Floats) -> Confidence:
 
 
 def _of_throughput(start_ns: Ints, end_ns: Ints) -> Confidence:
-    """Requests finished per second: n / (last end - first start).
+    """Requests finished per second: n / (last end - first start), on a clock that stands in pauses.
 
     The gaps between one end and the next (the first: since the first start) have the mean 1 / throughput.
     The relative error of the throughput is that of the mean gap: t * s / (mean gap * sqrt(n)).

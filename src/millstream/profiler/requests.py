@@ -1,19 +1,47 @@
 """What is a request? One trace, with its root, its run time and how it ended."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from millstream.store.table import UNKNOWN, Bools, Ints, SpanTable
+from millstream import semconv
+from millstream.span import Status
+from millstream.store.table import STATUS_CODE, UNKNOWN, Bools, Ints, SpanTable
+
+SHORTEST_PAUSE_NS = 60_000_000_000
+_CANCELLED = STATUS_CODE[Status.CANCELLED.value]
 
 
 class RequestCounts(msgspec.Struct, frozen=True):
-    """How requests ended: `failed` has a root with status error, `unfinished` a root without end."""
+    """How requests ended, and in how many sessions.
+
+    Attributes:
+        n: requests.
+        failed: a root ended with status error.
+        cancelled: a root ended with status cancelled.
+        unfinished: a root has no end.
+        sessions: parts of the record with a pause between them; see `pauses`.
+    """
 
     n: int
     failed: int
+    cancelled: int
     unfinished: int
+    sessions: int
+
+
+class Pauses(NamedTuple):
+    """Stretches of time in which nothing was going on, ascending, Unix nanoseconds."""
+
+    start_ns: Ints
+    end_ns: Ints
+
+    def without(self, moment_ns: Ints) -> Ints:
+        """Moments outside the pauses as if the pauses had taken no time."""
+        before = np.concatenate(([0], np.cumsum(self.end_ns - self.start_ns)))
+        return moment_ns - before[np.searchsorted(self.end_ns, moment_ns, side="right")]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +55,7 @@ class Requests:
         end_ns: end of the last root, else of the last closed span; -1 when there is none.
         run_time_ns: the root's duration; without a root, last end minus first start; -1 while open.
         failed: a root ended with status error.
+        cancelled: a root ended with status cancelled.
         unfinished: a root has no end.
     """
 
@@ -36,7 +65,13 @@ class Requests:
     end_ns: Ints
     run_time_ns: Ints
     failed: Bools
+    cancelled: Bools
     unfinished: Bools
+
+    @property
+    def bad(self) -> Bools:
+        """Requests that did not end well."""
+        return self.failed | self.cancelled | self.unfinished
 
 
 def requests(table: SpanTable) -> Requests:
@@ -55,9 +90,11 @@ def requests(table: SpanTable) -> Requests:
     end = np.full(traces, UNKNOWN, np.int64)
     np.maximum.at(end, of, table.end_ns[rows])
     failed = np.zeros(traces, bool)
+    cancelled = np.zeros(traces, bool)
     unfinished = np.zeros(traces, bool)
     roots = rows[rooted[of]] if len(rows) else rows
     np.logical_or.at(failed, table.trace[roots], table.failed[roots])
+    np.logical_or.at(cancelled, table.trace[roots], table.status[roots] == _CANCELLED)
     np.logical_or.at(unfinished, table.trace[roots], ~table.closed[roots])
     usable = (end >= 0) & ~unfinished
     return Requests(
@@ -67,6 +104,7 @@ def requests(table: SpanTable) -> Requests:
         end_ns=end,
         run_time_ns=np.where(usable, end - start, UNKNOWN),
         failed=failed,
+        cancelled=cancelled,
         unfinished=unfinished,
     )
 
@@ -75,5 +113,34 @@ def request_counts(table: SpanTable) -> RequestCounts:
     """How many requests there are, and how they ended."""
     found = requests(table)
     return RequestCounts(
-        n=int(found.recorded.sum()), failed=int(found.failed.sum()), unfinished=int(found.unfinished.sum())
+        n=int(found.recorded.sum()),
+        failed=int(found.failed.sum()),
+        cancelled=int(found.cancelled.sum()),
+        unfinished=int(found.unfinished.sum()),
+        sessions=len(pauses(table).start_ns) + 1 if len(table) else 0,
     )
+
+
+def pauses(table: SpanTable) -> Pauses:
+    """Where one session ended and the next began, such as before an evaluation that was resumed.
+
+    A pause is a stretch in which no request was open, longer than 60 s and than the longest request. A
+    request that never ended was open until its last span that is known.
+    """
+    if len(table) == 0:
+        return Pauses(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    first_row = table.bounds()[:-1]
+    used = first_row[np.diff(table.bounds()) > 0]
+    start = np.minimum.reduceat(table.start_ns, used)
+    end = np.maximum.reduceat(np.maximum(table.start_ns, table.end_ns), used)
+    order = np.argsort(start, kind="stable")
+    quiet_from, busy_again = np.maximum.accumulate(end[order])[:-1], start[order][1:]
+    is_pause = busy_again - quiet_from > max(SHORTEST_PAUSE_NS, int((end - start).max()))
+    return Pauses(quiet_from[is_pause], busy_again[is_pause])
+
+
+def item_id(table: SpanTable, found: Requests, request: int) -> str | None:
+    """The item of an evaluation that a request was run for, as its root tells."""
+    row = int(found.first_row[request])
+    item = table.spans[row].attributes.get(semconv.EVAL_ITEM_ID) if row >= 0 else None
+    return None if item is None else str(item)

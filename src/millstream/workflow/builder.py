@@ -166,7 +166,7 @@ class Builder:
         limiter = None if limit is None else self._limiters.setdefault(base_url, Limiter(limit))
         if self._clients is None:
             self._clients = langchain.HttpClients()
-        return langchain.chat_model(config, base_url, api_key, limiter, self._clients)
+        return langchain.chat_model(config, base_url, api_key, limiter, self._clients, where)
 
     async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
         above = _building.get()

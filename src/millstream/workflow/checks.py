@@ -12,8 +12,8 @@ from millstream.errors import ConfigError
 from millstream.workflow.components import FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.llms import OpenAIConfig, api_key_of, base_url_of, parse_llm
-from millstream.workflow.modules import import_modules
-from millstream.workflow.registry import parse_component
+from millstream.workflow.modules import import_module
+from millstream.workflow.registry import is_known, parse_component
 from millstream.workflow.validation import Problems, join_path, nearest
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -30,8 +30,10 @@ def check_config(config: WorkflowConfig) -> None:
         ConfigError: everything that is wrong, one problem a line.
     """
     problems = Problems()
-    with problems.collect():
-        import_modules(config.general.modules, config.directory)
+    for index, name in enumerate(config.general.modules):
+        with problems.collect():
+            import_module(name, config.directory, where=join_path("general.modules", index))
+    imported = not problems.lines
     for name, mapping in config.llms.items():
         where = join_path("llms", name)
         with problems.collect():
@@ -42,6 +44,8 @@ def check_config(config: WorkflowConfig) -> None:
     if config.workflow is not None:
         components["workflow"] = config.workflow
     for where, mapping in components.items():
+        if not imported and not is_known(mapping):  # it may be of the module that could not be imported
+            continue
         with problems.collect():
             _, parsed_component = parse_component(mapping, where)
             problems.lines += _wrong_references(parsed_component, config, where)

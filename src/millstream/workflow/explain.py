@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from millstream.errors import MillstreamError, UnreachableError, WorkflowError
 
+LLM_ATTRIBUTE = "_millstream_llm"
+"""Attribute of an exception: path of the model whose call raised it, such as `llms.main`."""
 _LONGEST = 500
 _PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/models")
 
@@ -99,49 +101,52 @@ def _failed_connection(error: BaseException) -> str | None:
 
 
 def _of_server(error: Any) -> str:
-    base_url = _base_url(error)
+    base_url, llm = _base_url(error), _llm(error)
     status = getattr(error, "status_code", None)
     failed = _failed_connection(error)
     if failed == "slow":
         return (
-            f"the model server at {base_url} did not answer in time; raise llms.<name>.timeout, or see what"
+            f"the model server at {base_url} did not answer in time; raise {llm}.timeout, or see what"
             " it is busy with"
         )
     if failed == "down":
         return (
             f"no model server answers at {base_url}{_reason(error)}; start it (`millstream simulate llm`"
-            " starts a stand-in), or correct llms.<name>.base_url or OPENAI_BASE_URL"
+            f" starts a stand-in), or correct {llm}.base_url or OPENAI_BASE_URL"
         )
     if failed == "broken" or status is None:
         why = _reason(error) or f" ({_said(error) or type(error).__name__})"
         return _short(f"the connection to the model server at {base_url} broke{why}; try again")
-    return _short(_of_status(status, base_url, _said(error)))
+    return _short(_of_status(status, base_url, _said(error), llm))
 
 
-def _of_status(status: int, base_url: str, said: str) -> str:
+def _of_status(status: int, base_url: str, said: str, llm: str) -> str:
     answer = f"the model server at {base_url}"
     why = f": {said}" if said else ""
     if status == 401:  # noqa: PLR2004  # HTTP's own numbers
-        return (
-            f"{answer} refused the API key (401){why}; set {_key_variable(base_url)} or llms.<name>.api_key"
-        )
+        return f"{answer} refused the API key (401){why}; set {_key_variable(base_url)} or {llm}.api_key"
     if status == 403:  # noqa: PLR2004
         return f"{answer} does not allow this (403){why}; check what {_key_variable(base_url)} may use"
     if status == 404:  # noqa: PLR2004
         return (
-            f"{answer} does not know this address or model (404){why}; check llms.<name>.model_name, and that"
+            f"{answer} does not know this address or model (404){why}; check {llm}.model_name, and that"
             " base_url ends as the server wants it (most: /v1)"
         )
     if status == 429:  # noqa: PLR2004
         return (
             f"{answer} refused more calls for now (429){why}; wait, lower eval.general.max_concurrency or"
-            " llms.<name>.max_concurrency, or raise llms.<name>.max_retries"
+            f" {llm}.max_concurrency, or raise {llm}.max_retries"
         )
     if status >= 500:  # noqa: PLR2004
         return f"{answer} failed ({status}){why}; try again later, or look in its log"
     return (
         f"{answer} rejected the request ({status}){why}; change what is sent (model, prompt length, options)"
     )
+
+
+def _llm(error: BaseException) -> str:
+    """The path of the model in the workflow file, as far as known."""
+    return str(getattr(error, LLM_ATTRIBUTE, "llms.<name>"))
 
 
 def _base_url(error: Any) -> str:

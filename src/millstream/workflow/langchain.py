@@ -1,103 +1,50 @@
-"""The only place of the workflow layer, beside the agents, that imports LangChain. Import it lazily."""
+"""Models and tools of LangChain, which only this, `langchain_calls` and the agents import, all lazily."""
 
-import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from millstream.errors import MissingExtraError
+from millstream.workflow.explain import LLM_ATTRIBUTE
 from millstream.workflow.limiter import Limiter
 from millstream.workflow.llms import OpenAIConfig
 
 try:
-    from langchain_core.messages import (
-        AIMessageChunk,
-        BaseMessage,
-        InvalidToolCall,
-        ToolCall,
-        ToolCallChunk,
-        message_chunk_to_message,
-    )
+    from langchain_core.messages import BaseMessage
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_openai import ChatOpenAI
     from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
-    from pydantic import PrivateAttr, model_validator
+    from pydantic import PrivateAttr
+
+    from millstream.workflow.langchain_calls import finished, mark_broken_calls, strict, unmark
 except ImportError as missing:
     raise MissingExtraError("this workflow", "langchain") from missing
-
-
-class StrictChunk(AIMessageChunk):
-    """A piece of a message whose tool calls, once it is whole, have arguments that are a JSON object.
-
-    LangChain completes the arguments of streamed calls by guess, so that one that broke off would run with
-    what had come by then. Here it is an `invalid_tool_calls`, with its text as it came.
-    """
-
-    @model_validator(mode="after")
-    def strict_tool_calls(self) -> Self:
-        """Sort the calls of the whole message by their text."""
-        reason = self.response_metadata.get("finish_reason")
-        if not (reason or self.chunk_position == "last") or not self.tool_call_chunks:
-            return self
-        last = len(self.tool_call_chunks) - 1
-        valid: list[ToolCall] = []
-        invalid: list[InvalidToolCall] = []
-        for place, chunk in enumerate(self.tool_call_chunks):
-            arguments = _arguments_object(chunk, may_be_empty=reason != "length" or place < last)
-            name, call_id, text = chunk["name"], chunk["id"], chunk["args"]
-            if arguments is None:
-                invalid.append(
-                    InvalidToolCall(
-                        name=name, args=text or "", id=call_id, error=None, type="invalid_tool_call"
-                    )
-                )
-            else:
-                valid.append(ToolCall(name=name or "", args=arguments, id=call_id, type="tool_call"))
-        self.tool_calls, self.invalid_tool_calls = valid, invalid
-        return self
-
-
-def _arguments_object(chunk: ToolCallChunk, *, may_be_empty: bool) -> dict[str, Any] | None:
-    """The arguments of a call by name; `None` when its text is not a JSON object."""
-    if not chunk["args"]:
-        return {} if may_be_empty else None
-    try:
-        arguments = json.loads(chunk["args"], strict=False)
-    except ValueError:
-        return None
-    return arguments if isinstance(arguments, dict) else None
-
-
-def _strict(chunk: ChatGenerationChunk) -> ChatGenerationChunk:
-    message = chunk.message
-    if type(message) is AIMessageChunk:  # what is added to it is strict too
-        chunk.message = StrictChunk.model_construct(message.model_fields_set, **vars(message))
-    return chunk
-
-
-def _finished(result: ChatResult) -> ChatResult:
-    """The result with plain messages: LangChain takes the first base class for that of the whole message."""
-    for generation in result.generations:
-        generation.message = message_chunk_to_message(generation.message)
-    return result
 
 
 class BoundedChatOpenAI(ChatOpenAI):
     """`ChatOpenAI` whose calls wait for their turn and end in time, whatever the server does.
 
     The client's own timeout is of one read, which a server that sends a little now and then never meets.
-    Tool calls of streamed answers are as strict as those of others.
+    A tool call whose arguments are not a JSON object is always among the `invalid_tool_calls`.
     """
 
     _limiter: Limiter | None = PrivateAttr(default=None)
     _timeout_s: float | None = PrivateAttr(default=None)
     _old_max_tokens: bool = PrivateAttr(default=False)
+    _where: str = PrivateAttr(default="llms.<name>")
 
     @classmethod
     def bounded(
-        cls, limiter: Limiter | None, timeout_s: float | None, *, old_max_tokens: bool, **options: Any
+        cls,
+        limiter: Limiter | None,
+        timeout_s: float | None,
+        *,
+        old_max_tokens: bool,
+        where: str,
+        **options: Any,
     ) -> Any:
         """A model with its bounds.
 
@@ -105,10 +52,12 @@ class BoundedChatOpenAI(ChatOpenAI):
             limiter: shared by the models of one endpoint.
             timeout_s: seconds for one call once it is its turn.
             old_max_tokens: send `max_tokens`, which every server knows, and not `max_completion_tokens`.
+            where: path of the model in the workflow file, for errors.
             options: of `ChatOpenAI`.
         """
         model = cls(**options)
         model._limiter, model._timeout_s, model._old_max_tokens = limiter, timeout_s, old_max_tokens
+        model._where = where
         return model
 
     def _get_request_payload(
@@ -119,37 +68,55 @@ class BoundedChatOpenAI(ChatOpenAI):
             payload["max_tokens"] = payload.pop("max_completion_tokens")
         return payload
 
+    def _create_chat_result(self, response: Any, *args: Any, **kwargs: Any) -> ChatResult:
+        mark_broken_calls(response)
+        return unmark(super()._create_chat_result(response, *args, **kwargs))
+
     def _late(self, started_s: float) -> None:
         if self._timeout_s is not None and time.monotonic() - started_s > self._timeout_s:
-            raise TimeoutError(f"the model {self.model_name} did not finish within {self._timeout_s:g} s")
+            raise TimeoutError(
+                f"the model {self.model_name} did not finish within {self._timeout_s:g} s; raise"
+                f" {self._where}.timeout"
+            )
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Tell exceptions which model of the workflow file it was."""
+        try:
+            yield
+        except Exception as error:
+            setattr(error, LLM_ATTRIBUTE, self._where)
+            raise
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with self._limiter or _NOTHING:
+        with self._named(), self._limiter or _NOTHING:
             started_s = time.monotonic()
             for chunk in super()._stream(*args, **kwargs):
                 self._late(started_s)
-                yield _strict(chunk)
+                yield strict(chunk)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        async with self._limiter or _NOTHING:
-            started_s = time.monotonic()
-            async for chunk in super()._astream(*args, **kwargs):
-                self._late(started_s)
-                yield _strict(chunk)
+        with self._named():
+            async with self._limiter or _NOTHING:
+                started_s = time.monotonic()
+                async for chunk in super()._astream(*args, **kwargs):
+                    self._late(started_s)
+                    yield strict(chunk)
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        with self._limiter or _NOTHING:
+        with self._named(), self._limiter or _NOTHING:
             return super()._generate(messages, *args, **kwargs)
 
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        async with self._limiter or _NOTHING:
-            return await super()._agenerate(messages, *args, **kwargs)
+        with self._named():
+            async with self._limiter or _NOTHING:
+                return await super()._agenerate(messages, *args, **kwargs)
 
     def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
-        return _finished(super()._generate_with_cache(*args, **kwargs))
+        return finished(super()._generate_with_cache(*args, **kwargs))
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
-        return _finished(await super()._agenerate_with_cache(*args, **kwargs))
+        return finished(await super()._agenerate_with_cache(*args, **kwargs))
 
 
 class _Nothing:
@@ -186,7 +153,12 @@ class HttpClients:
 
 
 def chat_model(
-    config: OpenAIConfig, base_url: str, api_key: str, limiter: Limiter | None, clients: HttpClients
+    config: OpenAIConfig,
+    base_url: str,
+    api_key: str,
+    limiter: Limiter | None,
+    clients: HttpClients,
+    where: str,
 ) -> ChatOpenAI:
     """A LangChain chat model for one entry of `llms`; it streams and asks for usage.
 
@@ -196,6 +168,7 @@ def chat_model(
         api_key: what it is told.
         limiter: shared by the models of this base URL.
         clients: the connections to use.
+        where: path of the entry, such as `llms.main`.
     """
     options: dict[str, Any] = {
         "temperature": config.temperature,
@@ -215,6 +188,7 @@ def chat_model(
         limiter,
         config.timeout,
         old_max_tokens=not host.endswith(("openai.com", "openai.azure.com")),
+        where=where,
         model=config.model_name,
         base_url=base_url,
         api_key=api_key,

@@ -20,7 +20,8 @@ _level_before = [logging.WARNING]
 def log_messages(destinations: Mapping[str, LogConfig]) -> Iterator[None]:
     """Send the messages of every logger to the destinations while the block runs.
 
-    A destination that is open already is shared, so that nothing is written twice.
+    A destination that is open already is shared, so that nothing is written twice. Warnings of millstream
+    itself go to standard error too where no destination is a console.
 
     Args:
         destinations: by name, as in `general.telemetry.logging`.
@@ -31,6 +32,8 @@ def log_messages(destinations: Mapping[str, LogConfig]) -> Iterator[None]:
     root = logging.getLogger()
     if not _active:
         _level_before[0] = root.level
+        if destinations and not root.handlers:  # else they have a place to go already
+            logging.getLogger("millstream").addHandler(_OURS)
     opened: list[LogConfig] = []
     try:
         for name, destination in destinations.items():
@@ -51,6 +54,7 @@ def log_messages(destinations: Mapping[str, LogConfig]) -> Iterator[None]:
                 root.removeHandler(handler)
                 handler.close()
         if not _active:
+            logging.getLogger("millstream").removeHandler(_OURS)
             root.setLevel(_level_before[0])
 
 
@@ -82,3 +86,18 @@ class _Console(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+
+class _Ours(_Console):
+    """Warnings of ours, which a log file alone would hide from who runs the command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if all(destination.type == "file" for destination in _active):
+            super().emit(record)
+
+
+_OURS = _Ours()

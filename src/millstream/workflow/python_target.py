@@ -133,7 +133,7 @@ def _runnable_caller(target: Any, config: PythonConfig) -> Callable[[Any], Any]:
         else:
             raise ConfigError(
                 f"{config.target} takes {', '.join(sorted(keys))}; say with input_key which of them the"
-                " input is"
+                " input is, and with output_key which one of its result is the answer"
             )
         return await target.ainvoke(given)
 

@@ -100,6 +100,15 @@ def find(name: str) -> Registered:
         raise ConfigError(f"unknown _type {name!r}{nearest(name, _registered)}") from None
 
 
+def is_known(mapping: Mapping[str, Any]) -> bool:
+    """Whether there is the kind of function that an entry names."""
+    try:
+        find(str(mapping["_type"]))
+    except ConfigError:
+        return False
+    return True
+
+
 def parse_component(mapping: Mapping[str, Any], where: str) -> tuple[Registered, FunctionBaseConfig]:
     """Which kind of function an entry is, and its configuration, checked.
 

@@ -1,7 +1,7 @@
 """Running a workflow: built once, asked as often as one likes, each run one trace."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 from millstream.record.live import start_span
@@ -32,7 +32,12 @@ class Workflow:
         return self.config.name
 
     async def run(
-        self, message: Any, *, trace_id: str | None = None, attributes: Mapping[str, Any] | None = None
+        self,
+        message: Any,
+        *,
+        trace_id: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        within: AbstractAsyncContextManager[Any] | None = None,
     ) -> Any:
         """Answer one message. The run is a WORKFLOW span named by the workflow, with everything in it below.
 
@@ -40,6 +45,7 @@ class Workflow:
             message: a text, or a mapping of the workflow's arguments.
             trace_id: 32 hex digits for the trace; a new one when `None`.
             attributes: recorded on the span.
+            within: entered inside the span: an exception that it raises or changes is that of the span.
 
         Returns:
             The answer as a JSON value; mostly a text.
@@ -55,7 +61,8 @@ class Workflow:
             workload_id=self.name,
             trace_id=trace_id,
         ) as span:
-            answer = answer_of(await self._function.call_unrecorded(message))
+            async with within or nullcontext():
+                answer = answer_of(await self._function.call_unrecorded(message))
             span.set_output(answer)
             return answer
 

@@ -37,13 +37,13 @@ def parse_model(model: type[ModelT], mapping: Any, where: str = "") -> ModelT:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: `; did you mean 'x'? Known: x, y`."""
+    """A hint for a name that is not known: `; did you mean 'x'? Known: x, y`, or `; known: x, y`."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     if not close:  # the right words with something around them
         close = [name for name in names if name in word or word in name][:1]
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} Known: {', '.join(names) if names else 'none'}"
+    hint = f"; did you mean {close[0]!r}? Known" if close else "; known"
+    return f"{hint}: {', '.join(names) if names else 'none'}"
 
 
 def join_path(*parts: str | int) -> str:

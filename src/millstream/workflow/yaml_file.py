@@ -72,11 +72,17 @@ def override(tree: dict[str, Any], overrides: Sequence[tuple[str, str]]) -> None
         ConfigError: a path leads nowhere; names the nearest key.
     """
     for path, text in overrides:
-        value = parse_yaml(text, f"the value of --override {path}")
-        _set(tree, path, value)
+        try:
+            value = parse_yaml(text, f"the value of --override {path}")
+        except ConfigError as error:
+            quoted = "'" + text.replace("'", "''") + "'"
+            raise ConfigError(
+                f'{error}; a text with signs of YAML needs quotes of YAML too: "{quoted}"'
+            ) from None
+        _set(tree, path, value, text)
 
 
-def _set(tree: dict[str, Any], path: str, value: Any) -> None:
+def _set(tree: dict[str, Any], path: str, value: Any, text: str) -> None:
     rest = path.split(".")
     if "" in rest:
         raise ConfigError(
@@ -97,13 +103,27 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
             here[key] = value
             return
         if isinstance(here, dict) and key not in here:
-            place = join_path(*done) or "the file"
-            raise ConfigError(
-                f"--override {path}: {place} has no key {rest[0]!r}{nearest(rest[0], map(str, here))}"
-            )
+            raise ConfigError(f"--override {path}: {_no_key(here, done, rest, text)}")
         done += rest[:taken]
         rest = rest[taken:]
         here = here[key]
+
+
+def _no_key(here: dict[Any, Any], done: Sequence[str], rest: Sequence[str], text: str) -> str:
+    """What to do about a key that is not there: correct it, or, inside a component, add it as a whole."""
+    place, key = join_path(*done) or "the file", rest[0]
+    hint = nearest(key, map(str, here))
+    if "_type" in here and "did you mean" not in hint:
+        mapping = text
+        for name in reversed(rest[1:]):
+            mapping = f"{{{name}: {mapping}}}"
+        has = ", ".join(map(str, here))
+        path = join_path(*done, key)
+        return (
+            f"{place} has no key {key!r}; to add it give the mapping: --override {path} '{mapping}'"
+            f" ({place} has {has})"
+        )
+    return f"{place} has no key {key!r}{hint}"
 
 
 def _longest_key(mapping: dict[Any, Any], rest: Sequence[str]) -> tuple[Any, int]:

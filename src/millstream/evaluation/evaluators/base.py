@@ -57,6 +57,10 @@ class EvaluatorBase(BaseModel):
     lower_is_better: ClassVar[bool] = False
     unit: ClassVar[str] = ""
 
+    def unscorable(self, item: EvalItem) -> str | None:  # noqa: ARG002  # for those that look
+        """Why no answer to this item could be scored; a failed item then has a missing score, not 0."""
+        return None
+
     def bind(self, directory: Path, where: str) -> Callable[[EvalItem], Any]:  # noqa: ARG002  # for those that load
         """What is called with each item.
 

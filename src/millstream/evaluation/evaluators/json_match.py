@@ -25,11 +25,21 @@ class JsonMatch(EvaluatorBase):
 
     fields: list[str] | None = None
 
+    def unscorable(self, item: EvalItem) -> str | None:
+        """An expected answer that is no JSON, or has nothing to compare."""
+        expected = _value(item.expected)
+        if expected is _NOTHING:
+            return "the expected answer is not JSON"
+        if isinstance(expected, dict) and not self._names(expected):
+            return "the expected answer has none of the fields to compare"
+        return None
+
     def __call__(self, item: EvalItem) -> Score:
         """Score one item."""
-        expected = item.expected if not isinstance(item.expected, str) else _decode(item.expected)
-        if expected is _NOTHING:
-            return Score(None, "the expected answer is not JSON")
+        reason = self.unscorable(item)
+        if reason is not None:
+            return Score(None, reason)
+        expected = _value(item.expected)
         answer = (
             item.output if not isinstance(item.output, str) else extract_json(item.output, type(expected))
         )
@@ -41,16 +51,15 @@ class JsonMatch(EvaluatorBase):
         return self._share(expected, answer)
 
     def _share(self, expected: dict[str, Any], answer: Any) -> Score:
-        names = (
-            [name for name in expected if name in self.fields] if self.fields is not None else list(expected)
-        )
-        if not names:
-            return Score(None, "the expected answer has none of the fields to compare")
+        names = self._names(expected)
         if not isinstance(answer, dict):
             return Score(0.0, "the answer is not a JSON object")
         wrong = [name for name in names if name not in answer or not equal(expected[name], answer[name])]
         reason = f"differ or missing: {', '.join(wrong)}" if wrong else None
         return Score((len(names) - len(wrong)) / len(names), reason)
+
+    def _names(self, expected: dict[str, Any]) -> list[str]:
+        return [name for name in expected if self.fields is None or name in self.fields]
 
 
 def extract_json(text: str, kind: type) -> Any:
@@ -74,6 +83,10 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(equal, left, right))
     return bool(left == right)
+
+
+def _value(expected: Any) -> Any:
+    return _decode(expected) if isinstance(expected, str) else expected
 
 
 def _decode(text: str) -> Any:

@@ -69,10 +69,15 @@ def tokens_of(call: Span) -> int | None:
     return sum(known) if known else None
 
 
+def root_of(spans: list[Span]) -> Span | None:
+    """The root, once it has ended."""
+    return next((span for span in spans if span.parent_id is None and span.duration_s is not None), None)
+
+
 def run_time_s(spans: list[Span]) -> float | None:
     """The root's duration; without a closed root, last end minus first start; `None` without ended spans."""
-    for span in spans:
-        if span.parent_id is None and span.duration_s is not None:
-            return span.duration_s
+    root = root_of(spans)
+    if root is not None:
+        return root.duration_s
     ends = [span.end_ns for span in spans if span.end_ns is not None]
     return (max(ends) - min(span.start_ns for span in spans)) / 1e9 if ends else None

@@ -60,12 +60,19 @@ class Regex(EvaluatorBase):
             raise ValueError(f"not a regular expression ({error})") from None
         return value
 
+    def unscorable(self, item: EvalItem) -> str | None:
+        """A pattern that needs an expected answer which is not there."""
+        if _EXPECTED in self.pattern and item.expected is None:
+            return "the dataset has no expected answer for this item"
+        return None
+
     def __call__(self, item: EvalItem) -> Score:
         """Score one item."""
+        reason = self.unscorable(item)
+        if reason is not None:
+            return Score(None, reason)
         pattern = self.pattern
         if _EXPECTED in pattern:
-            if item.expected is None:
-                return Score(None, "the dataset has no expected answer for this item")
             pattern = pattern.replace(_EXPECTED, re.escape(answer_text(item.expected)))
         found = re.search(
             pattern,

@@ -8,7 +8,7 @@ import numpy as np
 from millstream.profiler.critical_path import critical_path_ns
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import content_text
-from millstream.profiler.requests import Requests, requests
+from millstream.profiler.requests import Requests, item_id, requests
 from millstream.profiler.tree import self_time_ns, tree_order
 from millstream.span import Span
 from millstream.store.table import KINDS, STATUSES, Ints, SpanTable
@@ -83,7 +83,7 @@ def _chosen(table: SpanTable, found: Requests) -> list[int]:
     recorded = np.flatnonzero(found.recorded)
     if len(table) <= MAX_SPANS:
         return [int(number) for number in recorded]
-    bad = (found.failed | found.unfinished)[recorded]
+    bad = found.bad[recorded]
     by_need = recorded[np.lexsort((-found.run_time_ns[recorded], ~bad))]
     sizes = np.diff(table.bounds())[by_need]
     fits = np.cumsum(sizes) <= MAX_SPANS
@@ -109,11 +109,14 @@ def _request(
     rows = tree_order(table, number)
     start_ns = int(table.start_ns[rows].min())
     end_ns = int(np.maximum(table.end_ns[rows], table.start_ns[rows]).max())
-    outcome = "failed" if found.failed[number] else "unfinished" if found.unfinished[number] else "ok"
+    outcome = next(
+        (name for name in ("failed", "cancelled", "unfinished") if getattr(found, name)[number]), "ok"
+    )
     run_ns = int(found.run_time_ns[number])
     return {
         "n": number,
         "t": table.trace_ids[number],
+        "i": item_id(table, found, number),
         "o": outcome,
         "d": run_ns / _NS_PER_US if run_ns >= 0 else None,
         "w": (end_ns - start_ns) / _NS_PER_US,

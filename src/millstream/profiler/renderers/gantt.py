@@ -16,8 +16,9 @@ from matplotlib.patches import Patch
 from millstream.profiler.engine import Profile
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.renderers.files import replacing
-from millstream.profiler.requests import requests
-from millstream.store.table import KINDS, Ints, SpanTable
+from millstream.profiler.requests import Requests, item_id, requests
+from millstream.span import Status
+from millstream.store.table import KINDS, STATUS_CODE, UNKNOWN, Ints, SpanTable
 
 MAX_CALLS = 60
 MAX_REQUESTS = 120
@@ -35,6 +36,8 @@ _OTHER = "#9aa3ad"
 _FAILED = "#c0392b"
 _WIDTH_IN = 12.0
 _LABEL_CHARS = 42
+_ITEM_CHARS = 24
+_WELL = (UNKNOWN, STATUS_CODE[Status.OK.value])
 
 
 def write(profile: Profile, path: Path) -> None:
@@ -88,7 +91,7 @@ def _calls(table: SpanTable, closed: Ints) -> Figure:
     start_s = (table.start_ns[rows] - int(table.start_ns[rows].min())) / NS_PER_S
     length_s = table.duration_ns[rows] / NS_PER_S
     colours = [_colour(table, row) for row in rows.tolist()]
-    edges = [_FAILED if failed else "none" for failed in table.failed[rows].tolist()]
+    edges = [_FAILED if status not in _WELL else "none" for status in table.status[rows].tolist()]
     axes.barh(
         np.arange(len(rows)),
         length_s,
@@ -98,7 +101,8 @@ def _calls(table: SpanTable, closed: Ints) -> Figure:
         edgecolor=edges,
         linewidth=1.6,
     )
-    labels = [_label(table, row, several=len(np.unique(table.trace[rows])) > 1) for row in rows.tolist()]
+    found = requests(table) if len(np.unique(table.trace[rows])) > 1 else None
+    labels = [_label(table, row, found) for row in rows.tolist()]
     axes.set_yticks(np.arange(len(rows)), labels, fontsize=8)
     reach = float((start_s + length_s).max()) or 1.0
     for at, (start, length) in enumerate(zip(start_s.tolist(), length_s.tolist(), strict=True)):
@@ -113,7 +117,7 @@ def _calls(table: SpanTable, closed: Ints) -> Figure:
         if len(rows) == len(closed)
         else f"the {len(rows)} longest of {len(closed)} calls"
     )
-    _explain(figure, axes, table, rows, f"{shown}, one row each; red edge: failed")
+    _explain(figure, axes, table, rows, f"{shown}, one row each; red edge: failed, cancelled or interrupted")
     return figure
 
 
@@ -138,7 +142,7 @@ def _requests(table: SpanTable) -> Figure:
     axes.add_collection(
         PolyCollection(list(box), facecolors=[_colour(table, row) for row in rows.tolist()], linewidths=0)
     )
-    failed = found.failed[shown]
+    failed = found.bad[shown]
     axes.plot(
         np.full(int(failed.sum()), 0.0),
         np.flatnonzero(failed),
@@ -151,14 +155,14 @@ def _requests(table: SpanTable) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     labelled = len(shown) if len(shown) <= MAX_CALLS else 13
     ticks = np.unique(np.linspace(0, len(shown) - 1, labelled).round().astype(int))
-    axes.set_yticks(ticks, [f"request {shown[tick]}" for tick in ticks], fontsize=8)
+    axes.set_yticks(ticks, [_request(table, found, int(shown[tick])) for tick in ticks], fontsize=8)
     axes.set_xlabel("seconds since the start of the request")
     what = (
         f"all {len(shown)} finished requests"
         if step == 1
         else f"{len(shown)} of {len(ended)} finished requests (every {_nth(step)} by run time)"
     )
-    _explain(figure, axes, table, rows, f"{what}, slowest first, one row each; red dot: failed")
+    _explain(figure, axes, table, rows, f"{what}, slowest first, one row each; red dot: failed or cancelled")
     return figure
 
 
@@ -180,11 +184,21 @@ def _colour(table: SpanTable, row: int) -> str:
     return _COLOURS.get(KINDS[table.kind[row]], _OTHER)
 
 
-def _label(table: SpanTable, row: int, *, several: bool) -> str:
-    """A name that matplotlib shows as it is: `$` would start a formula, control characters are boxes."""
-    name = "".join(c if c.isprintable() else "?" for c in table.names[table.name[row]])
-    name = name if len(name) <= _LABEL_CHARS else name[: _LABEL_CHARS - 1] + "…"
-    text = ("request " + str(table.trace[row]) + "  " if several else "") + name
+def _label(table: SpanTable, row: int, found: Requests | None) -> str:
+    """A call's name, and of several requests which one it is of."""
+    name = _plain(table.names[table.name[row]], _LABEL_CHARS)
+    return name if found is None else f"{_request(table, found, int(table.trace[row]))}  {name}"
+
+
+def _request(table: SpanTable, found: Requests, request: int) -> str:
+    item = item_id(table, found, request)
+    return f"request {request}" if item is None else f"request {request} · {_plain(item, _ITEM_CHARS)}"
+
+
+def _plain(text: str, longest: int) -> str:
+    """A text that matplotlib shows as it is: `$` would start a formula, control characters are boxes."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = text if len(text) <= longest else text[: longest - 1] + "…"
     return text.replace("$", r"\$")
 
 

@@ -42,7 +42,15 @@ def _requests(profile: Profile) -> list[Figure]:
     found = profile.requests
     if isinstance(found, Failure):
         return []
-    bad = [f"{n:,} {what}" for n, what in ((found.failed, "failed"), (found.unfinished, "unfinished")) if n]
+    bad = [
+        f"{n:,} {what}"
+        for n, what in (
+            (found.failed, "failed"),
+            (found.cancelled, "cancelled"),
+            (found.unfinished, "unfinished"),
+        )
+        if n
+    ]
     return [Figure("Requests", f"{found.n:,}", ", ".join(bad) or "none failed", bad=bool(bad))]
 
 
@@ -56,13 +64,17 @@ def _run_time(profile: Profile) -> list[Figure]:
     )
     rate = throughput.mean
     between = throughput.ninety_fifth_interval
+    counts = profile.requests
+    sessions = 1 if isinstance(counts, Failure) else counts.sessions
+    notes = [f"over {sessions} sessions, without the pauses"] if sessions > 1 else []
+    notes += [] if between is None else [f"95 %: {between[0]:.3g} to {between[1]:.3g}"]
     return [
         Figure("Mean run time", seconds(run_time.mean), _interval(run_time.ninety_fifth_interval)),
         Figure("p95 run time", seconds(run_time.p95), f"of {run_time.n:,} that ended"),
         Figure(
             "Finished per second",
             "–" if rate is None else f"{rate:.3g}",  # noqa: RUF001  # the sign for "no value"
-            "" if between is None else f"95 %: {between[0]:.3g} to {between[1]:.3g}",
+            "; ".join(notes),
         ),
     ]
 

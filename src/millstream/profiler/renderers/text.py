@@ -1,4 +1,4 @@
-"""`workflow_profiling_report.txt`: bottlenecks, call trees and concurrency."""
+"""`workflow_profiling_report.txt`: a summary, then bottlenecks, call trees and concurrency if asked for."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,13 +14,16 @@ from millstream.profiler.renderers.files import replacing
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Failure
 from millstream.profiler.tree import self_time_ns, tree_order
+from millstream.profiler.units import duration
 from millstream.store.table import KINDS, SpanTable
 
 T = TypeVar("T")
+MAX_SUMMARY_ROWS = 15
 MAX_TREES = 20
 MAX_SPIKES = 50
 MAX_TREE_ROWS = 500
 _MAX_INDENT = 40
+_KEYS = "eval.general.profiler"
 
 
 def write(profile: Profile, path: Path) -> None:
@@ -32,8 +35,9 @@ def write(profile: Profile, path: Path) -> None:
 
 
 def sections(profile: Profile) -> Iterator[str]:
-    """The sections that are switched on."""
+    """The summary, and the sections that are switched on."""
     spikes = profile.config.concurrency_spike_analysis.enable
+    yield "\n".join(["=== Summary ===", *_summary(profile)])
     if profile.simple_stack is not None:
         yield _section("---- BOTTLENECK REPORT ----", profile.simple_stack, _simple)
     if profile.nested_stack is not None:
@@ -41,6 +45,61 @@ def sections(profile: Profile) -> Iterator[str]:
         yield _section(heading, profile.nested_stack, lambda found: [*_nested(found), *_trees(profile.table)])
     if spikes:
         yield _section("=== Concurrency Spike Analysis ===", profile.concurrency, _spikes)
+
+
+def _summary(profile: Profile) -> Iterator[str]:
+    counts = profile.requests
+    if not isinstance(counts, Failure):
+        yield (
+            f"{counts.n} requests, {counts.failed} failed, {counts.cancelled} cancelled, "
+            f"{counts.unfinished} unfinished; {len(profile.table)} spans"
+        )
+    yield from (f"The analysis {name} failed: {error}" for name, error in profile.failures.items())
+    latency = [] if isinstance(profile.latency, Failure) else profile.latency
+    yield from _listed(
+        "Latency, the largest total time first:",
+        [
+            f"{row.kind} {row.name}: {row.n} calls, {row.errors} failed, mean {duration(row.mean.value)}, "
+            f"p50 {duration(row.p50.value)}, p95 {duration(row.p95.value)}, p99 {duration(row.p99.value)}"
+            for row in latency
+        ],
+    )
+    models = [] if isinstance(profile.tokens, Failure) else profile.tokens
+    yield from _listed(
+        "Tokens:",
+        [
+            f"{row.name}: {row.calls} calls, {_count(row.input_tokens)} input, "
+            f"{_count(row.output_tokens)} output"
+            for row in models
+        ],
+    )
+    own = [] if isinstance(profile.self_time, Failure) else profile.self_time
+    yield from _listed(
+        "Self time:",
+        [f"{row.kind} {row.name}: {duration(row.self_s)}, {100 * row.share:.1f} %" for row in own],
+    )
+    off = [key for key, on in _switches(profile) if not on]
+    if off:
+        yield from ("", "More is written here with these keys set to true:", *(f"  {key}" for key in off))
+
+
+def _switches(profile: Profile) -> Iterator[tuple[str, bool]]:
+    bottlenecks = profile.config.bottleneck_analysis
+    yield f"{_KEYS}.bottleneck_analysis.enable_simple_stack", bottlenecks.enable_simple_stack
+    yield f"{_KEYS}.bottleneck_analysis.enable_nested_stack", bottlenecks.enable_nested_stack
+    yield f"{_KEYS}.concurrency_spike_analysis.enable", profile.config.concurrency_spike_analysis.enable
+
+
+def _listed(title: str, lines: list[str]) -> Iterator[str]:
+    if not lines:
+        return
+    yield from ("", title, *(f"  {line}" for line in lines[:MAX_SUMMARY_ROWS]))
+    if len(lines) > MAX_SUMMARY_ROWS:
+        yield f"  … and {len(lines) - MAX_SUMMARY_ROWS} more"
+
+
+def _count(tokens: int | None) -> str:
+    return "unknown" if tokens is None else str(tokens)
 
 
 def _section(heading: str, found: T | Failure, lines: Callable[[T], Iterable[str]]) -> str:

@@ -24,7 +24,7 @@
 
   for (const [index, one] of data.requests.entries()) {
     const outcome = one.o === "ok" ? "" : ` · ${one.o}`;
-    chooser.append(new Option(`#${one.n} · ${one.d === null ? "no end" : seconds(one.d)} · ${one.t.slice(0, 8)}${outcome}`, String(index)));
+    chooser.append(new Option(`#${one.n}${one.i ? ` · ${one.i.slice(0, 40)}` : ""} · ${one.d === null ? "no end" : seconds(one.d)} · ${one.t.slice(0, 8)}${outcome}`, String(index)));
   }
 
   function row(span, index) {
@@ -47,7 +47,7 @@
     bar.style.left = `${left}%`;
     bar.style.width = `${open ? 100 - left : Math.min(100 * span[LENGTH] / whole, 100 - left)}%`;
     bar.classList.toggle("critical", span[CRITICAL] > 0);
-    bar.classList.toggle("failed", status === "error");
+    bar.classList.toggle("failed", status !== "" && status !== "ok");
     bar.classList.toggle("open", open);
     lane.append(bar);
     lane.setAttribute("aria-hidden", "true");
@@ -131,7 +131,7 @@
     body.replaceChildren();
     fill(0, Math.min(request.r.length, FIRST_ROWS));
     const what = request.d === null ? "has not ended" : `took ${seconds(request.d)}`;
-    at("shown").textContent = `Request #${request.n}, trace ${request.t}: ${request.r.length.toLocaleString("en")} calls, ${what}${request.o === "failed" ? ", failed" : ""}.`;
+    at("shown").textContent = `Request #${request.n}, trace ${request.t}: ${request.r.length.toLocaleString("en")} calls, ${what}${request.o === "failed" || request.o === "cancelled" ? `, ${request.o}` : ""}.`;
     at("scale").replaceChildren(...[0, 0.5, 1].map((part) => make("span", seconds(part * request.w))));
     at("previous").disabled = index === 0;
     at("next").disabled = index === data.requests.length - 1;
