@@ -178,7 +178,11 @@ async def test_a_target_that_raises_is_recorded(ask, spans):
         ("Job", ", method: walk", "has no method 'walk'"),
         ("Greeter", ", init: {greting: x}", "with init .*greting.* failed"),
         ("shout", ", init: {a: 1}", "is not a class, so it takes no init"),
-        ("build_graph", "", "takes answer, question; say with input_key"),
+        (
+            "build_graph",
+            "",
+            "takes answer, question; say with input_key which of them the input is, and with output_key",
+        ),
         ("build_two_inputs", "", "takes style, topic; say with input_key"),
         ("build_graph", ", input_key: question, output_key: anser", "gave no 'anser', but question, answer"),
     ],
