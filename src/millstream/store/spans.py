@@ -57,7 +57,8 @@ class SpanReader:
             try:
                 span = _decode(line)
             except msgspec.DecodeError as error:
-                if growing and not isinstance(error, msgspec.ValidationError):
+                whole = isinstance(error, msgspec.ValidationError) and line.startswith(b"{")
+                if growing and not whole:
                     return
                 rescued = self._rescue(line, error)
                 if rescued is None:
