@@ -6,7 +6,7 @@ import pytest
 from millstream.errors import ConfigError
 from millstream.workflow import load_config
 from millstream.workflow.environment import expand
-from millstream.workflow.secrets import is_secret_key, is_secret_variable
+from millstream.workflow.secrets import is_secret_key, is_secret_variable, masked
 
 
 def error_of(path, *overrides, **options):
@@ -238,3 +238,9 @@ def test_paths_of_the_config_are_kept(write):
     path = write("workflow: {_type: x}")
     assert load_config(path).directory == path.parent
     assert isinstance(load_config(str(path)).path, Path)
+
+
+def test_a_password_in_a_url_is_masked_with_and_without_a_user():
+    assert masked("https://user:hidden@host/x") == "https://user:********@host/x"
+    assert masked("https://:hidden@host/x") == "https://:********@host/x"
+    assert masked("https://host:8080/x@y") == "https://host:8080/x@y"

@@ -13,7 +13,7 @@ _WORD = (
 _SECRET_KEY = re.compile(rf"{_WORD}$|(?:^|[_.-])auth$", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(rf"(?:^|_)(?:{_WORD}|key|auth)(?:_|$)", re.IGNORECASE)
 _WITH_SECRETS = re.compile(r"headers$|cookies$", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]+):([^/\s@]+)@")
+_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
 
 
 def is_secret_key(key: str) -> bool:

@@ -4,6 +4,7 @@ Above `MAX_CALLS` calls the picture changes from calls to requests; of more than
 shows every k-th by run time, so that the shape of the distribution stays. A line on it says what is shown.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ _WELL = (UNKNOWN, STATUS_CODE[Status.OK.value])
 def write(profile: Profile, path: Path) -> None:
     """Draw and write the file."""
     figure = draw(profile.table)
-    with replacing(path) as file:
+    with replacing(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font has not
         figure.savefig(file, format="png", dpi=120)
 
 
