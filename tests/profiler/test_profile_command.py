@@ -71,6 +71,20 @@ def test_at_80_columns_every_row_is_one_line_with_whole_figures(source, tmp_path
         assert name in done.stdout
 
 
+def test_at_80_columns_long_names_give_way_to_figures(tmp_path):
+    name = "a-model-with-a-name-that-is-too-long"
+    spans = [span(f"{n}", n, n + 3_840_000_000, name=name, kind=SpanKind.LLM) for n in range(9)]
+    spans += [span("f", 1, 3_950_000_000, name=name, kind=SpanKind.LLM, status=Status.ERROR)]
+    spans += [span("o", 1, None, name=name, kind=SpanKind.LLM)]
+    source = tmp_path / "spans.jsonl"
+    source.write_bytes(b"\n".join(map(msgspec.json.encode, spans)))
+    done = run("profile", source, cwd=tmp_path, columns="80")
+    (row,) = rows(done.stdout, "Latency")[:1]
+    assert row[1].endswith("…")
+    assert row[2:5] == ["10", "1", "1"]  # closed, failed, open
+    assert all(re.fullmatch(r"[\d.]+ s", cell) for cell in row[5:9]), row
+
+
 def test_not_in_a_terminal_there_is_room_for_intervals(source, tmp_path):
     done = run("profile", source, cwd=tmp_path, columns="")
     assert 80 < max(map(len, done.stdout.splitlines())) <= 120

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +32,8 @@ _WIDTH = 120
 """Columns of the tables where the output is no terminal."""
 _ROOMY = 100
 """Columns from which there is room for the less important figures."""
+_GAP = 2
+_LEAST_NAME = 8
 
 
 class _Column(NamedTuple):
@@ -128,8 +131,7 @@ def _print(found: "Profile") -> None:
     rejected = sum(found.source.rejected.values())
     if rejected:
         console.print(Text(f"{rejected:,} lines could not be read", style="red"))
-    roomy = console.width >= _ROOMY
-    for table in (_latency(found, roomy=roomy), _models(found, roomy=roomy), _path(found)):
+    for table in (_latency(found, console.width), _models(found, console.width), _path(found, console.width)):
         if table is not None:
             console.print()
             console.print(table)
@@ -146,16 +148,19 @@ def _print(found: "Profile") -> None:
         console.print(Text(f"The analysis {name} failed: {error}", style="red"))
 
 
-def _table(title: str, columns: Sequence[_Column], rows: Sequence[Any], total: int) -> Table:
+def _table(title: str, columns: Sequence[_Column], rows: Sequence[Any], total: int, width: int) -> Table:
     """One line a row; what is too long is a name, and is cut."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in columns:
+    wide = [max(map(cell_len, [column.heading, *map(column.cell, rows)])) for column in columns]
+    figures = sum(cells for column, cells in zip(columns, wide, strict=True) if not column.is_name)
+    for_name = max(width - figures - _GAP * (len(columns) - 1), _LEAST_NAME)
+    for column, cells in zip(columns, wide, strict=True):
         table.add_column(
             column.heading,
             justify="left" if column.is_text else "right",
             overflow="ellipsis",
             no_wrap=True,
-            min_width=None if column.is_name else max(map(len, [column.heading, *map(column.cell, rows)])),
+            width=min(cells, for_name) if column.is_name else cells,
         )
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
@@ -163,7 +168,7 @@ def _table(title: str, columns: Sequence[_Column], rows: Sequence[Any], total: i
     return table
 
 
-def _latency(found: "Profile", *, roomy: bool) -> Table | None:
+def _latency(found: "Profile", width: int) -> Table | None:
     if isinstance(found.latency, Failure):
         return None
     rows = found.latency[:MAX_ROWS]
@@ -171,16 +176,16 @@ def _latency(found: "Profile", *, roomy: bool) -> Table | None:
     columns += _unless_zero(rows, "failed", "errors")
     columns += _unless_zero(rows, "open", "open")
     columns += [_Column("mean", lambda row: duration(row.mean.value))]
-    columns += [_Column("± 95 %", lambda row: _half_width(row.mean))] if roomy else []
+    columns += [_Column("± 95 %", lambda row: _half_width(row.mean))] if width >= _ROOMY else []
     columns += [
         _Column("p50", lambda row: duration(row.p50.value)),
         _Column("p95", lambda row: duration(row.p95.value)),
         _Column("p99", lambda row: duration(row.p99.value)),
     ]
-    return _table("Latency", columns, rows, len(found.latency))
+    return _table("Latency", columns, rows, len(found.latency), width)
 
 
-def _models(found: "Profile", *, roomy: bool) -> Table | None:
+def _models(found: "Profile", width: int) -> Table | None:
     if isinstance(found.tokens, Failure) or not found.tokens:
         return None
     rows = found.tokens[:MAX_ROWS]
@@ -191,15 +196,15 @@ def _models(found: "Profile", *, roomy: bool) -> Table | None:
         _Column("cached", lambda row: _count(row.cache_read_tokens)),
         _Column("output", lambda row: _count(row.output_tokens)),
     ]
-    columns += [_Column("reasoning", lambda row: _count(row.reasoning_tokens))] if roomy else []
+    columns += [_Column("reasoning", lambda row: _count(row.reasoning_tokens))] if width >= _ROOMY else []
     columns += [
         _Column("p50", lambda row: duration(row.latency_p50.value)),
         _Column("p95", lambda row: duration(row.latency_p95.value)),
     ]
-    return _table("Models", columns, rows, len(found.tokens))
+    return _table("Models", columns, rows, len(found.tokens), width)
 
 
-def _path(found: "Profile") -> Table | None:
+def _path(found: "Profile", width: int) -> Table | None:
     """Critical path and self time side by side, by what the requests waited for."""
     path, own = found.critical_path, found.self_time
     if isinstance(path, Failure) or isinstance(own, Failure):
@@ -217,7 +222,7 @@ def _path(found: "Profile") -> Table | None:
         _Column("share", lambda row: f"{100 * row.share:.1f} %"),
     ]
     rows = sorted(own, key=lambda row: -waited(row)[0])
-    return _table("Where the time goes", columns, rows[:MAX_ROWS], len(own))
+    return _table("Where the time goes", columns, rows[:MAX_ROWS], len(own), width)
 
 
 def _unless_zero(rows: Sequence[Any], heading: str, attribute: str) -> list[_Column]:
