@@ -12,6 +12,7 @@ import pytest
 from millstream.simulate.rules import load_rules
 from millstream.span import Span, SpanKind
 from millstream.workflow.modules import import_module
+from millstream.workflow.registry import scratch_registry
 from tests.simulate.process import running
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +22,8 @@ TOOL = "email_phishing_analyzer"
 
 @pytest.fixture(scope="module")
 def component():
-    return import_module("email_phishing_analyzer.py", EXAMPLE, where="test")
+    with scratch_registry():
+        yield import_module("email_phishing_analyzer.py", EXAMPLE, where="test")
 
 
 @pytest.mark.parametrize(
