@@ -274,12 +274,12 @@ def open_span(
     active: "recorder.Recorder",
     name: str,
     kind: SpanKind,
-    content: Any = _UNSET,
-    *,
+    content: Any,
     parent: context.SpanContext | None,
     workload_id: str | None = None,
-    trace_id: str | None = None,
     label: str | None = None,
+    *,
+    trace_id: str | None = None,
 ) -> LiveSpan:
     """Start a span and write its opening line, without making it the current one.
 
@@ -290,8 +290,8 @@ def open_span(
         content: its input, or unset.
         parent: the span it starts in, or `None` for the root of a new trace.
         workload_id: opens a workload scope of this name; inherited when `None`.
-        trace_id: for a root, the trace to make instead of a new one.
         label: `label_of(name, kind)`, from callers that start many spans of one name.
+        trace_id: for a root, the trace to make instead of a new one.
     """
     encoded = to_json(content) if content is not _UNSET and active.capture_content else None
     above = parent or active.remote_parent

@@ -39,17 +39,19 @@ _LIMITS: Final = ((_MAX_TEXT, MAX_BYTES), (_MAX_ITEMS, _MAX_TEXT), (20, _MAX_TEX
 
 def to_json(value: Any) -> bytes:
     """`value` as one JSON value, ready to be placed in a line of the journal."""
-    small = type(value) not in _SIZED or len(value) <= _MAX_TEXT
-    if small:
+    if type(value) not in _SIZED or len(value) <= _MAX_TEXT:
         try:
             encoded = _encode(value)
-        except Exception:  # noqa: BLE001, S110  # not all of it is known to msgspec; the careful way follows
-            pass
-        else:
-            if len(encoded) <= MAX_BYTES:
-                return encoded
-            small = False
-    for max_items, max_text in _LIMITS if small else _LIMITS[1:]:
+        except Exception:  # noqa: BLE001  # not all of it is known to msgspec
+            return _carefully(value, _LIMITS)
+        if len(encoded) <= MAX_BYTES:
+            return encoded
+    return _carefully(value, _LIMITS[1:])
+
+
+def _carefully(value: Any, limits: tuple[tuple[int, int], ...]) -> bytes:
+    encoded = b""
+    for max_items, max_text in limits:
         try:
             encoded = _encode(_Careful(max_items, max_text).convert(value, 0))
         except _TooLargeError:

@@ -133,9 +133,9 @@ class _Call:
                 self.name,
                 SpanKind.FUNCTION,
                 content,
-                parent=current.get(),
-                workload_id=self.workload_id,
-                label=self._label,
+                current.get(),
+                self.workload_id,
+                self._label,
             )
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be started")
