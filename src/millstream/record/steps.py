@@ -3,7 +3,7 @@
 The shape is the one that the reference's `IntermediateStep` has, so that its readers read ours.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self
@@ -158,12 +158,6 @@ def end_step(span: Span, ancestry: InvocationNode) -> IntermediateStep:
     return _step(span, ancestry, f"{category(span)}_END", span.end_ns, data)
 
 
-def steps_of(span: Span, ancestry: InvocationNode) -> list[IntermediateStep]:
-    """The events of a stored span: START and, when it has ended, END."""
-    started = start_step(span, ancestry)
-    return [started] if span.end_ns is None else [started, end_step(span, ancestry)]
-
-
 def _step(
     span: Span, ancestry: InvocationNode, event_type: str, time_ns: int, data: StreamEventData
 ) -> IntermediateStep:
@@ -265,16 +259,10 @@ publishing: Final[ContextVar[bool]] = ContextVar("millstream_publishing", defaul
 def _publish(step: IntermediateStep) -> None:
     token = publishing.set(True)
     try:
-        for callback in _now(subscribers):
+        for callback in tuple(subscribers):  # one of them may unsubscribe
             try:
                 callback(step)
             except Exception as error:  # noqa: BLE001  # a subscriber never breaks the user's program
                 faults.swallow(error, "a subscriber raised")
     finally:
         publishing.reset(token)
-
-
-def _now(
-    callbacks: Sequence[Callable[[IntermediateStep], object]],
-) -> tuple[Callable[[IntermediateStep], object], ...]:
-    return tuple(callbacks)  # one of them may unsubscribe
