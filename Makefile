@@ -2,6 +2,8 @@
 # PYTHON says which Python makes the environments: make test PYTHON=python3.12
 export PYTHON ?= python3
 
+OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain))
+
 .PHONY: help demo test check format bench clean
 
 help: ## show this
@@ -10,8 +12,9 @@ help: ## show this
 demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in model server, or on yours; ARGS=--resume goes on after a kill
 	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py $(ARGS)
 
-test: .venv/.ready ## run the tests
+test: .venv/.ready .venv-openai-2/.ready ## run the tests; those of frameworks that need openai 2 in an environment of theirs
 	.venv/bin/python -m pytest
+	.venv-openai-2/bin/python -m pytest $(OPENAI_2_TESTS)
 
 check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .
@@ -35,6 +38,9 @@ clean: ## remove environments, caches and what runs wrote
 
 .venv/.ready: pyproject.toml scripts/venv
 	@scripts/venv .venv all dev
+
+.venv-openai-2/.ready: pyproject.toml scripts/venv
+	@scripts/venv .venv-openai-2 langchain,web frameworks-openai-2
 
 .venv-bench/.ready: pyproject.toml scripts/venv
 	@scripts/venv .venv-bench all bench

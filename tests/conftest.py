@@ -28,3 +28,7 @@ def spans(home: Path) -> Callable[[], list[Span]]:
         return sorted(millstream.open_store(home).spans(), key=lambda span: (span.start_ns, span.span_id))
 
     return read
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-table", action="store_true", help="write docs/integrations.md anew")

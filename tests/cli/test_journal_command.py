@@ -115,7 +115,8 @@ def test_doctor(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     result = millstream("doctor")
     assert result.returncode == 0, result.stdout
-    assert "integrations: langchain" in result.stdout
+    assert "integrations: " in result.stdout
+    assert ", langchain, " in result.stdout
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     findings = json.loads(millstream("doctor", "--json").stdout)
     (server,) = [finding for finding in findings if finding["what"].startswith("model server")]

@@ -28,7 +28,7 @@ from openai import AuthenticationError
 
 import millstream
 from millstream import SpanKind, Status, context, start_span, track_function
-from millstream.record import faults, integrations, live
+from millstream.record import faults, live
 from millstream.record.integrations import langchain
 from millstream.record.integrations.langchain_messages import message_json
 
@@ -263,7 +263,7 @@ async def test_twice_is_once_and_off_is_off(chat, spans):
 
 
 async def test_nothing_is_kept_of_finished_calls(chat):
-    handler = integrations._installed["langchain"]._hook[0].get()
+    handler = langchain._handler
     agent = create_agent(chat(), tools=[weather])
     for _ in range(5):
         agent.invoke({"messages": [HumanMessage("weather?")]})
@@ -541,5 +541,5 @@ async def test_messages_in_openai_form():
 
 
 async def test_unknown_integration_is_named():
-    with pytest.raises(millstream.MillstreamError, match="there are: langchain"):
+    with pytest.raises(millstream.MillstreamError, match=r"there are: .*langchain"):
         millstream.instrument("nope")

@@ -265,7 +265,7 @@ class _NotRecorded(LiveSpan):
         pass
 
 
-_not_recorded: Final = _NotRecorded(
+NOT_RECORDED: Final = _NotRecorded(
     "0" * 32, "0" * 16, None, 0, recorder.NOT_RECORDING, _ENDED, None, "", SpanKind.FUNCTION, 0, b"", None
 )
 
@@ -393,7 +393,7 @@ def start_span(
     """
     active = recorder.get()
     if active is None:
-        return _not_recorded
+        return NOT_RECORDED
     try:
         if trace_id is not None:
             trace_id = _known_trace_id(trace_id)
@@ -410,7 +410,7 @@ def start_span(
         )
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
-        return _not_recorded
+        return NOT_RECORDED
     if attributes is not None:
         span.set_attributes(attributes)
     return span
@@ -419,7 +419,7 @@ def start_span(
 def current_span() -> LiveSpan:
     """The span that this code runs in; one that takes everything and keeps nothing where there is none."""
     span = context.current.get()
-    return span if isinstance(span, LiveSpan) else _not_recorded
+    return span if isinstance(span, LiveSpan) else NOT_RECORDED
 
 
 def ancestry(span: LiveSpan) -> "steps.InvocationNode":

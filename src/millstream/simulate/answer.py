@@ -50,7 +50,7 @@ class Answer:
 
     Attributes:
         id: the completion's id.
-        rule: which rule answered: `rule 3`, `schema` or `default`.
+        rule: which rule answered: `rule 3`, `schema` or `default`; `embeddings` for vectors.
         pieces: the chunks, in order; only those before the failure when there is one.
         finish_reason: `stop`, `length` or `tool_calls`.
         reasoning_tokens: hidden tokens before the first piece; part of `completion_tokens`.
@@ -87,7 +87,12 @@ class Answer:
 
     def call_id(self, index: int) -> str:
         """The id of a tool call."""
-        return f"call_{self.id.removeprefix('chatcmpl-')[:20]}{index:04d}"
+        return f"call_{self.key[:20]}{index:04d}"
+
+    @property
+    def key(self) -> str:
+        """The letters and digits that all ids of this answer share."""
+        return self.id.removeprefix("chatcmpl-")
 
     @property
     def completion_tokens(self) -> int:
@@ -127,6 +132,19 @@ def plan_answer(rules: Rules, request: ChatRequest, draw: Draw, number: int) -> 
         reasoning_tokens=reasoning,
         delay_s=reply.delay_s,
         failure=failure,
+    )
+
+
+def plan_embeddings(model: Model, draw: Draw, number: int) -> Answer:
+    """Plan the answer to a request for vectors: no pieces, but the errors of the model."""
+    return Answer(
+        id=draw.text("id", 29),
+        rule="embeddings",
+        pieces=(),
+        finish_reason="stop",
+        reasoning_tokens=0,
+        delay_s=0.0,
+        failure=_failure_of(model, draw, number),
     )
 
 

@@ -1,4 +1,4 @@
-"""A chat completion request: checked as strictly as OpenAI checks it, and read as a conversation."""
+"""A request for words: a chat completion, checked as strictly as OpenAI checks it, read as a conversation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any, Final
 from millstream.simulate import chat_checks as checks
 from millstream.simulate.api_error import invalid
 from millstream.simulate.draws import fingerprint
+from millstream.simulate.rules import Model
 from millstream.simulate.tokens import split_tokens
 
 _MESSAGE_OVERHEAD: Final = ("<|start|>", "<|role|>", "<|end|>")
@@ -28,6 +29,7 @@ class ChatRequest:
         tools: name to JSON schema of its parameters.
         tool_choice: `none`, `auto`, `required`, or the name of the one tool that must be called.
         max_tokens: most tokens of the answer, reasoning included; `None` for no limit.
+        source: the parameter that the messages came in.
     """
 
     body: Mapping[str, Any]
@@ -40,6 +42,7 @@ class ChatRequest:
     stop: Sequence[str]
     stream: bool
     include_usage: bool
+    source: str = "messages"
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -79,6 +82,22 @@ class ChatRequest:
                 break
             turn += message["role"] == "assistant"
         return turn
+
+    def check_model(self, model: Model) -> None:
+        """Refuse what this model cannot take.
+
+        Raises:
+            ApiError: 400, the prompt is longer than the context window.
+        """
+        prompt, window = len(self.prompt_tokens), model.context_window
+        if window is None or prompt + (self.max_tokens or 1) <= window:
+            return
+        message = f"This model's maximum context length is {window} tokens. However, your {self.source} "
+        message += f"resulted in {prompt} tokens"
+        message += f" and you asked for up to {self.max_tokens} more" if self.max_tokens else ""
+        raise invalid(
+            f"{message}. Please reduce the length of the {self.source}.", self.source, "context_length_exceeded"
+        )
 
 
 def text_of(message: Mapping[str, Any]) -> str:

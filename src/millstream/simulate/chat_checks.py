@@ -1,10 +1,10 @@
-"""What OpenAI refuses in a chat completion request, parameter by parameter; each check raises a 400.
+"""What OpenAI refuses in a request, parameter by parameter; each check raises a 400.
 
 The messages are OpenAI's where they are short and clear.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from millstream.simulate.api_error import ApiError, invalid
@@ -38,17 +38,37 @@ def optional(body: Mapping[str, Any], name: str, kind: type[Any], default: Any) 
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {bool: "a boolean", int: "an integer", dict: "an object", list: "an array"}[kind]
-        raise _wrong_type(name, wanted, value)
+        wanted = {bool: "a boolean", int: "an integer", str: "a string", dict: "an object", list: "an array"}[kind]
+        raise wrong_type(name, wanted, value)
     return value
 
 
-def _wrong_type(name: str, wanted: str, value: Any) -> ApiError:
+def wrong_type(name: str, wanted: str, value: Any) -> ApiError:
+    """400: a parameter of another JSON type than the one that is wanted."""
     got = {bool: "a boolean", int: "an integer", float: "a decimal number", str: "a string", list: "an array"}
     what = got.get(type(value), "null" if value is None else "an object")
     return invalid(
         f"Invalid type for '{name}': expected {wanted}, but got {what} instead.", name, "invalid_type"
     )
+
+
+def missing(name: str) -> ApiError:
+    """400: a parameter that every request needs is not there."""
+    return invalid(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
+
+
+def below_minimum(name: str, lowest: int, value: int) -> ApiError:
+    """400: a whole number that is too small."""
+    message = (
+        f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, but got {value} instead."
+    )
+    return invalid(message, name, "integer_below_min_value")
+
+
+def unknown_value(value: Any, allowed: Sequence[str], param: str) -> ApiError:
+    """400: a word that is none of those that are known here."""
+    known = ", ".join(f"'{word}'" for word in allowed)
+    return invalid(f"Invalid value: '{value}'. Supported values are: {known}.", param, "invalid_value")
 
 
 def check_number(body: Mapping[str, Any], name: str, highest: float) -> None:
@@ -57,7 +77,7 @@ def check_number(body: Mapping[str, Any], name: str, highest: float) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong_type(name, "a decimal number", value)
+        raise wrong_type(name, "a decimal number", value)
     if not 0 <= value <= highest:
         message = f"Invalid '{name}': expected a value between 0 and {highest}, but got {value} instead."
         raise invalid(
@@ -68,7 +88,7 @@ def check_number(body: Mapping[str, Any], name: str, highest: float) -> None:
 def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The messages, checked one by one and in their order."""
     if body.get("messages") is None:
-        raise invalid("Missing required parameter: 'messages'.", "messages", "missing_required_parameter")
+        raise missing("messages")
     messages: list[dict[str, Any]] = optional(body, "messages", list, [])
     if not messages:
         text = "Invalid 'messages': empty array. Expected an array with minimum length 1."
@@ -85,13 +105,10 @@ def read_messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _check_message(message: Any, where: str) -> None:
     if not isinstance(message, dict):
-        raise _wrong_type(where, "an object", message)
+        raise wrong_type(where, "an object", message)
     role = message.get("role")
     if role not in _ROLES:
-        allowed = ", ".join(f"'{known}'" for known in _ROLES)
-        raise invalid(
-            f"Invalid value: '{role}'. Supported values are: {allowed}.", f"{where}.role", "invalid_value"
-        )
+        raise unknown_value(role, _ROLES, f"{where}.role")
     content = message.get("content")
     calls = message.get("tool_calls")
     if content is None and not (role == "assistant" and (calls or message.get("refusal"))):
@@ -108,7 +125,7 @@ def _check_message(message: Any, where: str) -> None:
 
 def _check_parts(content: Any, where: str) -> None:
     if not isinstance(content, list):
-        raise _wrong_type(where, "a string or an array of parts", content)
+        raise wrong_type(where, "a string or an array of parts", content)
     for index, part in enumerate(content):
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
             raise invalid(f"{where}[{index}] must be an object with a 'type'.", f"{where}[{index}]")
@@ -186,12 +203,12 @@ def read_tool_choice(body: Mapping[str, Any], tools: Mapping[str, Any]) -> str:
         return choice
     function = choice.get("function") if isinstance(choice, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
-    if name not in tools:
+    if not isinstance(name, str) or name not in tools:
         message = (
             f"Invalid value for 'tool_choice': {choice!r} is not none, auto, required or one of the tools."
         )
         raise invalid(message, "tool_choice")
-    return str(name)
+    return name
 
 
 def read_max_tokens(body: Mapping[str, Any]) -> int | None:
@@ -199,10 +216,7 @@ def read_max_tokens(body: Mapping[str, Any]) -> int | None:
     limits = [optional(body, name, int, None) for name in ("max_completion_tokens", "max_tokens")]
     for name, limit in zip(("max_completion_tokens", "max_tokens"), limits, strict=True):
         if limit is not None and limit < 1:
-            message = (
-                f"Invalid '{name}': integer below minimum value. Expected a value >= 1, but got {limit}."
-            )
-            raise invalid(message, name, "integer_below_min_value")
+            raise below_minimum(name, 1, limit)
     return next((limit for limit in limits if limit is not None), None)
 
 
@@ -213,7 +227,7 @@ def read_stop(body: Mapping[str, Any]) -> list[str]:
         return []
     stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
-        raise _wrong_type("stop", "a string or an array of strings", stop)
+        raise wrong_type("stop", "a string or an array of strings", stop)
     return stops
 
 

@@ -15,7 +15,7 @@ def serve_llm(
     ready: Callable[[str], None],
     exit_with_parent: bool = False,
 ) -> None:
-    """Answer OpenAI chat completion requests as the rules say, until SIGTERM or SIGINT.
+    """Answer requests in OpenAI's protocol as the rules say, until SIGTERM or SIGINT.
 
     Args:
         rules: what to answer; `load_rules` reads a file of them.

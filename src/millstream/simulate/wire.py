@@ -1,4 +1,4 @@
-"""Planned answers in OpenAI's JSON: one completion, or the chunks of a stream."""
+"""Planned answers as OpenAI's chat completions: one whole, or the chunks of a stream."""
 
 import json
 from collections.abc import Iterator
@@ -94,9 +94,10 @@ class ChunkWriter:
         return event({**self._envelope, "choices": [choice], **usage})
 
 
-def event(value: dict[str, Any]) -> bytes:
+def event(value: dict[str, Any], name: str | None = None) -> bytes:
     """One server-sent event."""
-    return b"data: " + to_json(value) + b"\n\n"
+    head = f"event: {name}\n".encode() if name else b""
+    return head + b"data: " + to_json(value) + b"\n\n"
 
 
 def to_json(value: Any) -> bytes:

@@ -1,14 +1,16 @@
-"""Frameworks that record themselves once instrumented. One file a framework, found by entry point.
+"""Frameworks that record themselves once instrumented, found by entry point.
 
-An integration is a class without arguments with `install()` and `uninstall()`; both may be called at any
-time and twice. `install` raises ImportError where its framework is not installed. A package adds one under
-the entry point group `millstream.integrations`.
+A framework costs nothing until the program imports it: only then are its hooks loaded. A package adds one
+under the entry point group `millstream.integrations`, as a `frameworks.Framework`.
 """
 
-from typing import TYPE_CHECKING, Final, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from millstream.errors import ConfigError, MissingExtraError
 from millstream.record import faults
+from millstream.record.integrations.frameworks import Framework
+from millstream.record.integrations.on_import import forget, is_installed, when_imported
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -16,19 +18,28 @@ if TYPE_CHECKING:
 GROUP: Final = "millstream.integrations"
 
 
-class Integration(Protocol):
-    """What an entry point of the group names."""
+class _Instrumented:
+    """A framework that is recorded from its import on."""
 
-    def install(self) -> None:
-        """Begin to record the framework's calls."""
-        ...
+    def __init__(self, framework: Framework) -> None:
+        self._framework = framework
+        self._hooks: Any = None
 
-    def uninstall(self) -> None:
-        """Put everything back."""
-        ...
+    def begin(self) -> None:
+        when_imported(self._framework.module, self._install)
+
+    def end(self) -> None:
+        forget(self._install)
+        if self._hooks is not None:
+            self._hooks.uninstall()
+
+    def _install(self) -> None:
+        hooks = import_module(self._framework.hooks)
+        hooks.install()
+        self._hooks = hooks
 
 
-_installed: Final[dict[str, Integration]] = {}
+_instrumented: Final[dict[str, _Instrumented]] = {}
 
 
 def available() -> "dict[str, EntryPoint]":
@@ -39,7 +50,7 @@ def available() -> "dict[str, EntryPoint]":
 
 
 def instrument(*names: str) -> list[str]:
-    """Record the calls of frameworks, from now on.
+    """Record the calls of frameworks, from now on: those that are imported, and others when they will be.
 
     Args:
         *names: the frameworks; none means every one that is installed.
@@ -56,23 +67,24 @@ def instrument(*names: str) -> list[str]:
         if name not in known:
             raise ConfigError(f"no integration is called {name!r}; there are: {', '.join(known) or 'none'}")
     for name in names or known:
-        if name in _installed:
+        if name in _instrumented:
             continue
         try:
-            integration = known[name].load()()
-            integration.install()
-        except ImportError as error:
-            if names:
-                raise MissingExtraError(f"instrument({name!r})", name) from error
+            framework: Framework = known[name].load()
+            if is_installed(framework.module):
+                _instrumented[name] = _Instrumented(framework)
+                _instrumented[name].begin()
+                continue
         except Exception as error:  # noqa: BLE001  # a third party's integration never breaks the user's program
             faults.swallow(error, f"the integration {name} could not be installed")
-        else:
-            _installed[name] = integration
-    return sorted(_installed)
+            continue
+        if names:
+            raise MissingExtraError(f"instrument({name!r})", name)
+    return sorted(_instrumented)
 
 
 def uninstrument(*names: str) -> None:
     """Stop recording the calls of frameworks; none named means all."""
-    for name in names or list(_installed):
-        if integration := _installed.pop(name, None):
-            integration.uninstall()
+    for name in names or list(_instrumented):
+        if instrumented := _instrumented.pop(name, None):
+            instrumented.end()

@@ -7,10 +7,9 @@ the parent of a call; one that begins outside of any span is recorded, so that o
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.util import find_spec
 from typing import Any, Final, ParamSpec
 from uuid import UUID
 
@@ -29,23 +28,13 @@ from millstream import context, semconv
 from millstream.record import faults, recorder
 from millstream.record.integrations.calls import Patches, current_call, wrap
 from millstream.record.integrations.langchain_messages import describe_answer, message_json, messages_json
+from millstream.record.integrations.observed import PARAMETERS
+from millstream.record.integrations.on_import import forget, when_imported
 from millstream.record.live import LiveSpan, leave, open_span
 from millstream.span import SpanKind, Status
 
 _P = ParamSpec("_P")
 
-_PARAMETERS: Final = {
-    "temperature": semconv.REQUEST_TEMPERATURE,
-    "top_p": semconv.REQUEST_TOP_P,
-    "max_tokens": semconv.REQUEST_MAX_TOKENS,
-    "max_completion_tokens": semconv.REQUEST_MAX_TOKENS,
-    "stop": semconv.REQUEST_STOP_SEQUENCES,
-    "seed": semconv.REQUEST_SEED,
-    "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
-    "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
-    "n": semconv.REQUEST_CHOICE_COUNT,
-    "tools": semconv.TOOL_DEFINITIONS,
-}
 _WRAPPED: Final[tuple[tuple[Any, SpanKind, tuple[str, ...]], ...]] = (
     (BaseChatModel, SpanKind.LLM, ("agenerate",)),
     (BaseLLM, SpanKind.LLM, ("agenerate",)),
@@ -68,36 +57,40 @@ _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrup
 _MAX_PLAIN_BYTES: Final = 10_000
 
 
-class Integration:
-    """Adds the handler to every LangChain run of this process, in every thread."""
-
-    def __init__(self) -> None:
-        self._hook: Any = None
-
-    def install(self) -> None:
-        """Begin to record."""
-        if self._hook is None:
-            tracer_context.register_configure_hook(_variable, inheritable=True)
-            self._hook = tracer_context._configure_hooks[-1]  # noqa: SLF001  # there is no public way back
-            for owner, kind, names in (*_WRAPPED, *_graphs()):
-                replace = functools.partial(wrap, kind=kind, end_run=_handler.end_run)
-                for name in names:
-                    _patches.put(owner, name, replace)
-
-    def uninstall(self) -> None:
-        """Put LangChain back as it was; runs that have begun are recorded to their end."""
-        if self._hook in tracer_context._configure_hooks:  # noqa: SLF001
-            tracer_context._configure_hooks.remove(self._hook)  # noqa: SLF001
-            _patches.undo()
-        self._hook = None
+_hooks: Final[list[Any]] = []
+"""Our entry in LangChain's list of hooks, while installed."""
 
 
-def _graphs() -> list[tuple[Any, SpanKind, tuple[str, ...]]]:
-    if find_spec("langgraph") is None:
-        return []
+def install() -> None:
+    """Add the handler to every LangChain run of this process, in every thread."""
+    if not _hooks:
+        tracer_context.register_configure_hook(_variable, inheritable=True)
+        _hooks.append(tracer_context._configure_hooks[-1])  # noqa: SLF001  # there is no public way back
+        _wrap_methods(_WRAPPED)
+        when_imported("langgraph.pregel", _wrap_graphs)
+
+
+def uninstall() -> None:
+    """Put LangChain back as it was; runs that have begun are recorded to their end."""
+    forget(_wrap_graphs)
+    for hook in _hooks:
+        if hook in tracer_context._configure_hooks:  # noqa: SLF001
+            tracer_context._configure_hooks.remove(hook)  # noqa: SLF001
+    _hooks.clear()
+    _patches.undo()
+
+
+def _wrap_methods(wrapped: Iterable[tuple[Any, SpanKind, tuple[str, ...]]]) -> None:
+    for owner, kind, names in wrapped:
+        replace = functools.partial(wrap, kind=kind, end_run=_handler.end_run)
+        for name in names:
+            _patches.put(owner, name, replace)
+
+
+def _wrap_graphs() -> None:
     from langgraph.pregel import Pregel  # noqa: PLC0415  # LangChain works without it
 
-    return [(Pregel, SpanKind.CHAIN, _GRAPH)]
+    _wrap_methods([(Pregel, SpanKind.CHAIN, _GRAPH)])
 
 
 class _Run:
@@ -188,7 +181,7 @@ class _Handler(BaseCallbackHandler):
             span.set_attribute(semconv.REQUEST_MODEL, str(model))
         if provider := metadata.get("ls_provider"):
             span.set_attribute(semconv.PROVIDER_NAME, provider)
-        for key, attribute in _PARAMETERS.items():
+        for key, attribute in PARAMETERS.items():
             if (value := parameters.get(key)) is not None:
                 span.set_attribute(attribute, value)
 

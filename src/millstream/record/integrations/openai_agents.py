@@ -1,0 +1,9 @@
+"""Not there yet."""
+
+
+def install() -> None:
+    """Do nothing."""
+
+
+def uninstall() -> None:
+    """Do nothing."""
