@@ -19,7 +19,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PUBLIC = """
     Builder FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum MillstreamError
-    ObservabilityContext Span SpanKind Status Usage __version__ current_span extract inject instrument
+    ObservabilityContext Redaction Sampling Span SpanKind Status Usage __version__ current_span extract
+    inject instrument
     open_store profile recording register_function start_span stats subscribe track_function
     track_unregistered_function uninstrument
 """

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from millstream.profiler import profile
     from millstream.record import (
         IntermediateStep,
+        Redaction,
+        Sampling,
         current_span,
         instrument,
         recording,
@@ -50,6 +52,8 @@ _HOMES: Final = {
     "LLMFrameworkEnum": "millstream.workflow",
     "MillstreamError": "millstream.errors",
     "ObservabilityContext": "millstream.context",
+    "Redaction": "millstream.record",
+    "Sampling": "millstream.record",
     "Span": "millstream.span",
     "SpanKind": "millstream.span",
     "Status": "millstream.span",
@@ -78,6 +82,8 @@ __all__ = [  # kept beside the table above by a test
     "LLMFrameworkEnum",
     "MillstreamError",
     "ObservabilityContext",
+    "Redaction",
+    "Sampling",
     "Span",
     "SpanKind",
     "Status",

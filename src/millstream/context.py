@@ -21,18 +21,20 @@ class SpanContext(msgspec.Struct, eq=False):
         workload_id: the nearest workload scope, which children inherit.
         anchor_ns: Unix time of the monotonic clock's zero, read once where the trace enters this process,
             so that spans of one trace stay in order when the wall clock is set.
+        sampled: whether the trace is recorded, as W3C's trace flags say.
     """
 
     trace_id: str
     span_id: str
     workload_id: str | None
     anchor_ns: int
+    sampled: bool = True
 
     @classmethod
-    def remote(cls, trace_id: str, span_id: str) -> "SpanContext":
+    def remote(cls, trace_id: str, span_id: str, *, sampled: bool = True) -> "SpanContext":
         """A span that another process has open."""
         clock = sources.active.clock
-        return cls(trace_id, span_id, None, clock.wall_ns() - clock.monotonic_ns())
+        return cls(trace_id, span_id, None, clock.wall_ns() - clock.monotonic_ns(), sampled)
 
 
 current: ContextVar[SpanContext | None] = ContextVar("millstream_current_span", default=None)
@@ -42,6 +44,7 @@ _tracestate: ContextVar[str | None] = ContextVar("millstream_tracestate", defaul
 _baggage: ContextVar[Mapping[str, str] | None] = ContextVar("millstream_baggage", default=None)
 
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_SAMPLED: Final = 1
 _MAX_BAGGAGE_BYTES: Final = 8192  # https://www.w3.org/TR/baggage/#limits
 
 
@@ -53,10 +56,10 @@ def parse_traceparent(value: str) -> SpanContext | None:
     match = _TRACEPARENT.fullmatch(value.strip())
     if match is None:
         return None
-    version, trace_id, span_id, _flags, rest = match.groups()
+    version, trace_id, span_id, flags, rest = match.groups()
     if version == "ff" or (version == "00" and rest) or not trace_id.strip("0") or not span_id.strip("0"):
         return None
-    return SpanContext.remote(trace_id, span_id)
+    return SpanContext.remote(trace_id, span_id, sampled=bool(int(flags, 16) & _SAMPLED))
 
 
 def inject(carrier: MutableMapping[str, str]) -> None:
@@ -67,7 +70,11 @@ def inject(carrier: MutableMapping[str, str]) -> None:
     span = current.get()
     if span is None:
         return
-    carrier["traceparent"] = f"00-{span.trace_id}-{span.span_id}-01"
+    if span.sampled:
+        carrier["traceparent"] = f"00-{span.trace_id}-{span.span_id}-01"
+    else:
+        ids = sources.active.ids  # a trace that is not recorded has no ids of its own
+        carrier["traceparent"] = f"00-{ids.trace_id()}-{ids.span_id()}-00"
     if tracestate := _tracestate.get():
         carrier["tracestate"] = tracestate
     if baggage := _baggage.get():

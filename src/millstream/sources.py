@@ -77,35 +77,36 @@ class RandomIds:
     _MADE_AT_ONCE = 256
 
     def __init__(self, seed: int | None = None) -> None:
-        self._random = Random(seed)  # noqa: S311  # ids are not secrets
-        self._traces: list[str] = []
-        self._spans: list[str] = []
+        self._bytes = os.urandom if seed is None else Random(seed).randbytes  # noqa: S311  # ids are not secrets
+        self.ready_traces: list[str] = []
+        """Trace ids, to be taken from the end by who finds a call too dear."""
+        self.ready_spans: list[str] = []
+        """Likewise span ids."""
         if seed is None:
             os.register_at_fork(after_in_child=self._start_anew)
 
     def trace_id(self) -> str:
         """32 hex digits from 128 random bits."""
         try:
-            return self._traces.pop()
+            return self.ready_traces.pop()
         except IndexError:
-            return self._make(self._traces, 32)
+            return self._make(self.ready_traces, 32)
 
     def span_id(self) -> str:
         """16 hex digits from 64 random bits."""
         try:
-            return self._spans.pop()
+            return self.ready_spans.pop()
         except IndexError:
-            return self._make(self._spans, 16)
+            return self._make(self.ready_spans, 16)
 
     def _make(self, ready: list[str], length: int) -> str:
-        digits = self._random.randbytes(self._MADE_AT_ONCE * length // 2).hex()
+        digits = self._bytes(self._MADE_AT_ONCE * length // 2).hex()
         ready += [digits[start : start + length] for start in range(length, len(digits), length)]
         return digits[:length]
 
     def _start_anew(self) -> None:
-        self._random.seed()
-        self._traces.clear()
-        self._spans.clear()
+        self.ready_traces.clear()
+        self.ready_spans.clear()
 
 
 class CountingIds:

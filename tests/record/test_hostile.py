@@ -172,7 +172,7 @@ def test_an_error_message_that_is_no_unicode(spans):
 
 def test_the_end_line_is_written_whatever_is_in_the_span(spans, lenient):
     with contextlib.suppress(KeyError), start_span("a", input=1) as span:
-        span.workload_id = object()
+        span.attributes = {"x": object()}
         raise KeyError("x")
     (recorded,) = spans()
     assert (recorded.status, recorded.error.type) == (Status.ERROR, "KeyError")

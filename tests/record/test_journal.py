@@ -200,9 +200,11 @@ def test_lines_larger_than_the_window_are_whole(tmp_path):
         return text
 
     with millstream.recording(home=tmp_path):
-        for size in (10, 90_000, 10, 90_000, 50):
-            f("x" * size)
-    assert [len(span.output) for span in recorded(tmp_path)] == [10, 90_000, 10, 90_000, 50]
+        for letter, size in zip("abcde", (10, 90_000, 10, 90_000, 50), strict=True):
+            f(letter * size)
+    assert [span.output for span in recorded(tmp_path)] == [
+        letter * size for letter, size in zip("abcde", (10, 90_000, 10, 90_000, 50), strict=True)
+    ]
 
 
 def test_a_torn_line_stops_nobody(home, tmp_path):
@@ -353,7 +355,7 @@ def test_a_signal_handler_that_records_neither_hangs_nor_tears(home):
 
         @millstream.track_function
         def inside(number):
-            return "x" * 3000
+            return str(number) + "x" * 3000
 
         @millstream.track_function
         def handled():
@@ -418,14 +420,14 @@ def test_recording_while_a_segment_is_cut_does_not_write_past_its_end(tmp_path):
             cut(fd, size)
             if len(calls) < 10:
                 calls.append(size)
-                for _ in range(40):
-                    with millstream.start_span("handler", input="y" * 3000):
+                for number in range(40):
+                    with millstream.start_span("handler", input=f"{{len(calls)}} {{number}}" + "y" * 3000):
                         pass
 
         os.ftruncate = then_record
         with millstream.recording(home={str(tmp_path)!r}, segment_bytes=1):
-            for _ in range(20):
-                with millstream.start_span("span", input="x" * 50_000):
+            for number in range(20):
+                with millstream.start_span("span", input=str(number) + "x" * 50_000):
                     pass
     """
     result = run(code)

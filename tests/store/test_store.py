@@ -17,7 +17,7 @@ from millstream.store.segments import State, list_segments
 
 def line(span_id, *, name="f", end_ns=None, parent="null"):
     head = (
-        f'{{"trace_id":"{"a" * 32}","span_id":"{span_id:016x}","parent_id":{parent},'
+        f'{{"trace_id":"{"a" * 32}","parent_id":{parent},"span_id":"{span_id:016x}",'
         f'"name":{json.dumps(name, ensure_ascii=False)},"kind":"FUNCTION","start_ns":1700000000000000000'
     )
     return (head + ("" if end_ns is None else f',"end_ns":{end_ns},"status":"ok"') + "}\n").encode()

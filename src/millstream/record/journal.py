@@ -14,15 +14,16 @@ import atexit
 import contextlib
 import errno
 import fcntl
-import itertools
 import mmap
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from millstream.record import faults
+from millstream.record.tally import Tally
 
 DEFAULT_SEGMENT_BYTES: Final = 64 << 20
 _FIRST_WINDOW: Final = 64 << 10
@@ -53,8 +54,9 @@ class Journal:
         self.error: OSError | None = None
         """Why a line could not be written, the last time one could not."""
         self._segment_bytes = segment_bytes
-        self._ended = itertools.count()
-        self._ended_reads = 0
+        self._ended = Tally()
+        self.count = self._ended.add
+        """Counts an ended span; with `write`, what `finish` does without a call of Python's."""
         self._lock = threading.RLock()
         self._busy = False
         self._waiting: list[tuple[bytes, bool]] = []
@@ -62,15 +64,18 @@ class Journal:
         self._number = 0
         self._fd = -1
         self._window: mmap.mmap | _NoRoom = _NoRoom()
+        self.write: Callable[[bytes], object] = self._window.write
+        """Copies a line into the file; raises ValueError where there is no room, and then `begin` or
+        `finish_after_growing` makes some."""
+        self.segment = ""
+        """The name of the file that is written to; empty while there is none."""
         self._window_start = 0  # in the file
         self._window_size = 0
 
     @property
     def ended(self) -> int:
         """Spans that ended."""
-        with self._lock:
-            self._ended_reads += 1
-            return next(self._ended) - self._ended_reads + 1
+        return self._ended.value
 
     def begin(self, opening: bytes) -> None:
         """Write the line by which a reader knows of a span whose process died in it.
@@ -79,17 +84,24 @@ class Journal:
             opening: the first fields of the span's line, as a JSON object and its newline.
         """
         try:
-            self._window.write(opening)
+            self.write(opening)
         except ValueError:
             self._write_after_growing(opening, ends=False)
 
+    append = begin
+    """Write any other line than that of an ended span."""
+
     def finish(self, line: bytes) -> None:
         """Write the whole line of an ended span, its newline included."""
-        next(self._ended)
+        self.count()
         try:
-            self._window.write(line)
+            self.write(line)
         except ValueError:
-            self._write_after_growing(line, ends=True)
+            self.finish_after_growing(line)
+
+    def finish_after_growing(self, line: bytes) -> None:
+        """Write the line of an ended span that was counted, and for which `write` had no room."""
+        self._write_after_growing(line, ends=True)
 
     def close(self) -> None:
         """Cut off what is blank and let go of the segment; the next line opens another."""
@@ -110,8 +122,8 @@ class Journal:
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._busy = False
         self._waiting = []
-        self._ended = itertools.count()
-        self._ended_reads = 0
+        self._ended = Tally()
+        self.count = self._ended.add
         self.lost = 0
         self.error = None
         self._writer = ""
@@ -172,6 +184,7 @@ class Journal:
         window = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED | _POPULATE, prot=protection, offset=start)
         window.write(line)
         self._window, self._window_start, self._window_size = window, start, size
+        self.write = window.write
 
     def _reserve(self, start: int, size: int) -> None:
         """See that the disk has room for `size` bytes from `start` of the file."""
@@ -202,6 +215,7 @@ class Journal:
             OSError
         ):  # some network file systems have no locks: then nobody is told living
             fcntl.flock(fd, fcntl.LOCK_EX)
+        self.segment = path.stem
         return fd
 
     def _close(self) -> None:
@@ -219,5 +233,7 @@ class Journal:
     def _forget(self) -> None:
         atexit.unregister(self.close)
         self._fd = -1
+        self.segment = ""
         self._window = _NoRoom()
+        self.write = self._window.write
         self._window_start = self._window_size = 0

@@ -3,14 +3,20 @@
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final, Self
 
 from millstream import context, sources
 from millstream.errors import StorageError
-from millstream.record import faults
+from millstream.record import faults, policy
+from millstream.record.blobs import Blobs
 from millstream.record.journal import DEFAULT_SEGMENT_BYTES, Journal
+from millstream.record.policy import DEFAULT_REDACTION, Policy, Processor
+from millstream.record.redaction import Redaction
+from millstream.record.sampling import Sampling
+from millstream.record.tally import Tally
 
 _recorders: Final["weakref.WeakSet[Recorder]"] = weakref.WeakSet()
 """All of them, for forks: one that is not in use now may be again."""
@@ -23,7 +29,7 @@ class Recorder:
         home: the folder of recordings.
         clock: where time comes from.
         ids: where ids come from.
-        capture_content: whether inputs and outputs are kept; structure, usage and times always are.
+        policy: what is kept of spans, and of which.
         segment_bytes: size of a journal segment before the next begins.
     """
 
@@ -33,18 +39,33 @@ class Recorder:
         *,
         clock: sources.Clock,
         ids: sources.Ids,
-        capture_content: bool = True,
+        policy: Policy,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
     ) -> None:
         self.home = home
         self.clock = clock
         self.ids = ids
         self.monotonic_ns = clock.monotonic_ns
-        self.capture_content = capture_content
+        self.wall_ns = clock.wall_ns
+        self.ready_traces: list[str] = getattr(ids, "ready_traces", [])
+        self.ready_spans: list[str] = getattr(ids, "ready_spans", [])
+        self.capture_content = policy.capture_content
+        self.content_limit = policy.content_limit
+        self.processors = policy.processors
+        self.redaction = policy.redaction
+        self.redact = _as_it_is if policy.redaction is None else policy.redaction.json
+        self.sampling = policy.sampling or Sampling()
+        self.bounds = None if policy.sampling is None else policy.sampling.bounds()
+        """Which traces are sampled; `None` where all are."""
+        self.samples_by_parent = policy.sampling is not None and policy.sampling.by_parent
+        self.holds = self.sampling.keeps_some
+        self.not_sampled = Tally()
+        """Traces that were not recorded."""
         self.generation = 0
         """Grows at every fork, so that a child knows the spans that its parent has open."""
         self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
         self.journal = Journal(home, segment_bytes)
+        self.blobs = Blobs(self.journal, self.redact)
         _recorders.add(self)
 
     def stats(self) -> dict[str, Any]:
@@ -53,6 +74,8 @@ class Recorder:
         lost = self.journal.lost
         faulty = {reason: n for reason, n in faults.counts.items() if not reason.startswith("the journal in")}
         dropped = {**faulty, **({"journal cannot be written": lost} if lost else {})}
+        if unsampled := self.not_sampled.value:
+            dropped["traces that were not sampled"] = unsampled
         return {
             "made": made,
             "stored": made - lost,
@@ -69,24 +92,34 @@ class Recorder:
     def after_fork(self) -> None:
         """In a forked child: our own segment, our own counts, and no claim on the parent's open spans."""
         self.generation += 1
+        self.not_sampled = Tally()
         self.journal.forget_parent()
 
 
-NOT_RECORDING: Final = Recorder(Path(), clock=sources.SystemClock(), ids=sources.active.ids)
+NOT_RECORDING: Final = Recorder(
+    Path(), clock=sources.SystemClock(), ids=sources.active.ids, policy=Policy(capture_content=False)
+)
 """Stands where a recorder must be while recording is off; nothing is written to it."""
 
 
-class _Active:
-    recorder: Recorder | None = None
-    blocks: ClassVar[list["recording"]] = []
-    """The recordings that were configured and not left, the one in use last."""
-    resolved = False
-    """Whether the environment has been read."""
-    resolving = False
-    """Whether it is being read."""
+def _as_it_is(data: bytes) -> bytes:
+    return data
 
 
-state: Final = _Active
+class _State:
+    __slots__ = ("blocks", "recorder", "resolved", "resolving")
+
+    def __init__(self) -> None:
+        self.recorder: Recorder | None = None
+        self.blocks: list[recording] = []
+        """The recordings that were configured and not left, the one in use last."""
+        self.resolved = False
+        """Whether the environment has been read."""
+        self.resolving = False
+        """Whether it is being read."""
+
+
+state: Final = _State()
 _resolving: Final = threading.RLock()  # a signal handler may record, too
 
 
@@ -109,7 +142,7 @@ def _resolve() -> Recorder | None:
                         journal_home(),
                         clock=sources.active.clock,
                         ids=sources.active.ids,
-                        capture_content=_captures_content(),
+                        policy=policy.from_environment(),
                     )
             except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
                 faults.swallow(error, "recording could not begin")
@@ -118,18 +151,8 @@ def _resolve() -> Recorder | None:
     return state.recorder
 
 
-_FALSE: Final = frozenset({"false", "0", "no", "off"})
-_TRUE: Final = frozenset({"true", "1", "yes", "on"})
-
-
 def _disabled() -> bool:
-    return any(
-        os.environ.get(name, "").lower() in _TRUE for name in ("MILLSTREAM_DISABLED", "OTEL_SDK_DISABLED")
-    )
-
-
-def _captures_content() -> bool:
-    return os.environ.get("MILLSTREAM_CAPTURE_CONTENT", "").lower() not in _FALSE
+    return any(policy.says_yes(name) for name in ("MILLSTREAM_DISABLED", "OTEL_SDK_DISABLED"))
 
 
 def _install_hooks() -> None:
@@ -156,26 +179,44 @@ class recording:  # noqa: N801  # used as a function and as a block
 
     Args:
         home: the folder of recordings; default `MILLSTREAM_HOME`, else `.millstream`.
+        processors: called in turn with every span that ends, `Span -> Span | None`, before it is written;
+            `None` drops it. Of a span whose processor raises no content is written.
         capture_content: whether inputs and outputs are kept; default `MILLSTREAM_CAPTURE_CONTENT`, else yes.
+        content_limit: bytes of JSON above which an input or output is cut; default 1 MiB.
+        redaction: what is taken out of all content; default `Redaction()`. `None` takes nothing out.
+        sampling: which traces are recorded, as a `Sampling` or its rate; default what `OTEL_TRACES_SAMPLER`
+            says, else all.
         enabled: `False` records nothing; so does `MILLSTREAM_DISABLED`, whatever is said here.
         clock: where time comes from.
         ids: where ids come from.
         segment_bytes: size of a journal segment before the next begins.
+
+    Raises:
+        ConfigError: an option is not what it must be.
     """
 
     def __init__(
         self,
         home: str | os.PathLike[str] | None = None,
         *,
+        processors: Sequence[Processor] = (),
         capture_content: bool | None = None,
+        content_limit: int | None = None,
+        redaction: Redaction | None = DEFAULT_REDACTION,
+        sampling: Sampling | float | None = None,
         enabled: bool = True,
         clock: sources.Clock | None = None,
         ids: sources.Ids | None = None,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
     ) -> None:
         default = get()
-        if capture_content is None:
-            capture_content = _captures_content()
+        chosen = policy.from_environment(
+            processors=processors,
+            capture_content=capture_content,
+            content_limit=content_limit,
+            redaction=redaction,
+            sampling=sampling,
+        )
         self._clock = clock or sources.active.clock
         self._ids = ids or sources.active.ids
         self._recorder = None
@@ -184,7 +225,7 @@ class recording:  # noqa: N801  # used as a function and as a block
                 Path(home).absolute() if home is not None else journal_home(),
                 clock=self._clock,
                 ids=self._ids,
-                capture_content=capture_content,
+                policy=chosen,
                 segment_bytes=segment_bytes,
             )
         self._below = (default, sources.active.clock, sources.active.ids)

@@ -37,19 +37,24 @@ _LIMITS: Final = ((_MAX_TEXT, MAX_BYTES), (_MAX_ITEMS, _MAX_TEXT), (20, _MAX_TEX
 """Items a container and characters a text, tried in turn; the first cuts nothing."""
 
 
-def to_json(value: Any) -> bytes:
-    """`value` as one JSON value, ready to be placed in a line of the journal."""
+def to_json(value: Any, limit: int = MAX_BYTES) -> bytes:
+    """`value` as one JSON value, ready to be placed in a line of the journal.
+
+    Args:
+        value: anything.
+        limit: bytes of JSON above which it is cut.
+    """
     if type(value) not in _SIZED or len(value) <= _MAX_TEXT:
         try:
             encoded = _encode(value)
         except Exception:  # noqa: BLE001  # not all of it is known to msgspec
-            return _carefully(value, _LIMITS)
-        if len(encoded) <= MAX_BYTES:
+            return _carefully(value, _LIMITS, limit)
+        if len(encoded) <= limit:
             return encoded
-    return _carefully(value, _LIMITS[1:])
+    return _carefully(value, _LIMITS[1:], limit)
 
 
-def _carefully(value: Any, limits: tuple[tuple[int, int], ...]) -> bytes:
+def _carefully(value: Any, limits: tuple[tuple[int, int], ...], limit: int) -> bytes:
     encoded = b""
     for max_items, max_text in limits:
         try:
@@ -58,9 +63,9 @@ def _carefully(value: Any, limits: tuple[tuple[int, int], ...]) -> bytes:
             continue
         except Exception as error:  # noqa: BLE001  # so deep in the stack that nothing can be read
             return _encode(f"<{type(value).__qualname__}: {type(error).__name__}>")
-        if len(encoded) <= MAX_BYTES:
+        if len(encoded) <= limit:
             return encoded
-    text = encoded[:_MAX_TEXT].decode(errors="replace")
+    text = encoded[: min(_MAX_TEXT, limit)].decode(errors="replace")
     return _encode(text + _CUT.format(len(encoded), "bytes"))
 
 

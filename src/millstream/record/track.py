@@ -14,7 +14,9 @@ import msgspec
 
 from millstream.context import SpanContext, current
 from millstream.record import faults, recorder
-from millstream.record.live import LiveSpan, label_of, leave, open_span
+from millstream.record.live import LiveSpan, leave
+from millstream.record.not_recorded import NOT_RECORDED, NOT_SAMPLED
+from millstream.record.opening import drops_root, label_of, open_span
 from millstream.record.serialize import to_text
 from millstream.span import SpanKind, Status
 
@@ -24,6 +26,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNSET: Final = msgspec.UNSET
 _state: Final = recorder.state
 _OK: Final = Status.OK
+_get_current: Final = current.get
+_set_current: Final = current.set
+_reset_current: Final = current.reset
 
 
 @overload
@@ -127,13 +132,12 @@ class _Call:
         if active is None:
             return None
         try:
-            content = self._bind(args, kwargs) if active.capture_content else _UNSET
             span = open_span(
                 active,
                 self.name,
                 SpanKind.FUNCTION,
-                content,
-                current.get(),
+                self._bind(args, kwargs) if active.capture_content else _UNSET,
+                _get_current(),
                 self.workload_id,
                 self._label,
             )
@@ -146,18 +150,34 @@ class _Call:
 
 
 def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:
+    start, name = call.start, call.name
+
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        span = call.start(args, kwargs)
-        if span is None:
+        active = _state.recorder
+        if active is None:
+            if _state.resolved:
+                return function(*args, **kwargs)
+        elif active.bounds is not None:
+            above = _get_current()
+            if above is NOT_SAMPLED:
+                return function(*args, **kwargs)
+            if above is None and drops_root(active, name):
+                token = _set_current(NOT_SAMPLED)
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    _reset_current(token)
+        span = start(args, kwargs)
+        if span is None or span is NOT_RECORDED:
             return function(*args, **kwargs)
-        token = current.set(span)
+        token = _set_current(span)
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
-            current.reset(token)
+            _reset_current(token)
             span.end(error)
             raise
-        current.reset(token)
+        _reset_current(token)
         span.end(None, _OK, result)
         return result
 

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from millstream.store.segments import Segment, State, list_segments, read_lines
+from millstream.store.blobs import span_lines
+from millstream.store.segments import Segment, State, list_segments
 from millstream.store.spans import SpanReader
 
 
@@ -76,7 +77,7 @@ def _count(segment: Segment, known: _Counted | None) -> _Counted:
     unopened: set[str] = set()
     reader = SpanReader(None, rejected, unopened)
     count, first, last = 0, None, None
-    for span in reader.read(read_lines(segment.path), growing=segment.state is State.LIVE):
+    for span in reader.read(span_lines(segment.path), growing=segment.state is State.LIVE):
         count += 1
         first = span.start_ns if first is None else min(first, span.start_ns)
         if span.end_ns is not None:

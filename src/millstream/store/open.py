@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from millstream.errors import InputError
 from millstream.span import Span
+from millstream.store.blobs import BlobReader
 from millstream.store.segments import Segment, State, list_segments, read_lines
 from millstream.store.spans import SpanReader
 
@@ -84,8 +85,9 @@ class JournalStore:
                 of_process[segment.writer].append(segment)
         for segments in of_process.values():
             reader = SpanReader(trace_ids, self.rejected)
+            blobs = BlobReader(trace_ids, self.rejected)
             for segment in segments:
-                yield from reader.read(read_lines(segment.path), growing=segment.state is State.LIVE)
+                yield from reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE)
             yield from reader.still_open(interrupted=segments[-1].state is not State.LIVE)
 
 
@@ -105,7 +107,7 @@ class JsonLinesStore:
     def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
         self.rejected = Counter()
         reader = SpanReader(trace_ids, self.rejected)
-        yield from reader.read(read_lines(self.path))
+        yield from reader.read(line for _, line in read_lines(self.path))
         yield from reader.still_open(interrupted=False)
 
 

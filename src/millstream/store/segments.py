@@ -57,22 +57,25 @@ def list_segments(home: Path) -> list[Segment]:
         ) from error
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file that are not blank, without their newline, in bounded memory.
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, without newline, and where each begins, in bounded memory.
 
     NUL bytes stand where room was made and not used; no JSON text holds one, so they end a line, too.
     """
     with path.open("rb") as file:
+        start = 0
         for line in file:
             if text := line.strip(_BLANK):
+                offset = start + line.index(text)
                 if b"\x00" in text:
-                    yield from _NULS.split(text)
+                    yield from ((offset + found.start(), found[0]) for found in _NO_NULS.finditer(text))
                 else:
-                    yield text
+                    yield offset, text
+            start += len(line)
 
 
 _BLANK: Final = b" \t\r\n\x00"
-_NULS: Final = re.compile(rb"\x00+")
+_NO_NULS: Final = re.compile(rb"[^\x00]+")
 
 
 def _describe(path: Path) -> Segment:

@@ -12,8 +12,9 @@ from millstream.span import Span, Status
 _decode: Final = msgspec.json.Decoder(Span).decode
 _TRACE_KEY: Final = b'{"trace_id":"'
 _TRACE_ID: Final = slice(len(_TRACE_KEY), len(_TRACE_KEY) + 32)
+_DROPPED: Final = b',"dropped":true}'
 _HEAD: Final = re.compile(
-    rb'\{"trace_id":"[0-9a-f]{32}","span_id":"[0-9a-f]{16}","parent_id":(?:null|"[0-9a-f]{16}"),'
+    rb'\{"trace_id":"[0-9a-f]{32}","parent_id":(?:null|"[0-9a-f]{16}"),"span_id":"[0-9a-f]{16}",'
     rb'"name":"(?:[^"\\]|\\.)*+","kind":"[A-Z]+","start_ns":[0-9]++(?=[,}])'
 )
 """What a line holds from a span's start on, whole."""
@@ -54,6 +55,9 @@ class SpanReader:
                 and line[_TRACE_ID] not in self._wanted
             ):
                 continue
+            if line.endswith(_DROPPED):
+                self._drop(line)
+                continue
             try:
                 span = _decode(line)
             except msgspec.DecodeError as error:
@@ -72,6 +76,15 @@ class SpanReader:
                 if self._open.pop(span.span_id, None) is None and self._unopened is not None:
                     self._unopened.add(span.span_id)
                 yield span
+
+    def _drop(self, line: bytes) -> None:
+        """A processor dropped a span that had begun."""
+        try:
+            span_id = _decode(line).span_id
+        except msgspec.DecodeError:
+            return
+        if self._open.pop(span_id, None) is None and self._unopened is not None:
+            self._unopened.add(span_id)
 
     @property
     def open_ids(self) -> set[str]:

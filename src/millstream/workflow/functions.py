@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from millstream.errors import ConfigError, InputError, WorkflowError
-from millstream.record.live import start_span
+from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.components import FunctionInfo
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
-from millstream.record.live import start_span
+from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.answers import answer_of
 from millstream.workflow.builder import Builder

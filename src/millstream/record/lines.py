@@ -1,0 +1,184 @@
+"""The line of a span that ends: what stands in it after processors and redaction, what is stored apart."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from millstream import semconv
+from millstream.record import faults
+from millstream.record.blobs import LARGE
+from millstream.record.redaction import may_hold_secret
+from millstream.record.sampling import Held
+from millstream.record.serialize import to_json
+from millstream.span import Span, SpanError, SpanEvent, Status, Usage
+
+if TYPE_CHECKING:
+    from millstream.record.live import LiveSpan
+    from millstream.record.recorder import Recorder
+
+_UNSET: Final = msgspec.UNSET
+_encode: Final = msgspec.json.Encoder().encode
+decode: Final = msgspec.json.Decoder(Span).decode
+_fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_INCOMPLETE: Final = "millstream.incomplete"
+"""Marks a span of which only the times and the outcome could be written."""
+_STRUCTURE: Final = frozenset(
+    {semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL, semconv.RESPONSE_MODEL}
+)
+"""Attributes that are no content."""
+
+
+class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
+    """The fields of a stored line that most spans do not have; absent, they have the defaults of `Span`."""
+
+    error: SpanError | None = None
+    usage: Usage | None = None
+    attributes: dict[str, Any] | None = None
+    events: list[SpanEvent] | None = None
+
+
+def tail(span: "LiveSpan", failure: SpanError | None) -> str:
+    """What follows the times and the status in a span's line: `,"input":…` and so on, without secrets."""
+    given, made = span.input, span.output
+    if given is None and made is None:
+        content = ""
+    elif (given is not None and len(given) >= LARGE) or (made is not None and len(made) >= LARGE):
+        content = _large(span, given, made)
+    elif given is None:
+        content = f',"output":{made.decode()}'  # type: ignore[union-attr]  # one of them is there
+    elif made is None:
+        content = f',"input":{given.decode()}'
+    else:
+        content = f',"input":{given.decode()},"output":{made.decode()}'
+    if (
+        failure is not None
+        or span.usage is not None
+        or span.attributes is not None
+        or span.events is not None
+    ):
+        rest = _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
+        content = f"{content},{rest[1:-1]}" if len(rest) > 2 else content  # noqa: PLR2004  # not empty
+    if content and span.recorder.redaction is not None and may_hold_secret(content):
+        return _redacted(content, span.recorder)
+    return content
+
+
+def _redacted(content: str, active: "Recorder") -> str:
+    """The same fields without secrets; without any content where that fails."""
+    try:
+        return "," + active.redact(f"{{{content[1:]}}}".encode()).decode()[1:-1]
+    except Exception as fault:  # noqa: BLE001  # what may be secret is never written
+        faults.swallow(fault, "redaction failed; the content was not recorded")
+        return f',"attributes":{{"{_INCOMPLETE}":true}}'
+
+
+def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
+    """Inputs and outputs, the large ones as blobs by JSON pointer: `"blobs":{"/input/messages":"<id>"}`."""
+    put = span.recorder.blobs.put
+    parts: list[str] = []
+    blobs: dict[str, str] = {}
+    for name, value in (("input", given), ("output", made)):
+        if value is None:
+            continue
+        if len(value) < LARGE or type(span.sink) is Held:
+            parts.append(f',"{name}":{value.decode()}')
+        elif value.startswith(b"{") and name == "input":
+            small: dict[str, msgspec.Raw] = {}
+            for key, item in _fields(value).items():
+                data = bytes(item)
+                if len(data) >= LARGE:
+                    blobs[f"/input/{key.replace('~', '~0').replace('/', '~1')}"] = span.recorder.blobs.put(
+                        data
+                    )
+                else:
+                    small[key] = item
+            parts.append(f',"input":{_encode(small).decode()}')
+        else:
+            blobs[f"/{name}"] = put(value)
+    if blobs:
+        parts.append(f',"blobs":{_encode(blobs).decode()}')
+    return "".join(parts)
+
+
+def process(
+    span: "LiveSpan", end_ns: int, status: Status, failure: SpanError | None
+) -> tuple[Status, SpanError | None] | None:
+    """Have the processors change a span that ends; `None` where one of them drops it.
+
+    One that raises may be one that redacts: the span is then recorded without any content.
+    """
+    processors = span.recorder.processors
+    if not processors:
+        return status, failure
+    try:
+        seen = decode(_encode(span.snapshot(end_ns, status, failure)))  # plain values, for users
+        for processor in processors:
+            kept = processor(seen)
+            if kept is None:
+                return None
+            seen = kept
+        _take_over(span, seen)
+    except Exception as fault:  # noqa: BLE001  # a user's processor may raise anything
+        _take_content(span)
+        faults.swallow(fault, "a processor raised; the content of its span was not recorded")
+        return status, None if failure is None else SpanError(failure.type, "")
+    return seen.status or status, seen.error
+
+
+def _take_over(span: "LiveSpan", seen: Span) -> None:
+    """What processors made of a span; its ids, parent and times stay."""
+    limit = span.recorder.content_limit
+    span.input = None if seen.input is _UNSET else to_json(seen.input, limit)
+    span.output = None if seen.output is _UNSET else to_json(seen.output, limit)
+    span.usage = seen.usage
+    span.attributes = {key: msgspec.Raw(to_json(value)) for key, value in seen.attributes.items()} or None
+    span.events = seen.events or None
+    if (seen.name, seen.kind, seen.workload_id) != (span.name, span.kind, span.workload_id):
+        before = decode(f"{span.head}}}")
+        before.name, before.kind, before.workload_id = seen.name, seen.kind, seen.workload_id
+        span.head = _encode(_Head.of(before)).decode()[:-1]
+
+
+class _Head(msgspec.Struct, omit_defaults=True):
+    """The fields of a span's first line, in their order."""
+
+    trace_id: str
+    parent_id: str | None
+    span_id: str
+    name: str
+    kind: str
+    start_ns: int
+    workload_id: str | None = None
+
+    @classmethod
+    def of(cls, span: Span) -> "_Head":
+        """Those of a span."""
+        return cls(
+            span.trace_id,
+            span.parent_id,
+            span.span_id,
+            span.name,
+            span.kind.value,
+            span.start_ns,
+            span.workload_id,
+        )
+
+
+def _take_content(span: "LiveSpan") -> None:
+    """Leave structure, usage and times of a span."""
+    span.input = span.output = span.events = None
+    kept = {key: value for key, value in (span.attributes or {}).items() if key in _STRUCTURE}
+    span.attributes = {**kept, _INCOMPLETE: True}
+
+
+def dropped(span: "LiveSpan") -> bytes:
+    """The line that tells readers that a span which began is not to be seen."""
+    return f'{span.head},"dropped":true}}\n'.encode()
+
+
+def bare(span: "LiveSpan", end_ns: int, status: Status, failure: SpanError | None) -> bytes:
+    """The line of a span of which no more can be written than a reader needs."""
+    kind = None if failure is None else SpanError(failure.type, "")
+    rest = _encode(_Rest(kind, attributes={_INCOMPLETE: True}))
+    times = f'"end_ns":{end_ns},"status":"{Status(status).value}"'
+    return f"{span.head},{times},{rest.decode()[1:-1]}}}\n".encode()

@@ -1,0 +1,205 @@
+"""Secrets and personal data out of what is recorded, before anything is written.
+
+What is looked at is JSON. A cheap test comes first, for almost nothing holds a secret: only where the name or
+the mark of one is seen is the value taken apart, mended and put together again.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from millstream.errors import ConfigError
+from millstream.span import Span, SpanError
+
+REDACTED: Final = "[redacted]"
+_MAX_DEPTH: Final = 100
+_decode: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
+
+_MARKS: Final = {
+    "authorization": (),
+    "cookie": (),
+    "key": (),
+    "bearer": (r"\bbearer\s+[\w.~+/=-]{8,}",),
+    "basic ": (r"\bbasic\s+[a-z0-9+/]{12,}={0,2}",),
+    "sk-": (r"\bsk-[\w-]{16,}",),
+    "aiza": (r"\baiza[\w-]{30,}",),
+    "akia": (r"\bakia[a-z0-9]{16}\b",),
+    "hp_": (r"\bghp_\w{30,}",),
+    "pat": (r"\bgithub_pat_\w{20,}", r"\bglpat-[\w-]{16,}"),
+    "hf_": (r"\bhf_[a-z0-9]{20,}",),
+    "gsk_": (r"\bgsk_\w{20,}",),
+    "nvapi-": (r"\bnvapi-[\w-]{20,}",),
+    "xox": (r"\bxox[abeoprs]-[\w-]{10,}",),
+}
+"""What tells, in lower case, that there may be a secret, and the forms of those that have a form."""
+_FORMS: Final = re.compile("|".join(form for forms in _MARKS.values() for form in forms), re.IGNORECASE)
+_NAME: Final = re.compile(
+    r"(?:.*[-_. ])?(?:authorization|(?:set[-_])?cookies?|(?:.*[-_. ])?api[-_ ]?keys?)", re.IGNORECASE
+)
+"""The whole name of a header or field whose value is a secret."""
+_IN_TEXT: Final = re.compile(
+    r"""((?:authorization|[\w-]*api[-_ ]?key)\\*["']?\s*[:=]\s*\\*["']?)([^\s"'\\,;&][^\n"'\\,;&]*)"""
+    r"""|((?:set-)?cookie\\*["']?\s*[:=]\s*\\*["']?)([^\s"'\\=;]+=[^\n"'\\]*)""",
+    re.IGNORECASE,
+)
+"""A name and its value in running text, such as a header or a query."""
+_CARD: Final = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-]|\.\d)")
+_EMAIL: Final = re.compile(r"[\w.+-]+@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?\.[a-z]{2,}", re.IGNORECASE)
+_PHONE: Final = re.compile(
+    r"(?<![\w.+-])(?:(?:\+|\(\d)[\d ()./-]{6,20}\d|\d{3}[ .-]\d{3}[ .-]\d{4})(?![\w-])"
+)
+
+
+class Redaction:
+    """Replaces secrets in everything that a span keeps: input, output, attributes, events, error message.
+
+    Always: values of fields and headers called authorization, cookie or API key, bearer and basic
+    credentials, and API keys of known forms. Also a processor: `Redaction(emails=True)(span)` gives the span.
+
+    Args:
+        patterns: regular expressions; what they find is replaced.
+        fields: names of fields, of any depth, whose values are replaced; case does not matter.
+        replacement: what is put in place.
+        cards: card numbers, 13 to 19 digits whose check digit by Luhn is right.
+        emails: e-mail addresses.
+        phones: telephone numbers with a country code or in North American form.
+
+    Raises:
+        ConfigError: a pattern is no regular expression.
+    """
+
+    def __init__(
+        self,
+        *,
+        patterns: Sequence[str] = (),
+        fields: Collection[str] = (),
+        replacement: str = REDACTED,
+        cards: bool = False,
+        emails: bool = False,
+        phones: bool = False,
+    ) -> None:
+        if isinstance(patterns, str) or isinstance(fields, str):
+            raise ConfigError("redaction takes lists of patterns and of fields, not one text")
+        self._fields = frozenset(field.lower() for field in fields)
+        self._replacement = replacement
+        self._subs: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
+            (_IN_TEXT, self._after_name),
+            (_FORMS, self._whole),
+        ]
+        for pattern in patterns:
+            try:
+                self._subs.append((re.compile(pattern), self._whole))
+            except (re.error, TypeError) as error:
+                raise ConfigError(f"redaction: {pattern!r} is no regular expression: {error}") from error
+        if cards:
+            self._subs.append((_CARD, self._card))
+        if emails:
+            self._subs.append((_EMAIL, self._whole))
+        if phones:
+            self._subs.append((_PHONE, self._whole))
+        self._looks_at_all = bool(patterns or fields or cards or emails or phones)
+
+    def json(self, data: bytes) -> bytes:
+        """One JSON value without secrets; the same object where there is none."""
+        if not (self._looks_at_all or may_hold_secret(data.decode())):
+            return data
+        value = _decode(data)
+        mended = self._mend(value, 0)
+        return data if mended is value else _encode(mended)
+
+    def __call__(self, span: Span) -> Span:
+        """The span without secrets."""
+        for name in ("input", "output", "attributes", "events"):
+            value = getattr(span, name)
+            if value is not msgspec.UNSET:
+                data = _encode(value)
+                if (mended := self.json(data)) is not data:
+                    kind = type(span).__annotations__[name]
+                    setattr(span, name, msgspec.json.decode(mended, type=kind))
+        if span.error is not None:
+            span.error = SpanError(span.error.type, self.text(span.error.message))
+        return span
+
+    def text(self, text: str) -> str:
+        """A text without secrets."""
+        for pattern, replace in self._subs:
+            text = pattern.sub(replace, text)
+        return text
+
+    def _whole(self, _match: re.Match[str]) -> str:
+        return self._replacement
+
+    def _after_name(self, match: re.Match[str]) -> str:
+        return (match[1] or match[3]) + self._replacement
+
+    def _card(self, match: re.Match[str]) -> str:
+        return self._replacement if _passes_luhn(match[0]) else match[0]
+
+    def _mend(self, value: Any, depth: int) -> Any:
+        """The value without secrets; the same object where there is none."""
+        if isinstance(value, str):
+            return self._mend_text(value, depth)
+        if depth > _MAX_DEPTH:
+            return self._replacement
+        if isinstance(value, dict):
+            mended = {key: self._mend_field(key, item, depth + 1) for key, item in value.items()}
+            return value if all(mended[key] is item for key, item in value.items()) else mended
+        if isinstance(value, list):
+            items = [self._mend(item, depth + 1) for item in value]
+            if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):  # noqa: PLR2004  # a header
+                items[1] = self._mend_field(value[0], items[1], depth)
+            return value if all(a is b for a, b in zip(items, value, strict=True)) else items
+        return value
+
+    def _mend_field(self, name: str, value: Any, depth: int) -> Any:
+        if isinstance(value, str | list | dict) and value and self._is_secret(name):
+            return self._replacement
+        return self._mend(value, depth)
+
+    def _is_secret(self, name: str) -> bool:
+        return name.lower() in self._fields or _NAME.fullmatch(name) is not None
+
+    def _mend_text(self, text: str, depth: int) -> str:
+        if text[:1] in ("{", "[") and depth <= _MAX_DEPTH:  # a tool's arguments are JSON in a text
+            try:
+                value = _decode(text)
+            except msgspec.DecodeError:
+                pass
+            else:
+                mended = self._mend(value, depth + 1)
+                return text if mended is value else _encode(mended).decode()
+        mended = self.text(text)
+        return text if mended == text else mended
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether a mark of what is always redacted is seen in JSON text."""
+    text = text.lower()
+    return (
+        "key" in text
+        or "authorization" in text
+        or "bearer" in text
+        or "cookie" in text
+        or "basic " in text
+        or "aiza" in text
+        or "akia" in text
+        or "pat" in text
+        or "xox" in text
+        or ("-" in text and ("sk-" in text or "nvapi-" in text))
+        or ("_" in text and ("hp_" in text or "hf_" in text or "gsk_" in text))
+    ) and _SUSPECT.search(text) is not None
+
+
+_SUSPECT: Final = re.compile(
+    "authorization|cookie|api[-_ ]?key|" + "|".join(form for forms in _MARKS.values() for form in forms)
+)
+
+
+def _passes_luhn(number: str) -> bool:
+    """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
+    digits = [int(digit) for digit in number if digit.isdigit()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
