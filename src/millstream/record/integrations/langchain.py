@@ -30,8 +30,7 @@ from millstream.record.integrations.calls import Patches, current_call, wrap
 from millstream.record.integrations.langchain_messages import describe_answer, message_json, messages_json
 from millstream.record.integrations.observed import PARAMETERS
 from millstream.record.integrations.on_import import forget, when_imported
-from millstream.record.live import LiveSpan, leave
-from millstream.record.opening import open_span
+from millstream.record.live import LiveSpan, leave, open_span
 from millstream.span import SpanKind, Status
 
 _P = ParamSpec("_P")

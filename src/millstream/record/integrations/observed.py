@@ -17,9 +17,7 @@ import msgspec
 
 from millstream import context, semconv
 from millstream.record import faults, recorder
-from millstream.record.live import LiveSpan, leave
-from millstream.record.not_recorded import NOT_RECORDED
-from millstream.record.opening import open_span
+from millstream.record.live import NOT_RECORDED, LiveSpan, leave, open_span
 from millstream.span import SpanKind, Usage
 
 P = ParamSpec("P")
