@@ -146,6 +146,7 @@ class LiveSpan(context.SpanContext, eq=False):
         error: BaseException | None = None,
         status: Status = Status.OK,
         output: Any = _UNSET,
+        end_ns: int | None = None,
     ) -> None:
         """Write the span. Only the first call has an effect.
 
@@ -153,15 +154,16 @@ class LiveSpan(context.SpanContext, eq=False):
             error: what ended it; decides the status.
             status: the status where there is no error.
             output: the result, as by `set_output`.
+            end_ns: Unix nanoseconds; default now.
         """
         active = self.recorder
         if self.generation != active.generation:
             return
         self.generation = _ENDED
         failure = None
-        end_ns = self.start_ns
+        told_ns, end_ns = end_ns, self.start_ns
         try:
-            end_ns = self.anchor_ns + active.monotonic_ns()
+            end_ns = self.anchor_ns + active.monotonic_ns() if told_ns is None else told_ns
             if output is not _UNSET and active.capture_content:
                 self.output = to_json(output)
             if error is not None or self.chunk_count or type(status) is not Status:
@@ -280,6 +282,8 @@ def open_span(
     label: str | None = None,
     *,
     trace_id: str | None = None,
+    span_id: str | None = None,
+    start_ns: int | None = None,
 ) -> LiveSpan:
     """Start a span and write its opening line, without making it the current one.
 
@@ -292,8 +296,16 @@ def open_span(
         workload_id: opens a workload scope of this name; inherited when `None`.
         label: `label_of(name, kind)`, from callers that start many spans of one name.
         trace_id: for a root, the trace to make instead of a new one.
+        span_id: of a span that another tracing library has made; then `parent` is final.
+        start_ns: Unix nanoseconds; default now.
     """
     encoded = to_json(content) if content is not _UNSET and active.capture_content else None
+    opened_in = None
+    if span_id is None:
+        if context.joined is not None:
+            parent, opened_in = context.joined(parent)
+        elif parent is None:
+            parent = context.opentelemetry_parent()
     above = parent or active.remote_parent
     if label is None:
         name = to_text(name)
@@ -302,15 +314,16 @@ def open_span(
         trace_id = trace_id or active.ids.trace_id()
         parent_json = "null"
         parent = None
-        start_ns = active.clock.wall_ns()
-        anchor_ns = start_ns - active.monotonic_ns()
+        now_ns = active.clock.wall_ns()
+        anchor_ns = now_ns - active.monotonic_ns()
     else:
         trace_id = above.trace_id
         parent_json = f'"{above.span_id}"'
         workload_id = workload_id or above.workload_id
         anchor_ns = above.anchor_ns
-        start_ns = anchor_ns + active.monotonic_ns()
-    span_id = active.ids.span_id()
+        now_ns = anchor_ns + active.monotonic_ns()
+    span_id = span_id or active.ids.span_id()
+    start_ns = now_ns if start_ns is None else start_ns
     opening = (
         f'{{"trace_id":"{trace_id}","span_id":"{span_id}","parent_id":{parent_json},{label}{start_ns}}}\n'
     ).encode()
@@ -328,6 +341,8 @@ def open_span(
         opening,
         encoded,
     )
+    if opened_in is not None:
+        span.opened_in = opened_in
     active.journal.begin(opening)
     if _subscribers and not steps.publishing.get():
         try:
