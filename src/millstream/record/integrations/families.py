@@ -42,10 +42,10 @@ class Family:
             else:
                 setattr(self._base, _HOOK, self._before)
         self._hook = None
+        owner: Any
         for owner in set(_below(self._base)):
             for name in self._replacements:
-                method: Any = vars(owner).get(name)
-                if method is not None and getattr(method, _MARK, None) is method:
+                if _is_ours(method := vars(owner).get(name)):
                     setattr(owner, name, method.__wrapped__)
 
     def _replace(self, owner: Any) -> None:
@@ -53,7 +53,7 @@ class Family:
             method = vars(owner).get(name)
             if not callable(method) or getattr(method, "__isabstractmethod__", False):
                 continue
-            if getattr(method, _MARK, None) is not method and (new := replace(method)) is not method:
+            if not _is_ours(method) and (new := replace(method)) is not method:
                 setattr(new, _MARK, new)
                 setattr(owner, name, new)
 
@@ -69,6 +69,10 @@ class Family:
                 replace(cls)
 
         return hook
+
+
+def _is_ours(method: Any) -> bool:
+    return method is not None and getattr(method, _MARK, None) is method
 
 
 def _below(base: Any) -> Iterator[Any]:

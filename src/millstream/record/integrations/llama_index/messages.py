@@ -39,13 +39,6 @@ def message_json(message: Any) -> dict[str, Any]:
     return result
 
 
-def tools_json(tools: Any) -> Any:
-    """Tools as they are offered to a model, in OpenAI's form where they are not."""
-    if not isinstance(tools, Sequence) or not tools:
-        return None
-    return [_tool(tool) if isinstance(tool, Mapping) else tool for tool in tools]
-
-
 def tell_answer(step: Observed, response: Any) -> None:
     """Record what a model answered: a chat response, or a completion."""
     if response is None:
@@ -129,15 +122,3 @@ def _foreign_call(call: Any) -> Any:
     if function is None:
         return call
     return _call(_get(call, "id"), _get(function, "name"), _get(function, "arguments"))
-
-
-def _tool(tool: Mapping[str, Any]) -> Any:
-    name = tool.get("name")
-    if name is None or "function" in tool:
-        return tool
-    parameters = tool.get("parameters") or tool.get("input_schema")
-    function = {"name": name, "description": tool.get("description"), "parameters": parameters}
-    return {
-        "type": "function",
-        "function": {key: value for key, value in function.items() if value is not None},
-    }

@@ -11,11 +11,11 @@ from millstream.record.integrations.llama_index.messages import (
     finish_reasons,
     messages_json,
     tell_answer,
-    tools_json,
     usage_of,
 )
 from millstream.record.integrations.methods import argument
 from millstream.record.integrations.observed import PARAMETERS, Observed, begin, model_call
+from millstream.record.integrations.tool_definitions import tools_json
 from millstream.span import SpanKind
 
 NAME: Final = "llama-index"
