@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from millstream import semconv
 from millstream.errors import MissingExtraError
 from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan, open_span
-from millstream.record.opentelemetry import names, structure
+from millstream.record.opentelemetry import structure
 from millstream.record.serialize import to_json, to_text
 from millstream.span import SpanEvent, SpanKind, Status
 
@@ -123,22 +124,22 @@ def _close(span: "ReadableSpan") -> None:
 
 def _about(span: "ReadableSpan", live: LiveSpan) -> dict[str, Any]:
     """What is not among the attributes."""
-    about: dict[str, Any] = {names.SCOPE: "", names.KIND: span.kind.name}
+    about: dict[str, Any] = {semconv.OTEL_SCOPE_NAME: "", semconv.OTEL_SPAN_KIND: span.kind.name}
     if scope := span.instrumentation_scope:
-        about[names.SCOPE] = scope.name
+        about[semconv.OTEL_SCOPE_NAME] = scope.name
         if scope.version:
-            about[names.SCOPE_VERSION] = scope.version
+            about[semconv.OTEL_SCOPE_VERSION] = scope.version
     if (status := span.status).status_code.name != "UNSET":
-        about[names.STATUS] = status.status_code.name
+        about[semconv.OTEL_STATUS_CODE] = status.status_code.name
     if status.description:
-        about[names.STATUS_DESCRIPTION] = status.description
+        about[semconv.OTEL_STATUS_DESCRIPTION] = status.description
     if span.name != live.name:
-        about[names.NAME] = span.name
+        about[semconv.OTEL_SPAN_NAME] = span.name
     trace_id = f"{span.context.trace_id:032x}"
     if trace_id != live.trace_id and (span.parent is None or span.parent.is_remote):
-        about[names.TRACE_ID] = trace_id
+        about[semconv.OTEL_TRACE_ID] = trace_id
     if span.links:
-        about[names.LINKS] = [_link(link) for link in span.links]
+        about[semconv.OTEL_LINKS] = [_link(link) for link in span.links]
     return about
 
 
