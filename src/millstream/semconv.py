@@ -38,8 +38,8 @@ EVAL_ITEM_ID: Final = "millstream.eval.item_id"
 EVAL_REP: Final = "millstream.eval.rep"
 EVAL_RUN_ID: Final = "millstream.eval.run_id"
 
-# Of spans copied from OpenTelemetry: what it does not keep among the attributes. Where its own exporters write
-# the same to systems without such fields, under their names.
+# Of spans copied from OpenTelemetry: what it does not keep among the attributes, under the names that its own
+# exporters use towards systems without such fields, where they do.
 OTEL_SCOPE_NAME: Final = "otel.scope.name"
 """Every copied span has it, and no other."""
 OTEL_SCOPE_VERSION: Final = "otel.scope.version"
