@@ -26,7 +26,7 @@ from millstream.record.integrations.pydantic_ai.messages import (
     response_json,
     usage_of,
 )
-from millstream.record.integrations.pydantic_ai.runs import FRAMEWORK, inside
+from millstream.record.integrations.pydantic_ai.runs import FRAMEWORK, entered, inside
 from millstream.span import SpanKind
 
 _HAND_ON: Final = (wrapper.WrapperModel, fallback.FallbackModel, embeddings.WrapperEmbeddingModel)
@@ -97,24 +97,16 @@ def _record_stream(request_stream: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(request_stream)
     @asynccontextmanager
     async def recording(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        manager = request_stream(self, *args, **kwargs)
         step = started(begin_request, self, args, kwargs)
         if step is None:
-            async with manager as stream:
+            async with request_stream(self, *args, **kwargs) as stream:
                 yield stream
             return
         stream = None
         try:
-            with step.inside():
-                stream = await manager.__aenter__()
-            _watch(step, stream)
-            try:
+            async with entered(request_stream(self, *args, **kwargs), step.inside) as stream:
+                _watch(step, stream)
                 yield stream
-            except BaseException as error:  # the manager decides
-                if not await manager.__aexit__(type(error), error, error.__traceback__):
-                    raise
-            else:
-                await manager.__aexit__(None, None, None)
         except BaseException as error:
             # What the caller raises while it has the stream is no failure of the model.
             if stream is None or isinstance(error, asyncio.CancelledError):

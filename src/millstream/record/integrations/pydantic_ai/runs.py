@@ -7,11 +7,15 @@ pieces of a stream to others, so there the span is not current; the calls of a r
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Any, Final
 
-from pydantic_ai import Agent
-from pydantic_ai.exceptions import RunCancelled, RunTimedOut
+from pydantic_ai import Agent, CallToolsNode, ModelRequestNode, exceptions
 from pydantic_ai.run import AgentRun
 
 from millstream import context, semconv
@@ -22,6 +26,8 @@ from millstream.span import SpanKind
 
 FRAMEWORK: Final = "pydantic-ai"
 
+_CANCELLED: Final[Any] = getattr(exceptions, "RunCancelled", ())
+_TIMED_OUT: Final[Any] = getattr(exceptions, "RunTimedOut", ())
 _runs: Final[dict[str, Observed]] = {}
 """The runs that have not ended, by their ids."""
 _methods: Final = Methods()
@@ -31,6 +37,8 @@ def install() -> None:
     """Record the runs of every agent."""
     _methods.put(Agent, ["iter"], _record_run)
     _methods.put(AgentRun, ["next", "_run_node_with_hooks"], _inside_run)
+    for node in (ModelRequestNode, CallToolsNode):
+        _methods.put(node, ["stream"], _inside_stream)
 
 
 def uninstall() -> None:
@@ -49,6 +57,26 @@ def inside(run_id: str | None) -> AbstractContextManager[object]:
     return nullcontext() if run is None else run.inside()
 
 
+@asynccontextmanager
+async def entered(
+    manager: AbstractAsyncContextManager[Any], block: Callable[[], AbstractContextManager[object]]
+) -> AsyncIterator[Any]:
+    """The same manager, entered and left inside a block; what its user does in between is outside of it."""
+    with block():
+        value = await manager.__aenter__()
+    try:
+        yield value
+    except BaseException as error:  # the manager decides
+        with block():
+            if not await manager.__aexit__(type(error), error, error.__traceback__):
+                raise
+    else:
+        with block():
+            await manager.__aexit__(None, None, None)
+    finally:
+        del manager, value  # as in `recording`
+
+
 def _record_run(iterate: Callable[..., Any]) -> Callable[..., Any]:
     begin_run = _methods.while_on(_begin_run)
 
@@ -63,18 +91,9 @@ def _record_run(iterate: Callable[..., Any]) -> Callable[..., Any]:
             return
         agent_run = failure = None
         try:
-            with run.inside():
-                agent_run = await manager.__aenter__()
-            _runs.setdefault(_id_of(agent_run), run)
-            try:
+            async with entered(manager, run.inside) as agent_run:
+                _runs.setdefault(_id_of(agent_run), run)
                 yield agent_run
-            except BaseException as error:  # the manager decides
-                with run.inside():
-                    if not await manager.__aexit__(type(error), error, error.__traceback__):
-                        raise
-            else:
-                with run.inside():
-                    await manager.__aexit__(None, None, None)
         except BaseException as error:
             failure = error
             raise
@@ -107,7 +126,7 @@ def _end_run(run: Observed, agent_run: Any, failure: BaseException | None) -> No
         if _runs.get(_id_of(agent_run)) is run:
             del _runs[_id_of(agent_run)]
         _tell_result(run, agent_run)
-    if isinstance(failure, RunCancelled) and not isinstance(failure, RunTimedOut):
+    if isinstance(failure, _CANCELLED) and not isinstance(failure, _TIMED_OUT):
         failure = asyncio.CancelledError(str(failure))
     run.end(failure)
 
@@ -127,5 +146,20 @@ def _inside_run(method: Callable[..., Any]) -> Callable[..., Any]:
                 return await method(self, *args, **kwargs)
         finally:
             del self  # as the method does itself, for the error that the run keeps
+
+    return wrapper
+
+
+def _inside_stream(stream: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(stream)
+    @asynccontextmanager
+    async def wrapper(self: Any, ctx: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        manager = stream(self, ctx, *args, **kwargs)
+        block = functools.partial(inside, getattr(ctx.state, "run_id", None))
+        try:
+            async with entered(manager, block) as pieces:
+                yield pieces
+        finally:
+            del self, ctx, args, kwargs, manager  # as in `recording`
 
     return wrapper

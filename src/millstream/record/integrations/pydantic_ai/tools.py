@@ -5,12 +5,12 @@ output tools, by which a model gives a structured answer, only a function of the
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from pydantic_ai import exceptions
-from pydantic_ai.tool_manager import ToolManager
 
 from millstream.record.integrations.methods import Begin, Methods, argument, started
 from millstream.record.integrations.observed import Observed, quietly, tool_run
@@ -28,8 +28,9 @@ _methods: Final = Methods()
 
 def install() -> None:
     """Record the tools of every agent."""
-    _methods.put(ToolManager, ["execute_tool_call"], functools.partial(_record, begin=_begin_tool))
-    _methods.put(ToolManager, ["execute_output_tool_call"], functools.partial(_record, begin=_begin_function))
+    if manager := getattr(sys.modules.get("pydantic_ai.tool_manager"), "ToolManager", None):  # since 2
+        _methods.put(manager, ["execute_tool_call"], functools.partial(_record, begin=_begin_tool))
+        _methods.put(manager, ["execute_output_tool_call"], functools.partial(_record, begin=_begin_function))
 
 
 def uninstall() -> None:
