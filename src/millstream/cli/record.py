@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from millstream.errors import InputError
 
 _STARTUP: Final = str(Path(millstream.__file__).absolute().parent / "record" / "startup")
 """The folder of the `sitecustomize` that every Python of the program runs; never imported here."""
+_GROUP: Final = "millstream.integrations"
 _OURS: Final = "millstream.record.integrations.frameworks"
 _SWITCHES: Final = ("MILLSTREAM_DISABLED", "OTEL_SDK_DISABLED")
 _ON: Final = frozenset({"true", "1", "yes", "on"})
@@ -94,12 +95,28 @@ def _environment(home: Path, notes: Path, name: str | None) -> dict[str, str]:
 
 def _modules_of_plugins() -> list[str]:
     """The modules that other packages' integrations wait for; ours are known at startup."""
+    if not any(map(_declares_integrations, sys.path)):
+        return []
+    from importlib.metadata import entry_points  # noqa: PLC0415  # longer than all else before the program starts
+
     modules = []
-    for entry in entry_points(group="millstream.integrations"):
+    for entry in entry_points(group=_GROUP):
         if entry.module != _OURS:
             with contextlib.suppress(Exception):  # the program says it, where it is to be loaded
                 modules.append(entry.load().module)
     return modules
+
+
+def _declares_integrations(folder: str) -> bool:
+    """Whether another package in a folder of `sys.path` has integrations."""
+    try:
+        return any(
+            _GROUP.encode() in file.read_bytes()
+            for file in Path(folder).glob("*-info/entry_points.txt")
+            if not file.parent.name.startswith("millstream-")
+        )
+    except OSError:
+        return False
 
 
 def _start(command: tuple[str, ...], environment: dict[str, str]) -> record_process.Process:

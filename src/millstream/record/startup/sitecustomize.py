@@ -67,8 +67,10 @@ def _instrument(module: str) -> None:
     _note("imported", module)
     try:
         import millstream  # noqa: PLC0415  # the point of it all
+        from millstream.record.startup.tracebacks import hide_our_frames  # noqa: PLC0415
 
         millstream.instrument()
+        hide_our_frames()
     except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
         _note("failed", _version(), sys.executable or "", type(error).__name__ + ": " + str(error))
 
