@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -29,14 +29,20 @@ class SpanReader:
         trace_ids: only spans of these traces; `None` for all.
         rejected: counts, by reason, of lines that are no spans; added to.
         unopened: ids of spans that ended here and began in earlier lines; added to.
+        opened: is told of each span that has only begun.
     """
 
     def __init__(
-        self, trace_ids: Collection[str] | None, rejected: Counter[str], unopened: set[str] | None = None
+        self,
+        trace_ids: Collection[str] | None,
+        rejected: Counter[str],
+        unopened: set[str] | None = None,
+        opened: Callable[[Span], None] | None = None,
     ) -> None:
         self._wanted = None if trace_ids is None else {trace_id.encode() for trace_id in trace_ids}
         self._rejected = rejected
         self._unopened = unopened
+        self._opened = opened
         self._open: dict[str, Span] = {}
 
     def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:
@@ -68,6 +74,8 @@ class SpanReader:
                 continue
             if span.end_ns is None and span.status is None:
                 self._open[span.span_id] = span
+                if self._opened is not None:
+                    self._opened(span)
             else:
                 if self._open.pop(span.span_id, None) is None and self._unopened is not None:
                     self._unopened.add(span.span_id)
