@@ -56,10 +56,11 @@ class Methods:
         begin: Begin,
         tell: Callable[[Observed, Any], object],
         *,
+        pauses: frozenset[str] = frozenset(),
         below: bool = False,
     ) -> None:
         """Record methods that return their result, at once or awaited."""
-        self.put(owner, names, recorded(self.while_on(begin), tell), below=below)
+        self.put(owner, names, recorded(self.while_on(begin), tell, pauses), below=below)
 
     def streams(
         self,
@@ -117,80 +118,29 @@ def argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, na
     return args[position] if len(args) > position else kwargs.get(name)
 
 
-def recorded(begin: Begin, tell: Callable[[Observed, Any], object]) -> Replace:
-    """Record the calls of a method, plain or asynchronous, and `tell` their results to their steps."""
+def recorded(
+    begin: Begin, tell: Callable[[Observed, Any], object], pauses: frozenset[str] = frozenset()
+) -> Replace:
+    """Record the calls of a method, plain or awaited, and `tell` their results to their steps.
 
-    def replace(original: Any) -> Any:
-        if inspect.iscoroutinefunction(original):
+    Exceptions of the names in `pauses` are no failures.
+    """
 
-            @functools.wraps(original)
-            async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
-                call = original.__get__(self, type(self))
-                step = started(begin, self, args, kwargs)
-                if step is None:
-                    return await call(*args, **kwargs)
-                with step:
-                    result = await call(*args, **kwargs)
-                    quietly(tell)(step, result)
-                    return result
+    def done(step: Observed, result: Any) -> Any:
+        quietly(tell)(step, result)
+        step.end()
+        return result
 
-            return asynchronous
-
-        @functools.wraps(original)
-        def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
-            call = original.__get__(self, type(self))
-            step = started(begin, self, args, kwargs)
-            if step is None:
-                return call(*args, **kwargs)
-            with step:
-                result = call(*args, **kwargs)
-                quietly(tell)(step, result)
-                return result
-
-        return plain
-
-    return replace
+    return _replacing(begin, done, pauses)
 
 
 def recorded_stream(begin: Begin, listen: Callable[[Observed], Listener]) -> Replace:
     """Record the calls of a method that returns a stream, or one to be awaited, to the end of the stream."""
 
-    def replace(original: Any) -> Any:
-        if inspect.iscoroutinefunction(original):
+    def done(step: Observed, pieces: Any) -> Any:
+        return pieces if step.inner else _followed(step, pieces, listen)
 
-            @functools.wraps(original)
-            async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
-                call = original.__get__(self, type(self))
-                step = started(begin, self, args, kwargs)
-                if step is None or step.inner:
-                    return await call(*args, **kwargs)
-                try:
-                    with step.inside():
-                        pieces = await call(*args, **kwargs)
-                except BaseException as error:
-                    step.end(error)
-                    raise
-                return _followed(step, pieces, listen)
-
-            return asynchronous
-
-        @functools.wraps(original)
-        def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
-            call = original.__get__(self, type(self))
-            step = started(begin, self, args, kwargs)
-            if step is None or step.inner:
-                return call(*args, **kwargs)
-            try:
-                with step.inside():
-                    pieces = call(*args, **kwargs)
-            except BaseException as error:
-                step.end(error)
-                raise
-            return _followed(step, pieces, listen)
-
-        return plain
-
-    return replace
+    return _replacing(begin, done)
 
 
 def recorded_generator(begin: Begin, listen: Callable[[Observed], Listener]) -> Replace:
@@ -228,6 +178,51 @@ def started(begin: Begin, instance: Any, args: tuple[Any, ...], kwargs: dict[str
     except Exception as fault:  # noqa: BLE001  # whatever a framework's new version does
         faults.swallow(fault, f"{begin.__module__.rpartition('.')[2]} could not start a step")
         return None
+
+
+def _replacing(
+    begin: Begin, done: Callable[[Observed, Any], Any], pauses: frozenset[str] = frozenset()
+) -> Replace:
+    def failed(step: Observed, error: BaseException) -> None:
+        step.end(None if type(error).__name__ in pauses else error)
+
+    async def awaited(step: Observed, result: Any) -> Any:
+        try:
+            with step.inside():
+                result = await result
+        except BaseException as error:
+            failed(step, error)
+            raise
+        return done(step, result)
+
+    def replace(original: Any) -> Any:
+        if inspect.iscoroutinefunction(original):
+
+            @functools.wraps(original)
+            async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
+                result = original.__get__(self, type(self))(*args, **kwargs)
+                step = started(begin, self, args, kwargs)
+                return await (result if step is None else awaited(step, result))
+
+            return asynchronous
+
+        @functools.wraps(original)
+        def plain(self: Any, *args: Any, **kwargs: Any) -> Any:
+            call = original.__get__(self, type(self))
+            step = started(begin, self, args, kwargs)
+            if step is None:
+                return call(*args, **kwargs)
+            try:
+                with step.inside():
+                    result = call(*args, **kwargs)
+            except BaseException as error:
+                failed(step, error)
+                raise
+            return awaited(step, result) if inspect.iscoroutine(result) else done(step, result)
+
+        return plain
+
+    return replace
 
 
 def _followed(step: Observed, pieces: Any, listen: Callable[[Observed], Listener]) -> Any:

@@ -51,6 +51,9 @@ _EMBED: Final = (
     "_aget_text_embeddings",
 )
 """One request each; what the cache knows is not asked for."""
+_TOOL: Final = ("__call__", "call", "acall")
+_PAUSES: Final = frozenset({"WaitingForEvent"})
+"""What a tool raises that waits for somebody; it is called again when it has an answer."""
 _CHAT_ENGINE: Final = ("chat", "achat", "stream_chat", "astream_chat")
 _methods: Final = Methods()
 
@@ -64,7 +67,7 @@ def install() -> None:
     _methods.streams(BaseLLM, ("stream_chat", "astream_chat"), begin_chat, Answer, below=True)
     _methods.streams(BaseLLM, ("stream_complete", "astream_complete"), begin_completion, Answer, below=True)
     _methods.calls(BaseEmbedding, _EMBED, begin_embedding, tell_embedding, below=True)
-    _methods.calls(BaseTool, ("__call__", "call", "acall"), begin_tool, tell_tool, below=True)
+    _methods.calls(BaseTool, _TOOL, begin_tool, tell_tool, pauses=_PAUSES, below=True)
     _methods.calls(BaseRetriever, ("retrieve", "aretrieve"), begin_retrieval, tell_nodes)
     _methods.calls(
         BaseNodePostprocessor, ("postprocess_nodes", "apostprocess_nodes"), begin_reranking, tell_nodes

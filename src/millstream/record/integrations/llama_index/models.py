@@ -54,8 +54,7 @@ def _begin(llm: Any, to_json: Any, asked: Any, kwargs: dict[str, Any], operation
     except Exception as fault:  # noqa: BLE001  # the call is recorded all the same
         faults.swallow(fault, "the messages of a model call could not be recorded")
         messages = msgspec.UNSET
-    model = getattr(llm, "model", None) or _metadata(llm, "model_name")
-    step = model_call(str(model) if model else None, messages, framework=NAME, operation=operation)
+    step = model_call(_name_of(llm), messages, framework=NAME, operation=operation)
     own = {name: value for name in PARAMETERS if isinstance(value := getattr(llm, name, None), int | float)}
     extra = getattr(llm, "additional_kwargs", None) or {}
     parameters = {**own, **extra, **kwargs, "tools": tools_json(kwargs.get("tools"))}
@@ -94,7 +93,7 @@ def begin_embedding(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     given = next(
         (value for value in (*args, *kwargs.values()) if isinstance(value, str | list)), msgspec.UNSET
     )
-    name = getattr(model, "model_name", None)
+    name = _name_of(model)
     attributes = {
         semconv.OPERATION_NAME: "embeddings",
         semconv.REQUEST_MODEL: name,
@@ -121,6 +120,16 @@ def provider_of(model: Any) -> str | None:
         if parts[0] == "llama_index" and parts[1:2] in (["llms"], ["embeddings"]):
             return _PROVIDERS.get(parts[2], parts[2])
     return None
+
+
+def _name_of(model: Any) -> str | None:
+    names = (
+        getattr(model, "model", None),
+        getattr(model, "model_name", None),
+        _metadata(model, "model_name"),
+    )
+    plain = (getattr(name, "value", name) for name in names)
+    return next((name for name in plain if isinstance(name, str) and name), None)
 
 
 def _metadata(llm: Any, name: str) -> Any:
