@@ -28,14 +28,16 @@ class Copy(weakref.ref[Span]):
     Attributes:
         key: trace id and span id.
         live: the copy; ended with the span, and the parent of what starts in the span later.
+        started_in: our current span when it started; another than its parent, where that was told.
         opened_ns: the monotonic clock when it started.
         handling: the identity of the exception that was being handled when it started, else 0.
     """
 
-    __slots__ = ("handling", "key", "live", "opened_ns")
+    __slots__ = ("handling", "key", "live", "opened_ns", "started_in")
 
     key: _Key
     live: LiveSpan
+    started_in: SpanContext | None
     opened_ns: int
     handling: int
 
@@ -68,6 +70,7 @@ def remember(span: Span, live: LiveSpan) -> None:
     told = span.context
     copy.key = (told.trace_id, told.span_id)
     copy.live = live
+    copy.started_in = context.current.get()
     copy.opened_ns = live.recorder.monotonic_ns()
     error = sys.exception()
     copy.handling = 0 if error is None else id(error)
@@ -130,13 +133,21 @@ def _innermost(ours: SpanContext | None, here: Context) -> SpanContext | None:
         return live
     if _is_inside(ours, live):
         return ours
-    # Neither was started inside the other. Ours, where it had been open before that span started: a
-    # generator of ours that goes on inside a span of its consumer. Else that span was started first, aside,
-    # and entered later, inside ours.
-    if isinstance(ours, LiveSpan):
-        before = ours.start_ns - ours.anchor_ns < copy.opened_ns
-        return ours if before and ours.is_open else live
-    return ours
+    return live if _entered_inside(copy, ours, span) else ours
+
+
+def _entered_inside(copy: Copy, ours: SpanContext, span: Any) -> bool:
+    """Which is the inner of two current spans of which neither is the other's ancestor, if it is theirs.
+
+    It is, if it was started while ours was current, by a parent that it was told; and if it was started
+    before ours, aside, and entered later. It is not, if it was started elsewhere after ours: then ours is a
+    generator that goes on inside a span of its consumer.
+    """
+    if copy.started_in is not None and _is_inside(copy.started_in, ours):
+        return True
+    if not isinstance(ours, LiveSpan) or (ours.opened_in and get_current_span(ours.opened_in) is span):
+        return False
+    return not ours.is_open or copy.opened_ns <= ours.start_ns - ours.anchor_ns
 
 
 def _or_uncopied(ours: SpanContext | None, told: OTelSpanContext, *, recording: bool) -> SpanContext | None:
