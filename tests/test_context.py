@@ -27,7 +27,7 @@ def test_a_trace_continues_over_a_carrier(spans):
     assert onward == {
         "traceparent": f"00-{client.trace_id}-{server.span_id}-01",
         "tracestate": "v=1",
-        "baggage": "user%20id=a%2Cb,x=2",
+        "baggage": "user%20id=a%2Cb;p=1,x=2",
     }
     assert spans()[1].parent_id == client.span_id
     assert current.get() is None

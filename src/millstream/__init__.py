@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from millstream.context import ObservabilityContext, extract, inject
+    from millstream.context import ObservabilityContext, extract, inject, inject_environment
     from millstream.errors import MillstreamError
     from millstream.profiler import profile
     from millstream.record import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         track_unregistered_function,
         uninstrument,
     )
+    from millstream.record.opentelemetry import OTelSpanProcessor
     from millstream.span import Span, SpanKind, Status, Usage
     from millstream.store import open_store
     from millstream.workflow import (
@@ -51,6 +52,7 @@ _HOMES: Final = {
     "IntermediateStep": "millstream.record",
     "LLMFrameworkEnum": "millstream.workflow",
     "MillstreamError": "millstream.errors",
+    "OTelSpanProcessor": "millstream.record.opentelemetry",
     "ObservabilityContext": "millstream.context",
     "Redaction": "millstream.record",
     "Sampling": "millstream.record",
@@ -61,6 +63,7 @@ _HOMES: Final = {
     "current_span": "millstream.record",
     "extract": "millstream.context",
     "inject": "millstream.context",
+    "inject_environment": "millstream.context",
     "instrument": "millstream.record",
     "open_store": "millstream.store",
     "profile": "millstream.profiler",
@@ -81,6 +84,7 @@ __all__ = [  # kept beside the table above by a test
     "IntermediateStep",
     "LLMFrameworkEnum",
     "MillstreamError",
+    "OTelSpanProcessor",
     "ObservabilityContext",
     "Redaction",
     "Sampling",
@@ -92,6 +96,7 @@ __all__ = [  # kept beside the table above by a test
     "current_span",
     "extract",
     "inject",
+    "inject_environment",
     "instrument",
     "open_store",
     "profile",

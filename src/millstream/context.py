@@ -1,18 +1,26 @@
 """Where am I: the current span, the workflow chain, and W3C Trace Context in and out of the process."""
 
-import re
-from collections.abc import Iterator, Mapping, MutableMapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Self
 
 import msgspec
 
-from millstream import sources
+from millstream import sources, w3c
 from millstream.errors import InputError
 
 
-class SpanContext(msgspec.Struct, eq=False):
+class _Place(msgspec.Struct, eq=False):
+    trace_id: str
+    span_id: str
+    workload_id: str | None
+    anchor_ns: int
+
+
+class SpanContext(_Place, eq=False, kw_only=True):
     """What a new span needs to know of the one it starts in; also stands for a span of another process.
 
     Attributes:
@@ -21,119 +29,166 @@ class SpanContext(msgspec.Struct, eq=False):
         workload_id: the nearest workload scope, which children inherit.
         anchor_ns: Unix time of the monotonic clock's zero, read once where the trace enters this process,
             so that spans of one trace stay in order when the wall clock is set.
-        sampled: whether the trace is recorded, as W3C's trace flags say.
+        sampled: whether the process that the trace came from records it.
+        opened_in: what another tracing library had current when the span was opened; `None` without one.
     """
 
-    trace_id: str
-    span_id: str
-    workload_id: str | None
-    anchor_ns: int
     sampled: bool = True
+    opened_in: Any = None
 
     @classmethod
     def remote(cls, trace_id: str, span_id: str, *, sampled: bool = True) -> "SpanContext":
-        """A span that another process has open."""
+        """A span that another process, or another tracing library, has open."""
         clock = sources.active.clock
-        return cls(trace_id, span_id, None, clock.wall_ns() - clock.monotonic_ns(), sampled)
+        return SpanContext(trace_id, span_id, None, clock.wall_ns() - clock.monotonic_ns(), sampled=sampled)
 
 
 current: ContextVar[SpanContext | None] = ContextVar("millstream_current_span", default=None)
 """The span that new spans start in. Copied by asyncio tasks; `record.threads` carries it into threads."""
 
-_tracestate: ContextVar[str | None] = ContextVar("millstream_tracestate", default=None)
-_baggage: ContextVar[Mapping[str, str] | None] = ContextVar("millstream_baggage", default=None)
+joined: Callable[[SpanContext | None], tuple[SpanContext | None, Any]] | None = None
+"""Set where spans of another tracing library are recorded, too.
 
-_TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-_SAMPLED: Final = 1
-_MAX_BAGGAGE_BYTES: Final = 8192  # https://www.w3.org/TR/baggage/#limits
+Given the span that ours would start in, it tells the innermost of that and the other library's current span,
+and what that library has current now, for `SpanContext.opened_in`.
+"""
+
+_tracestate: ContextVar[tuple[str, str] | None] = ContextVar("millstream_tracestate", default=None)
+"""The id of a trace and its `tracestate`."""
+_baggage: ContextVar[tuple[str, ...] | None] = ContextVar("millstream_baggage", default=None)
+OTEL: Final = "opentelemetry.trace"
+"""The module by which a program uses OpenTelemetry."""
+
+
+def innermost() -> SpanContext | None:
+    """The span that this code runs in, ours or one that is copied from another tracing library."""
+    span = current.get()
+    return span if joined is None else joined(span)[0]
+
+
+def opentelemetry_parent() -> SpanContext | None:
+    """The span that OpenTelemetry has current, where the program uses it; it is never imported here."""
+    api = sys.modules.get(OTEL)
+    if api is None:
+        return None
+    span = getattr(api, "get_current_span", _nothing)()
+    if span is None or not ((theirs := span.get_span_context()).is_remote or span.is_recording()):
+        return None
+    if not theirs.is_valid:
+        return None
+    return SpanContext.remote(
+        f"{theirs.trace_id:032x}", f"{theirs.span_id:016x}", sampled=bool(theirs.trace_flags & 1)
+    )
+
+
+def _nothing() -> None:
+    """Stands for a function of a module that is being imported."""
 
 
 def parse_traceparent(value: str) -> SpanContext | None:
-    """The remote span that a `traceparent` header names; `None` when the header is not valid.
-
-    Source: https://www.w3.org/TR/trace-context/#traceparent-header
-    """
-    match = _TRACEPARENT.fullmatch(value.strip())
-    if match is None:
-        return None
-    version, trace_id, span_id, flags, rest = match.groups()
-    if version == "ff" or (version == "00" and rest) or not trace_id.strip("0") or not span_id.strip("0"):
-        return None
-    return SpanContext.remote(trace_id, span_id, sampled=bool(int(flags, 16) & _SAMPLED))
+    """The remote span that a `traceparent` header names; `None` when the header is not valid."""
+    told = w3c.parse_traceparent(value)
+    return None if told is None else SpanContext.remote(told[0], told[1], sampled=told[2])
 
 
-def inject(carrier: MutableMapping[str, str]) -> None:
+def inject(carrier: Any) -> None:
     """Write the current span into `carrier` as `traceparent`, with `tracestate` and `baggage` if any.
 
     Without a current span nothing is written, so a carrier's own headers stay as they are.
-    """
-    span = current.get()
-    if span is None:
-        return
-    if span.sampled:
-        carrier["traceparent"] = f"00-{span.trace_id}-{span.span_id}-01"
-    else:
-        ids = sources.active.ids  # a trace that is not recorded has no ids of its own
-        carrier["traceparent"] = f"00-{ids.trace_id()}-{ids.span_id()}-00"
-    if tracestate := _tracestate.get():
-        carrier["tracestate"] = tracestate
-    if baggage := _baggage.get():
-        from urllib.parse import quote  # noqa: PLC0415  # few programs carry baggage
 
-        carrier["baggage"] = ",".join(
-            f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in baggage.items()
-        )
+    Args:
+        carrier: a mutable mapping, or a list of pairs as the headers of an ASGI message; names are written
+            as text, or as bytes where the carrier holds bytes.
+    """
+    if headers := _headers():
+        w3c.write(carrier, headers)
+
+
+def inject_environment(env: MutableMapping[str, str] | None = None) -> MutableMapping[str, str]:
+    """An environment for a subprocess, which continues the current span.
+
+    Args:
+        env: changed and returned; default a copy of this process's environment.
+
+    Returns:
+        `env` with `TRACEPARENT`, `TRACESTATE` and `BAGGAGE`, for `subprocess.run(..., env=env)`.
+    """
+    if env is None:
+        env = dict(os.environ)
+    if headers := _headers():
+        env.pop(w3c.TRACESTATE.upper(), None)  # of this process's own parent
+        env.update({name.upper(): value for name, value in headers.items()})
+    return env
+
+
+def _headers() -> dict[str, str]:
+    """What is to travel; nothing without a current span."""
+    span = innermost()
+    if span is None:
+        return {}
+    headers = {w3c.TRACEPARENT: _traceparent(span)}
+    state = _tracestate.get() or _environment_tracestate()
+    if state is not None and state[0] == span.trace_id:
+        headers[w3c.TRACESTATE] = state[1]
+    if baggage := _members():
+        headers[w3c.BAGGAGE] = ",".join(baggage)
+    return headers
+
+
+def _traceparent(span: SpanContext) -> str:
+    if span.trace_id.strip("0"):
+        return f"00-{span.trace_id}-{span.span_id}-{'01' if span.sampled else '00'}"
+    ids = sources.active.ids  # a trace that was not sampled here has no ids of its own
+    return f"00-{ids.trace_id()}-{ids.span_id()}-00"
 
 
 @contextmanager
-def extract(carrier: Mapping[str, str]) -> Iterator[SpanContext | None]:
+def extract(carrier: Any) -> Iterator[SpanContext | None]:
     """Continue the trace that `carrier` names: spans started in the block are children of its span.
 
-    Keys are looked up without regard to case; what is not text is passed over. A carrier without a valid
-    `traceparent` changes nothing.
+    A carrier without a valid `traceparent` leaves the current span as it is.
+
+    Args:
+        carrier: a mapping or pairs. Names are looked up without regard to case and may be bytes; values may
+            be bytes or lists. An environment will do: `extract(os.environ)`.
 
     Yields:
         The remote span, or `None`.
     """
-    headers = {
-        key.lower(): value
-        for key, value in carrier.items()
-        if isinstance(key, str) and isinstance(value, str)
-    }
-    remote = parse_traceparent(headers.get("traceparent", ""))
-    if remote is None:
-        yield None
-        return
-    tokens = (
-        current.set(remote),
-        _tracestate.set(headers.get("tracestate")),
-        _baggage.set(_parse_baggage(headers.get("baggage", ""))),
-    )
+    headers = w3c.read(carrier)
+    remote = parse_traceparent(headers.get(w3c.TRACEPARENT, ""))
+    baggage = w3c.parse_baggage(headers.get(w3c.BAGGAGE, ""))
+    restore: list[tuple[ContextVar[Any], Any]] = []
+    if remote is not None:
+        state = w3c.parse_tracestate(headers.get(w3c.TRACESTATE, ""))
+        restore = [
+            (current, current.set(remote)),
+            (_tracestate, _tracestate.set((remote.trace_id, state) if state else None)),
+        ]
+    if remote is not None or baggage:
+        restore.append((_baggage, _baggage.set(baggage)))
     try:
         yield remote
     finally:
         with suppress(ValueError):  # left in another context than it was entered in
-            current.reset(tokens[0])
-            _tracestate.reset(tokens[1])
-            _baggage.reset(tokens[2])
+            for variable, token in restore:
+                variable.reset(token)
 
 
 def get_baggage() -> Mapping[str, str]:
-    """The baggage that `extract` took in: names and values, decoded."""
-    return _baggage.get() or {}
+    """The baggage that `extract` took in, else that of the environment: names and values, decoded."""
+    return w3c.baggage_values(_members())
 
 
-def _parse_baggage(header: str) -> dict[str, str] | None:
-    if not header:
-        return None
-    from urllib.parse import unquote  # noqa: PLC0415
+def _members() -> tuple[str, ...]:
+    members = _baggage.get()
+    return w3c.parse_baggage(os.environ.get("BAGGAGE", "")) if members is None else members
 
-    baggage = {}
-    for member in header[:_MAX_BAGGAGE_BYTES].split(","):
-        key, separator, value = member.partition(";")[0].partition("=")
-        if separator and key.strip():
-            baggage[unquote(key.strip())] = unquote(value.strip())
-    return baggage or None
+
+def _environment_tracestate() -> tuple[str, str] | None:
+    state = w3c.parse_tracestate(os.environ.get("TRACESTATE", ""))
+    told = w3c.parse_traceparent(os.environ.get("TRACEPARENT", "")) if state else None
+    return (told[0], state) if told and state else None
 
 
 class WorkflowMetadata(msgspec.Struct, frozen=True):

@@ -34,6 +34,8 @@ rules:
     reply: {error: {status: 400, message: This model breaks on demand.}}
   - when: {has_tool: weather, last_message_role: user}
     reply: {tool_calls: [{name: weather, arguments: {city: Oslo}}]}
+  - when: {has_tool: forecast-weather, last_message_role: user}
+    reply: {tool_calls: [{name: forecast-weather, arguments: {city: Oslo}}]}
   - when: {last_message_role: tool}
     reply: "The tool said: $last"
   - when: {last_user_matches: 'say (?P<word>\w+)'}
@@ -77,12 +79,15 @@ class Conformance:
         framework: the integration's name.
         title: the framework's name in the table.
         provider: the `gen_ai.provider.name` of its calls.
-        absent: features that the framework does not have or cannot tell, with the reason.
+        tool: what the tool is called by the model; of a framework with plugins, `forecast-weather`.
+        absent: features that the framework does not have or cannot tell, with the reason; "" for what
+            cannot be asked of it.
     """
 
     framework: ClassVar[str]
     title: ClassVar[str]
     provider: ClassVar[str] = "openai"
+    tool: ClassVar[str] = "weather"
     absent: ClassVar[dict[str, str]] = {}
     captured: ClassVar[set[str]]
 
@@ -140,7 +145,7 @@ class Conformance:
         first = model_calls(spans())[0]
         (tool,) = first.attributes[semconv.TOOL_DEFINITIONS]
         assert tool["type"] == "function"
-        assert tool["function"]["name"] == "weather"
+        assert tool["function"]["name"] == self.tool
         assert "city" in tool["function"]["parameters"]["properties"]
 
     async def check_tool_calls(self, base_url, spans):
@@ -148,7 +153,7 @@ class Conformance:
         first, second = model_calls(spans())
         (call,) = first.output["tool_calls"]
         assert call["type"] == "function"
-        assert call["function"]["name"] == "weather"
+        assert call["function"]["name"] == self.tool
         assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
         assert call["id"]
         (asked,) = [call for message in second.input for call in message.get("tool_calls") or ()]
@@ -161,7 +166,7 @@ class Conformance:
         answer = await result(self.use_tool(base_url, "What is the weather in Oslo?"))
         assert "rain in Oslo" in str(answer)
         (tool,) = of_kind(spans(), SpanKind.TOOL)
-        assert tool.name == "weather"
+        assert tool.name == self.tool
         assert tool.input == {"city": "Oslo"}
         assert "rain in Oslo" in json.dumps(tool.output)
         assert tool.status is Status.OK
@@ -307,7 +312,7 @@ class Conformance:
 
     @staticmethod
     async def at_once(driver: Callable[..., Any], words: list[str], base_url: str) -> None:
-        """Ask all at the same time, each in a span of its own: in tasks where the driver is async, else threads."""
+        """Ask all at once, each in a span of its own: in tasks where the driver is async, else threads."""
         if inspect.iscoroutinefunction(driver):
 
             @track_function
@@ -358,13 +363,14 @@ def text_of(message: dict[str, Any]) -> str:
 
 def table_row(title: str, captured: set[str], absent: dict[str, str], *, write: bool) -> None:
     """See that the table in the docs has this row, or write it there."""
-    cells = ["yes" if name in captured else f"no: {absent[name]}" for name in FEATURES]
+    no = {name: f"no: {reason}" if reason else "n/a" for name, reason in absent.items()}
+    cells = ["yes" if name in captured else no[name] for name in FEATURES]
     row = f"| {title} | {' | '.join(cells)} |"
     text = TABLE.read_text()
     if write:
         lines = [line for line in text.splitlines() if not line.startswith(f"| {title} |")]
         rows = [number for number, line in enumerate(lines) if line.startswith("|")]
         lines.insert(rows[-1] + 1, row)
-        lines[rows[2] : rows[-1] + 2] = sorted(lines[rows[2] : rows[-1] + 2], key=str.lower)
+        lines[rows[1] + 1 : rows[-1] + 2] = sorted(lines[rows[1] + 1 : rows[-1] + 2], key=str.lower)
         TABLE.write_text("\n".join(lines) + "\n")
     assert row in TABLE.read_text().splitlines(), "run pytest --write-table, and look at what changed"

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import openai
@@ -13,6 +15,7 @@ from millstream.simulate.rules import load_rules
 
 PAGE = (Path(__file__).parents[2] / "docs" / "simulate.md").read_text()
 AGENT, REACT, FLAKY = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+RESPONSES, EMBEDDINGS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
 
 
@@ -55,6 +58,18 @@ def test_the_flaky_model(start):
     with start(FLAKY) as server, client_of(server) as client:
         answer = client.chat.completions.create(model="flaky", messages=[{"role": "user", "content": "hi"}])
         assert 50 <= answer.usage.completion_tokens <= 200
+
+
+@pytest.mark.parametrize(
+    ("example", "printed"), [(RESPONSES, "The weather report says: snow\n"), (EMBEDDINGS, "")]
+)
+def test_the_scripts_of_the_page(start, example, printed):
+    with start(AGENT) as server:
+        script = example.replace("http://127.0.0.1:8765/v1", server.base_url)
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.stdout, done.returncode) == (printed, 0), done.stderr
 
 
 @pytest.mark.parametrize("example", [AGENT, REACT, FLAKY])

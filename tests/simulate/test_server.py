@@ -176,8 +176,8 @@ def test_errors_have_openais_shape(client):
     with pytest.raises(openai.BadRequestError, match="Only n = 1") as several:
         ask(client, n=2)
     assert several.value.param == "n"
-    with pytest.raises(openai.NotFoundError, match=r"Invalid URL \(POST /v1/embeddings\)"):
-        client.embeddings.create(model="quick", input="x")
+    with pytest.raises(openai.NotFoundError, match=r"Invalid URL \(POST /v1/completions\)"):
+        client.completions.create(model="quick", prompt="x")
     with pytest.raises(openai.APIStatusError, match="Not allowed to POST"):
         client.post("/models", cast_to=object)
 

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "info": "millstream.cli.run",
     "journal": "millstream.cli.journal",
     "profile": "millstream.cli.profile",
+    "record": "millstream.cli.record",
     "run": "millstream.cli.run",
     "simulate": "millstream.cli.simulate",
     "validate": "millstream.cli.run",
@@ -69,9 +70,9 @@ def cli(ctx: click.Context, *, debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code; errors are plain sentences on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
-    code = _run(given, debug=debug)
+    ours = given[: _end_of_ours(given)]
+    debug = "--debug" in ours
+    code = _run([argument for argument in ours if argument != "--debug"] + given[len(ours) :], debug=debug)
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -79,6 +80,13 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.suppress(OSError):  # Python flushes again when it exits, and would complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _end_of_ours(given: list[str]) -> int:
+    """Where the arguments of another program begin, as after `--`."""
+    if "--" in given:
+        return given.index("--")
+    return 1 + given.index("record") if given[:1] == ["record"] else len(given)
 
 
 def _run(given: list[str], *, debug: bool) -> int:

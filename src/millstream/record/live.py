@@ -26,10 +26,6 @@ ENDED: Final = -1
 """The generation of a span that has ended."""
 
 
-def _none() -> Any:
-    """For fields that are always given, behind one that need not be."""
-
-
 class LiveSpan(context.SpanContext, eq=False):
     """A span that is open. Values set on it appear in the record when it ends.
 
@@ -37,7 +33,9 @@ class LiveSpan(context.SpanContext, eq=False):
     that fails is counted in `stats()` and changes nothing; after the end, changes are ignored.
     """
 
-    recorder: "recorder.Recorder" = msgspec.field(default_factory=_none)
+    recorder: "recorder.Recorder"
+    sink: "Journal | Held"
+    """Where its line goes."""
     generation: int = ENDED
     parent: context.SpanContext | None = None
     name: str = ""
@@ -45,8 +43,6 @@ class LiveSpan(context.SpanContext, eq=False):
     start_ns: int = 0
     head: str = ""
     """Its line up to and with its start."""
-    sink: "Journal | Held" = msgspec.field(default_factory=_none)
-    """Where its line goes."""
     input: bytes | None = None
     """JSON."""
     output: bytes | None = None
@@ -130,6 +126,7 @@ class LiveSpan(context.SpanContext, eq=False):
         error: BaseException | None = None,
         status: Status = _OK,
         output: Any = _UNSET,
+        end_ns: int | None = None,
     ) -> None:
         """Write the span. Only the first call has an effect.
 
@@ -137,15 +134,16 @@ class LiveSpan(context.SpanContext, eq=False):
             error: what ended it; decides the status.
             status: the status where there is no error.
             output: the result, as by `set_output`.
+            end_ns: Unix nanoseconds; default now.
         """
         active = self.recorder
         if self.generation != active.generation:
             return
         self.generation = ENDED
         failure = None
-        end_ns = self.start_ns
+        told_ns, end_ns = end_ns, self.start_ns
         try:
-            end_ns = self.anchor_ns + active.monotonic_ns()
+            end_ns = self.anchor_ns + active.monotonic_ns() if told_ns is None else told_ns
             if output is not _UNSET and active.capture_content:
                 self.output = to_json(output, active.content_limit)
             if error is not None or status is not _OK or self.chunk_count:

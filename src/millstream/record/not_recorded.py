@@ -12,8 +12,7 @@ from millstream.record import recorder
 from millstream.record.live import ENDED, LiveSpan, leave
 from millstream.span import SpanKind, Usage
 
-_NO_TRACE: Final = "0" * 32
-_NO_SPAN: Final = "0" * 16
+_NOWHERE: Final = ("0" * 32, "0" * 16, None, 0)
 
 
 class NotRecorded(LiveSpan):
@@ -53,7 +52,7 @@ class NotSampled(NotRecorded):
     @classmethod
     def root(cls, active: "recorder.Recorder", name: str, kind: SpanKind) -> Self:
         """One that is open."""
-        return cls(_NO_TRACE, _NO_SPAN, None, 0, False, active, active.generation, None, name, kind)  # noqa: FBT003
+        return cls(*_NOWHERE, active, active.journal, active.generation, None, name, kind, sampled=False)
 
     def __enter__(self) -> Self:
         if self.token is None:
@@ -65,6 +64,10 @@ class NotSampled(NotRecorded):
         self.end()
 
 
-NOT_RECORDED: Final = NotRecorded(_NO_TRACE, _NO_SPAN, None, 0, False, recorder.NOT_RECORDING)  # noqa: FBT003
-NOT_SAMPLED: Final = NotSampled(_NO_TRACE, _NO_SPAN, None, 0, False, recorder.NOT_RECORDING)  # noqa: FBT003
+NOT_RECORDED: Final = NotRecorded(
+    *_NOWHERE, recorder.NOT_RECORDING, recorder.NOT_RECORDING.journal, sampled=False
+)
+NOT_SAMPLED: Final = NotSampled(
+    *_NOWHERE, recorder.NOT_RECORDING, recorder.NOT_RECORDING.journal, sampled=False
+)
 """Is current in a call whose trace is not sampled, for who takes it back by token."""

@@ -1,6 +1,7 @@
 """Starting a span: under which parent, in which trace, and whether at all."""
 
 import functools
+from sys import modules
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,8 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     label: str | None = None,
     *,
     trace_id: str | None = None,
+    span_id: str | None = None,
+    start_ns: int | None = None,
 ) -> LiveSpan:
     """Start a span and write its opening line, without making it the current one.
 
@@ -41,6 +44,8 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         workload_id: opens a workload scope of this name; inherited when `None`.
         label: `label_of(name, kind)`, from callers that start many spans of one name.
         trace_id: for a root, the trace to make instead of a new one.
+        span_id: of a span that another tracing library has made; then `parent` is final.
+        start_ns: Unix nanoseconds; default now.
 
     Returns:
         The open span; one that keeps nothing where its trace is not sampled.
@@ -48,6 +53,12 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     if label is None:
         name = to_text(name)
         label = label_of(name, kind)
+    opened_in = None
+    if span_id is None:
+        if context.joined is not None:
+            parent, opened_in = context.joined(parent)
+        elif parent is None and context.OTEL in modules:
+            parent = context.opentelemetry_parent()
     above = parent or active.remote_parent
     sink: Any = active.journal
     if above is None or (trace_id is not None and trace_id != above.trace_id):
@@ -63,8 +74,8 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
             sink = Held(sink)
         parent = None
         parent_json = "null"
-        start_ns = active.wall_ns()
-        anchor_ns = start_ns - active.monotonic_ns()
+        now_ns = active.wall_ns()
+        anchor_ns = now_ns - active.monotonic_ns()
     else:
         if type(above) is LiveSpan:
             if above.recorder is active:
@@ -74,13 +85,16 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         trace_id = above.trace_id
         parent_json = f'"{above.span_id}"'
         anchor_ns = above.anchor_ns
-        start_ns = anchor_ns + active.monotonic_ns()
+        now_ns = anchor_ns + active.monotonic_ns()
         if workload_id is None:
             workload_id = above.workload_id
-    try:
-        span_id = active.ready_spans.pop()
-    except IndexError:
-        span_id = active.ids.span_id()
+    if span_id is None:
+        try:
+            span_id = active.ready_spans.pop()
+        except IndexError:
+            span_id = active.ids.span_id()
+    if start_ns is None:
+        start_ns = now_ns
     head = f'{{"trace_id":"{trace_id}","parent_id":{parent_json},"span_id":"{span_id}",{label}{start_ns}'
     if workload_id is not None:
         head += _scope(workload_id)
@@ -89,17 +103,18 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         span_id,
         workload_id,
         anchor_ns,
-        True,  # noqa: FBT003  # by position: a call with names costs twice as much
         active,
+        sink,
         active.generation,
         parent,
         name,
         kind,
         start_ns,
         head,
-        sink,
         to_json(content, active.content_limit) if content is not _UNSET and active.capture_content else None,
     )
+    if opened_in is not None:
+        span.opened_in = opened_in
     opening = f"{head}}}\n".encode()
     if type(sink) is Held:
         sink.root = sink.root or span
@@ -119,7 +134,7 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
 
 def drops_root(active: "recorder.Recorder", name: str) -> bool:
     """Whether a call that would be the root of a trace is not to be recorded at all, which is counted."""
-    if active.holds or active.remote_parent is not None:
+    if active.holds or active.remote_parent is not None or context.OTEL in modules:
         return False
     try:
         trace_id = active.ready_traces.pop()

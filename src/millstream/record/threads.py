@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
-from millstream.context import SpanContext, current
+from millstream.context import SpanContext, current, innermost
 from millstream.record import faults
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _pools: Final = _Pools()
 
 @functools.wraps(_thread_start)
 def _start(self: Thread) -> None:
-    span = current.get()
+    span = innermost()
     restore = None if span is None else _bring(self, span)
     try:
         _thread_start(self)
@@ -100,7 +100,7 @@ def _carry_in_thread_pools() -> None:
 def _carrying(submit: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(submit)
     def wrapper(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        span = current.get()
+        span = innermost()
         if span is not None:
             func = functools.partial(_call_in, span, func)
         return submit(self, func, *args, **kwargs)
@@ -111,7 +111,7 @@ def _carrying(submit: Callable[..., Any]) -> Callable[..., Any]:
 def _submit(
     self: "ThreadPoolExecutor", fn: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> "Future[Any]":
-    span = current.get()
+    span = innermost()
     if span is not None:
         fn = functools.partial(_call_in, span, fn)
     result: Future[Any] = _pools.submit(self, fn, *args, **kwargs)

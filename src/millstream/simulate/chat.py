@@ -96,7 +96,9 @@ class ChatRequest:
         message += f"resulted in {prompt} tokens"
         message += f" and you asked for up to {self.max_tokens} more" if self.max_tokens else ""
         raise invalid(
-            f"{message}. Please reduce the length of the {self.source}.", self.source, "context_length_exceeded"
+            f"{message}. Please reduce the length of the {self.source}.",
+            self.source,
+            "context_length_exceeded",
         )
 
 

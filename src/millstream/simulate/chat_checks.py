@@ -11,6 +11,14 @@ from millstream.simulate.api_error import ApiError, invalid
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _TOOL_CHOICES: Final = ("none", "auto", "required")
+_JSON_TYPES: Final[Mapping[type, str]] = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a decimal number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+}
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:
@@ -38,15 +46,13 @@ def optional(body: Mapping[str, Any], name: str, kind: type[Any], default: Any) 
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {bool: "a boolean", int: "an integer", str: "a string", dict: "an object", list: "an array"}[kind]
-        raise wrong_type(name, wanted, value)
+        raise wrong_type(name, _JSON_TYPES[kind], value)
     return value
 
 
 def wrong_type(name: str, wanted: str, value: Any) -> ApiError:
     """400: a parameter of another JSON type than the one that is wanted."""
-    got = {bool: "a boolean", int: "an integer", float: "a decimal number", str: "a string", list: "an array"}
-    what = got.get(type(value), "null" if value is None else "an object")
+    what = "null" if value is None else _JSON_TYPES[type(value)]
     return invalid(
         f"Invalid type for '{name}': expected {wanted}, but got {what} instead.", name, "invalid_type"
     )
@@ -59,10 +65,10 @@ def missing(name: str) -> ApiError:
 
 def below_minimum(name: str, lowest: int, value: int) -> ApiError:
     """400: a whole number that is too small."""
-    message = (
-        f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, but got {value} instead."
+    wanted = f"Expected a value >= {lowest}, but got {value} instead."
+    return invalid(
+        f"Invalid '{name}': integer below minimum value. {wanted}", name, "integer_below_min_value"
     )
-    return invalid(message, name, "integer_below_min_value")
 
 
 def unknown_value(value: Any, allowed: Sequence[str], param: str) -> ApiError:

@@ -28,7 +28,7 @@ class EmbeddingsRequest:
         texts: what gets a vector each; token ids as a text of numbers.
         tokens: the tokens of each text.
         dimensions: of the vectors; `None` for the model's own.
-        base64: whether the vectors come as base64 of little-endian single precision numbers.
+        as_base64: whether the vectors come as base64 of little-endian single precision numbers.
     """
 
     body: Mapping[str, Any]
@@ -36,7 +36,7 @@ class EmbeddingsRequest:
     texts: Sequence[str]
     tokens: Sequence[Sequence[str]]
     dimensions: int | None
-    base64: bool
+    as_base64: bool
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -63,8 +63,8 @@ class EmbeddingsRequest:
         longest, window = max(map(len, self.tokens)), model.context_window
         if window is not None and longest > window:
             message = (
-                f"This model's maximum context length is {window} tokens, however you requested {longest} tokens "
-                f"({longest} in your prompt; 0 for the completion). Please reduce your prompt."
+                f"This model's maximum context length is {window} tokens, however you requested {longest} "
+                f"tokens ({longest} in your prompt; 0 for the completion). Please reduce your prompt."
             )
             raise invalid(message, "input", "context_length_exceeded")
 
@@ -92,7 +92,7 @@ def parse_embeddings_request(raw: bytes) -> EmbeddingsRequest:
         texts=[given if isinstance(given, str) else " ".join(map(str, given)) for given in inputs],
         tokens=[split_tokens(given) if isinstance(given, str) else list(map(str, given)) for given in inputs],
         dimensions=dimensions,
-        base64=encoding == "base64",
+        as_base64=encoding == "base64",
     )
 
 
@@ -105,19 +105,23 @@ def _read_inputs(body: Mapping[str, Any]) -> Sequence[str | list[int]]:
     if not inputs or not all((isinstance(one, str) and one) or _are_tokens(one) for one in inputs):
         raise _invalid_input()
     if len(inputs) > _MOST_INPUTS:
-        text = f"Invalid 'input': array too long. Expected an array with maximum length {_MOST_INPUTS}, but got "
+        text = (
+            f"Invalid 'input': array too long. Expected an array with maximum length {_MOST_INPUTS}, but got "
+        )
         raise invalid(f"{text}an array with length {len(inputs)} instead.", "input", "array_above_max_length")
     return inputs
 
 
 def _are_tokens(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
+    return (
+        isinstance(value, list) and bool(value) and all(type(token) is int and token >= 0 for token in value)
+    )
 
 
 def _invalid_input() -> ApiError:
     return invalid(
-        "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference. "
-        "(It is a text, or tokens as whole numbers, or an array of either, and nothing in it is empty.)",
+        "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
+        " (It is a text, or tokens as whole numbers, or an array of either, and nothing in it is empty.)",
         "input",
     )
 
@@ -127,7 +131,11 @@ def embedding_list(
 ) -> dict[str, Any]:
     """The answer."""
     data = [
-        {"object": "embedding", "index": index, "embedding": _encoded(vector) if request.base64 else vector}
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": _encoded(vector) if request.as_base64 else vector,
+        }
         for index, vector in enumerate(vectors)
     ]
     counted = {name: usage[name] for name in ("prompt_tokens", "total_tokens")}

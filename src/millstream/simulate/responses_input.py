@@ -14,9 +14,7 @@ _OTHER_PARTS: Final = {"input_image": "image_url", "input_file": "file", "input_
 """Parts that are not, and their names in a chat."""
 
 
-def read_input(
-    body: Mapping[str, Any], before: Sequence[Mapping[str, Any]]
-) -> Sequence[Mapping[str, Any]]:
+def read_input(body: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """The messages of a conversation: those before, then the input's.
 
     Raises:
@@ -41,7 +39,7 @@ def read_input(
 def _add(messages: list[Mapping[str, Any]], item: Any, where: str) -> None:
     if not isinstance(item, dict):
         raise checks.wrong_type(where, "an object", item)
-    kind = item.get("type", "message")
+    kind = item.get("type") or "message"
     if kind == "message":
         _add_message(messages, item, where)
     elif kind == "function_call":

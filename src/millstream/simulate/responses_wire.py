@@ -47,7 +47,9 @@ class ResponseWriter:
         self._created_s = int(time.time())
         self._echo = {name: _echoed(request, name) for name in _ECHOED}
         self._model = request.chat.model
-        self._items = _output(answer, encrypted="reasoning.encrypted_content" in request.body.get("include", ()))
+        self._items = _output(
+            answer, encrypted="reasoning.encrypted_content" in (request.body.get("include") or ())
+        )
         self._number = 0
         self._open = -1
 
@@ -65,7 +67,9 @@ class ResponseWriter:
     def first(self) -> bytes:
         """The events before the first token; a model that reasons begins with it."""
         created = self._response("in_progress", [])
-        events = [self._event(kind, response=created) for kind in ("response.created", "response.in_progress")]
+        events = [
+            self._event(kind, response=created) for kind in ("response.created", "response.in_progress")
+        ]
         if self._answer.reasoning_tokens:
             events += self._advance(0)
         return b"".join(events)
@@ -108,8 +112,10 @@ class ResponseWriter:
                 yield from self._opening(self._items[self._open])
 
     def _opening(self, item: dict[str, Any]) -> Iterator[bytes]:
-        empty = {"message": {"content": []}, "function_call": {"arguments": ""}}.get(item["type"])
-        item = {**item, "status": "in_progress", **empty} if empty else item
+        if item["type"] == "message":
+            item = {**item, "status": "in_progress", "content": []}
+        elif item["type"] == "function_call":
+            item = {**item, "status": "in_progress", "arguments": ""}
         yield self._event("response.output_item.added", output_index=self._open, item=item)
         if item["type"] == "message":
             yield self._part_event("response.content_part.added", item, part=_text_part(""))

@@ -116,7 +116,7 @@ class Model(_Strict):
     errors: list[ModelError] = []
     prefix_cache: bool | PrefixCache = False
     tokens_per_chunk: Positive = 1
-    dimensions: Positive = 64
+    dimensions: Positive = 256
 
 
 class When(_Strict):

@@ -5,20 +5,24 @@ One event loop, no locks: state changes only between awaits.
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from millstream.simulate.answer import Answer, Piece, plan_answer
-from millstream.simulate.api_error import ApiError, error_on_demand, invalid
-from millstream.simulate.chat import ChatRequest, parse_chat_request
+from millstream.simulate.answer import Answer, Piece, plan_answer, plan_embeddings
+from millstream.simulate.api_error import ApiError, error_on_demand
+from millstream.simulate.chat import ChatRequest
 from millstream.simulate.draws import Draw
+from millstream.simulate.embeddings import EmbeddingsRequest
 from millstream.simulate.limits import BlockCache, RateLimiter
 from millstream.simulate.pace import pace_of
 from millstream.simulate.rules import Failure, Model, PrefixCache, Rules
 from millstream.simulate.stats import Counters
+from millstream.simulate.vectors import vector_of
 from millstream.simulate.wire import usage_of
+
+T = TypeVar("T")
 
 _MOST_REMEMBERED: Final = 1_000_000
 """Distinct requests whose repetitions are counted; the oldest are forgotten beyond it."""
@@ -53,9 +57,11 @@ class RunningModel:
             return None
         return BlockCache(PrefixCache() if config is True else config)
 
-    def cached_tokens(self, request: ChatRequest) -> int:
-        """Prompt tokens that need no computing; the prompt is in the cache afterwards."""
-        return self._cache.read_and_store(request.prompt_tokens) if self._cache else 0
+    def cached_tokens(self, request: ChatRequest | EmbeddingsRequest) -> int:
+        """Prompt tokens that need no computing; the prompt of a chat is in the cache afterwards."""
+        if self._cache is None or isinstance(request, EmbeddingsRequest):
+            return 0
+        return self._cache.read_and_store(request.prompt_tokens)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -88,14 +94,14 @@ class RunningModel:
 class Exchange:
     """A request that was let in, and its planned answer."""
 
-    request: ChatRequest
+    request: ChatRequest | EmbeddingsRequest
     answer: Answer
     draw: Draw
     running: RunningModel
 
 
 class StandIn:
-    """Answers chat completion requests as a rules file says.
+    """Answers requests as a rules file says.
 
     Args:
         rules: the rules file.
@@ -141,19 +147,23 @@ class StandIn:
             raise ApiError(404, message, code="model_not_found")
         return self.models[name]
 
-    def open(self, raw: bytes) -> Exchange:
-        """Check a request, plan its answer and let it in.
+    def read(self, raw: bytes, parse: Callable[[bytes], T]) -> T:
+        """Read the body of a request; a malformed one is counted.
 
         Raises:
-            ApiError: it is malformed, too long, names an unknown model, or is over a rate limit.
+            ApiError: what `parse` raises.
         """
-        try:
-            request = parse_chat_request(raw)
+        with self._counting_refused():
+            return parse(raw)
+
+    def open(self, request: ChatRequest | EmbeddingsRequest) -> Exchange:
+        """Plan the answer to a request and let it in.
+
+        Raises:
+            ApiError: it is too long, names an unknown model, or is over a rate limit.
+        """
+        with self._counting_refused():
             running = self.model(request.model)
-        except ApiError as error:
-            self.refused.requests += 1
-            self.refused.errors[str(error.status)] += 1
-            raise
         running.counters.requests += 1
         try:
             return self._admit(request, running)
@@ -161,13 +171,25 @@ class StandIn:
             running.counters.errors[str(error.status)] += 1
             raise
 
-    def _admit(self, request: ChatRequest, running: RunningModel) -> Exchange:
-        prompt = len(request.prompt_tokens)
-        _check_window(running.model.context_window, prompt, request.max_tokens)
+    @contextmanager
+    def _counting_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except ApiError as error:
+            self.refused.requests += 1
+            self.refused.errors[str(error.status)] += 1
+            raise
+
+    def _admit(self, request: ChatRequest | EmbeddingsRequest, running: RunningModel) -> Exchange:
+        request.check_model(running.model)
         seen = self._times_seen.get(request.fingerprint, 0)
         draw = Draw(self._seed, request.fingerprint, seen)
-        answer = plan_answer(self.rules, request, draw, running.admitted + 1)
-        running.limiter.admit(prompt + answer.completion_tokens, asyncio.get_running_loop().time())
+        if isinstance(request, EmbeddingsRequest):
+            answer = plan_embeddings(running.model, draw, running.admitted + 1)
+        else:
+            answer = plan_answer(self.rules, request, draw, running.admitted + 1)
+        tokens = len(request.prompt_tokens) + answer.completion_tokens
+        running.limiter.admit(tokens, asyncio.get_running_loop().time())
         running.admitted += 1
         if seen == 0 and len(self._times_seen) >= _MOST_REMEMBERED:
             del self._times_seen[next(iter(self._times_seen))]
@@ -175,13 +197,18 @@ class StandIn:
         return Exchange(request, answer, draw, running)
 
     async def answer(
-        self, exchange: Exchange, emit: Callable[[Piece], Awaitable[None]] | None
+        self,
+        exchange: Exchange,
+        emit: Callable[[Piece], Awaitable[None]] | None = None,
+        *,
+        begin: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
         """Take the time that the answer takes.
 
         Args:
             exchange: what `open` gave.
             emit: called with each piece when it comes; `None` waits for the whole answer at once.
+            begin: called when the request has left the queue.
 
         Returns:
             The `usage` object.
@@ -192,7 +219,7 @@ class StandIn:
         """
         counters = exchange.running.counters
         try:
-            usage = await self._answer(exchange, emit)
+            usage = await self._answer(exchange, emit, begin)
         except asyncio.CancelledError:
             counters.cancelled += 1
             raise
@@ -206,7 +233,10 @@ class StandIn:
         return usage
 
     async def _answer(
-        self, exchange: Exchange, emit: Callable[[Piece], Awaitable[None]] | None
+        self,
+        exchange: Exchange,
+        emit: Callable[[Piece], Awaitable[None]] | None,
+        begin: Callable[[], Awaitable[None]] | None,
     ) -> dict[str, Any]:
         answer, running = exchange.answer, exchange.running
         failure = answer.failure
@@ -217,6 +247,8 @@ class StandIn:
             cached = running.cached_tokens(exchange.request)
             prompt = len(exchange.request.prompt_tokens)
             pace = pace_of(running.model.latency, answer, prompt - cached, exchange.draw)
+            if begin is not None:
+                await begin()
             if emit is not None:
                 for piece, piece_s in zip(answer.pieces, pace.pieces_s, strict=True):
                     await _sleep_until(start_s + piece_s)
@@ -226,22 +258,16 @@ class StandIn:
                 await _fail(failure)
         return usage_of(answer, prompt, cached)
 
+    def vectors(self, request: EmbeddingsRequest) -> list[list[float]]:
+        """One vector for each text of the request."""
+        dimensions = request.dimensions or self.model(request.model).model.dimensions
+        return [vector_of(text, dimensions, self._seed) for text in request.texts]
+
     def stats(self) -> dict[str, Any]:
         """Counts over all models, and by model."""
         total = sum((running.counters for running in self.models.values()), self.refused)
         by_model = {name: running.counters.as_json() for name, running in self.models.items()}
         return {**total.as_json(), "models": by_model}
-
-
-def _check_window(window: int | None, prompt: int, max_tokens: int | None) -> None:
-    if window is None or prompt + (max_tokens or 1) <= window:
-        return
-    message = f"This model's maximum context length is {window} tokens. However, your messages resulted in "
-    message += f"{prompt} tokens"
-    message += f" and you asked for up to {max_tokens} more" if max_tokens else ""
-    raise invalid(
-        f"{message}. Please reduce the length of the messages.", "messages", "context_length_exceeded"
-    )
 
 
 async def _sleep_until(deadline_s: float) -> None:

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from millstream.errors import InputError
 from millstream.span import Span
 from millstream.store.blobs import BlobReader
+from millstream.store.merge import Merger, Openings
 from millstream.store.segments import Segment, State, list_segments, read_lines
 from millstream.store.spans import SpanReader
 
@@ -21,13 +22,18 @@ class Store(Protocol):
     Attributes:
         format: what was recognised: `journal` or `jsonl`.
         rejected: counts, by reason, of lines that could not be read in the last `spans()`.
+        merged: counts, by kind, of spans that were one call with another, in the last `spans()`.
     """
 
     format: str
     rejected: Counter[str]
+    merged: Counter[str]
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
         """Every span once, roughly in the order in which they ended, in bounded memory.
+
+        Spans copied from OpenTelemetry are in our vocabulary, and a call that several instrumentations
+        recorded is one span.
 
         Args:
             trace_ids: only spans of these traces.
@@ -72,23 +78,28 @@ class JournalStore:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.rejected: Counter[str] = Counter()
+        self.merged: Counter[str] = Counter()
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
         """As `Store.spans`; a span open in a process that died has status `interrupted`."""
         return self._spans(_wanted(trace_ids), since_ns)
 
     def _spans(self, trace_ids: Collection[str] | None, since_ns: int | None) -> Iterator[Span]:
-        self.rejected = Counter()
+        self.rejected, self.merged = Counter(), Counter()
         of_process: defaultdict[str, list[Segment]] = defaultdict(list)
         for segment in list_segments(self.home):
             if segment.may_hold_since(since_ns):
                 of_process[segment.writer].append(segment)
         for segments in of_process.values():
-            reader = SpanReader(trace_ids, self.rejected)
+            merger = Merger(self.merged)
+            reader = SpanReader(trace_ids, self.rejected, opened=merger.opened)
             blobs = BlobReader(trace_ids, self.rejected)
             for segment in segments:
-                yield from reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE)
-            yield from reader.still_open(interrupted=segments[-1].state is not State.LIVE)
+                for span in reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE):
+                    yield from merger.ended(span)
+            for span in reader.still_open(interrupted=segments[-1].state is not State.LIVE):
+                yield from merger.ended(span)
+            yield from merger.rest()
 
 
 class JsonLinesStore:
@@ -99,16 +110,23 @@ class JsonLinesStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rejected: Counter[str] = Counter()
+        self.merged: Counter[str] = Counter()
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:  # noqa: ARG002  # one file has no parts to skip
         """As `Store.spans`; what the file says of a span's status stands."""
         return self._spans(_wanted(trace_ids))
 
     def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
-        self.rejected = Counter()
+        self.rejected, self.merged = Counter(), Counter()
+        merger = Merger(self.merged)
         reader = SpanReader(trace_ids, self.rejected)
-        yield from reader.read(line for _, line in read_lines(self.path))
-        yield from reader.still_open(interrupted=False)
+        begun = Openings(line for _, line in read_lines(self.path))
+        for span in reader.read(line for _, line in read_lines(self.path)):
+            begun.tell(merger, span)
+            yield from merger.ended(span)
+        for span in reader.still_open(interrupted=False):
+            yield from merger.ended(span)
+        yield from merger.rest()
 
 
 def _wanted(trace_ids: Collection[str] | None) -> Collection[str] | None:

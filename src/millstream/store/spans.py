@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -30,17 +30,23 @@ class SpanReader:
         trace_ids: only spans of these traces; `None` for all.
         rejected: counts, by reason, of lines that are no spans; added to.
         unopened: ids of spans that ended here and began in earlier lines; added to.
+        opened: is told of each span that has only begun.
     """
 
     def __init__(
-        self, trace_ids: Collection[str] | None, rejected: Counter[str], unopened: set[str] | None = None
+        self,
+        trace_ids: Collection[str] | None,
+        rejected: Counter[str],
+        unopened: set[str] | None = None,
+        opened: Callable[[Span], None] | None = None,
     ) -> None:
         self._wanted = None if trace_ids is None else {trace_id.encode() for trace_id in trace_ids}
         self._rejected = rejected
         self._unopened = unopened
+        self._opened = opened
         self._open: dict[str, Span] = {}
 
-    def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:
+    def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:  # noqa: C901
         """The spans that end in these lines.
 
         Args:
@@ -49,11 +55,7 @@ class SpanReader:
                 where the writer is, and the last.
         """
         for line in lines:
-            if (
-                self._wanted is not None
-                and line.startswith(_TRACE_KEY)
-                and line[_TRACE_ID] not in self._wanted
-            ):
+            if self._is_of_another_trace(line):
                 continue
             if line.endswith(_DROPPED):
                 self._drop(line)
@@ -72,10 +74,18 @@ class SpanReader:
                 continue
             if span.end_ns is None and span.status is None:
                 self._open[span.span_id] = span
+                if self._opened is not None:
+                    self._opened(span)
             else:
                 if self._open.pop(span.span_id, None) is None and self._unopened is not None:
                     self._unopened.add(span.span_id)
                 yield span
+
+    def _is_of_another_trace(self, line: bytes) -> bool:
+        """Whether that can be seen without taking the line apart."""
+        return (
+            self._wanted is not None and line.startswith(_TRACE_KEY) and line[_TRACE_ID] not in self._wanted
+        )
 
     def _drop(self, line: bytes) -> None:
         """A processor dropped a span that had begun."""

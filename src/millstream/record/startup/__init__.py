@@ -1,0 +1,1 @@
+"""What `millstream record` puts first on PYTHONPATH; see `sitecustomize.py` here."""

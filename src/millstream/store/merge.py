@@ -1,0 +1,262 @@
+"""One call is one span, however many instrumentations saw it: duplicates are merged as spans are read.
+
+A model call directly inside a model call is the same call, and so are two that overlap in one trace and tell
+the same response id; a tool inside a tool of the same name, an embedding inside an embedding. The outer one
+stays and takes what it does not know from the inner one, whose children become its own.
+
+Spans come in the order in which they ended, after their openings. One is held only while another is open, or
+held, that it may turn out to be one with, and at most `MOST_HELD` are; what then comes too late stays apart.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from millstream import semconv
+from millstream.span import Span, SpanKind, Status
+from millstream.store.same_call import absorb, is_answered, is_same, may_be_one, take_of
+from millstream.store.translate import translate
+
+MOST_HELD: Final = 10_000
+"""Spans that are held at one time, and ids of merged ones that are remembered."""
+
+_MERGED: Final = frozenset({SpanKind.LLM, SpanKind.TOOL, SpanKind.EMBEDDING})
+_UNSURE: Final = SpanKind.TASK
+"""Also the kind of a span of OpenTelemetry that did not tell its kind when it started."""
+_STREAM_LOG: Final = ("logfire.span_type", "log")
+
+
+class _Held:
+    """A span that has ended, and the ids of the open spans that may change what is to be said of it."""
+
+    __slots__ = ("span", "waits_for")
+
+    def __init__(self, span: Span, waits_for: set[str]) -> None:
+        self.span = span
+        self.waits_for = waits_for
+
+
+class _Trace:
+    """What is known of one trace at this moment.
+
+    Attributes:
+        open: openings, by span id.
+        held: by span id.
+        waiting: ids of held spans, by the open span that they wait for.
+        below: ids of held spans, by their parent.
+    """
+
+    __slots__ = ("below", "held", "open", "waiting")
+
+    def __init__(self) -> None:
+        self.open: dict[str, Span] = {}
+        self.held: dict[str, _Held] = {}
+        self.waiting: defaultdict[str, list[str]] = defaultdict(list)
+        self.below: defaultdict[str, list[str]] = defaultdict(list)
+
+
+class Merger:
+    """Takes the spans of one process's files, and gives them translated, duplicates merged.
+
+    Args:
+        merged: counts the spans that went into others, by kind; added to.
+    """
+
+    def __init__(self, merged: Counter[str]) -> None:
+        self._merged = merged
+        self._traces: defaultdict[str, _Trace] = defaultdict(_Trace)
+        self._held: dict[str, str] = {}
+        """The traces of all held spans, the longest held first."""
+        self._survivors: dict[str, str] = {}
+        """What spans went into, by id."""
+
+    def opened(self, span: Span) -> None:
+        """A span has started; only its opening is known."""
+        self._traces[span.trace_id].open[span.span_id] = span
+
+    def ended(self, span: Span) -> Iterator[Span]:
+        """A span has ended.
+
+        Yields:
+            The spans of which all is known now: none, this one or more.
+        """
+        translate(span)
+        trace = self._traces[span.trace_id]
+        trace.open.pop(span.span_id, None)
+        while span.parent_id in self._survivors:
+            span.parent_id = self._survivors[span.parent_id]
+        waits_for = self._candidates(span, trace)
+        if span.span_id in self._held:  # said twice
+            yield span
+            return
+        if waits_for or span.parent_id in trace.held or span.span_id in trace.waiting:
+            self._hold(span, waits_for, trace)
+            self._merge(span, trace)
+            ready = [span.span_id, *trace.waiting.pop(span.span_id, ())]
+            for key in ready[1:]:
+                if key in trace.held:
+                    trace.held[key].waits_for.discard(span.span_id)
+            yield from self._release(ready, trace)
+        else:
+            yield span
+        if not trace.open and not trace.held:
+            del self._traces[span.trace_id]
+        if len(self._held) > MOST_HELD:
+            key, trace_id = next(iter(self._held.items()))
+            yield from self._give(key, self._traces[trace_id])
+
+    def rest(self) -> Iterator[Span]:
+        """The spans that are still held; nothing more comes."""
+        for key, trace_id in self._held.items():
+            yield self._traces[trace_id].held[key].span
+        self._held.clear()
+        self._traces.clear()
+
+    def _candidates(self, span: Span, trace: _Trace) -> set[str]:
+        """Open spans that may be the same call, or may change who the parent is."""
+        found = set()
+        if span.kind is SpanKind.LLM:
+            found = {key for key, other in trace.open.items() if other.kind in (SpanKind.LLM, _UNSURE)}
+        elif span.kind in _MERGED:
+            kinds = (span.kind, _UNSURE)
+            below = (one for one in trace.open.values() if one.parent_id == span.span_id)
+            found = {one.span_id for one in below if one.kind in kinds}
+        above = trace.open.get(span.parent_id or "")
+        if above is not None and (above.kind is _UNSURE or above.kind in _MERGED or _awaits_its_stream(span)):
+            found.add(above.span_id)
+        return found
+
+    def _hold(self, span: Span, waits_for: set[str], trace: _Trace) -> None:
+        self._held[span.span_id] = span.trace_id
+        trace.held[span.span_id] = _Held(span, waits_for)
+        for key in waits_for:
+            trace.waiting[key].append(span.span_id)
+        if span.parent_id is not None:
+            trace.below[span.parent_id].append(span.span_id)
+
+    def _merge(self, span: Span, trace: _Trace) -> None:
+        """Merge a held span with those held that are the same call."""
+        if span.kind not in _MERGED:
+            return
+        inside = [trace.held[key].span for key in trace.below.get(span.span_id, ()) if key in trace.held]
+        for inner in take_of(span, [one for one in inside if is_same(span, one)]):
+            self._into(span, inner, trace)
+        above = trace.held.get(span.parent_id or "")
+        if above is not None and above.span is not span and is_same(above.span, span):
+            self._into(above.span, span, trace)
+            return
+        other = self._twin(span, trace)
+        if other is not None:
+            outer, inner = (span, other) if self._is_outer(span, other, trace) else (other, span)
+            self._into(outer, inner, trace)
+
+    def _twin(self, span: Span, trace: _Trace) -> Span | None:
+        """A held span of the same call that is neither directly inside nor directly around."""
+        if span.kind is not SpanKind.LLM:
+            return None
+        others = (held.span for held in trace.held.values() if held.span is not span)
+        if span.attributes.get(_STREAM_LOG[0]) == _STREAM_LOG[1]:
+            requests = [one for one in others if one.parent_id == span.parent_id and _awaits_its_stream(one)]
+            return next((one for one in requests if one.input == span.input), None)
+        if span.attributes.get(semconv.RESPONSE_ID) is None:
+            return None
+        return next((one for one in others if may_be_one(one, span)), None)
+
+    def _is_outer(self, span: Span, other: Span, trace: _Trace) -> bool:
+        """Whether `span` stays: it is around the other, or began first."""
+        seen = {other.span_id}
+        for one, wanted in ((other, span.span_id), (span, other.span_id)):
+            above = one.parent_id
+            while above is not None and above not in seen:
+                if above == wanted:
+                    return one is other
+                seen.add(above)
+                held = trace.held.get(above)
+                opening = held.span if held is not None else trace.open.get(above)
+                above = opening.parent_id if opening is not None else None
+        return (span.start_ns, span.span_id) < (other.start_ns, other.span_id)
+
+    def _into(self, outer: Span, inner: Span, trace: _Trace) -> None:
+        """The inner span goes into the outer one; both are held."""
+        absorb(outer, inner)
+        self._merged[inner.kind.value] += 1
+        gone = trace.held.pop(inner.span_id)
+        del self._held[inner.span_id]
+        stays = trace.held[outer.span_id]
+        for key in gone.waits_for - stays.waits_for - {outer.span_id}:
+            stays.waits_for.add(key)
+            trace.waiting[key].append(outer.span_id)
+        for key in trace.below.pop(inner.span_id, ()):
+            if key in trace.held:
+                trace.held[key].span.parent_id = outer.span_id
+                trace.below[outer.span_id].append(key)
+        self._survivors[inner.span_id] = outer.span_id
+        self._survivors.pop(outer.span_id, None)  # an id that comes again
+        if len(self._survivors) > MOST_HELD:
+            del self._survivors[next(iter(self._survivors))]
+
+    def _release(self, keys: Iterable[str], trace: _Trace) -> Iterator[Span]:
+        """Give those of the held spans that wait for nothing more."""
+        for key in keys:
+            held = trace.held.get(key)
+            if held is None or held.waits_for:
+                continue
+            above = held.span.parent_id
+            if above is None or above == key or above not in trace.held:
+                yield from self._give(key, trace)
+
+    def _give(self, key: str, trace: _Trace) -> Iterator[Span]:
+        yield trace.held.pop(key).span
+        del self._held[key]
+        yield from self._release(trace.below.pop(key, ()), trace)
+
+
+class _Opening(msgspec.Struct):
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    kind: SpanKind
+    start_ns: int
+
+
+class Openings:
+    """The starts of the spans of a file that may be merged, for files that do not hold them as lines.
+
+    Args:
+        lines: all lines of the file.
+    """
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._rest = sorted(_openings(lines), key=lambda opening: opening.start_ns, reverse=True)
+
+    def tell(self, merger: Merger, span: Span) -> None:
+        """Tell of the spans that had started when this one ended."""
+        rest = self._rest
+        while rest and (span.end_ns is None or rest[-1].start_ns <= max(span.end_ns, span.start_ns)):
+            one = rest.pop()
+            merger.opened(Span(one.trace_id, one.span_id, one.parent_id, "", one.kind, one.start_ns))
+
+
+def _openings(lines: Iterable[bytes]) -> Iterator[_Opening]:
+    decode = msgspec.json.Decoder(_Opening).decode
+    for line in lines:
+        try:
+            opening = decode(line)
+        except msgspec.DecodeError:  # it is counted where spans are read
+            continue
+        if opening.kind in _MERGED or opening.kind is _UNSURE:
+            yield opening
+
+
+def _awaits_its_stream(span: Span) -> bool:
+    """Whether this is Logfire's span of a request whose streamed answer it logs apart, at its end."""
+    attributes = span.attributes
+    return (
+        span.kind is SpanKind.LLM
+        and span.status is Status.OK
+        and not is_answered(span)
+        and str(attributes.get(semconv.OTEL_SCOPE_NAME)).startswith("logfire.")
+        and attributes.get(_STREAM_LOG[0]) != _STREAM_LOG[1]
+    )
