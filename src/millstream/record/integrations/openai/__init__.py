@@ -39,7 +39,7 @@ def uninstall() -> None:
 
 
 def use(user: str) -> None:
-    """Record calls on behalf of `user`; another than "openai" gets only those inside of model calls of its own."""
+    """Record calls on behalf of `user`; for others than "openai", those inside of a model call only."""
     _users.add(user)
     _patches.put(SyncAPIClient, "request", _recording)
     _patches.put(AsyncAPIClient, "request", _recording_async)

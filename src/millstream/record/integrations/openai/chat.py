@@ -33,7 +33,10 @@ class ChatAnswer(Answer):
         """The parameters as they are, but functions as the tools that they became."""
         if "functions" not in body or "tools" in body:
             return body
-        return {**body, "tools": [{"type": "function", "function": each} for each in items(body["functions"])]}
+        return {
+            **body,
+            "tools": [{"type": "function", "function": each} for each in items(body["functions"])],
+        }
 
     def whole(self, answer: Any) -> None:
         """Record a completion."""

@@ -24,7 +24,7 @@ class EmbeddingsAnswer(Answer):
         return body.get("input", msgspec.UNSET)
 
     @staticmethod
-    def parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG004
         """None has an attribute."""
         return {}
 

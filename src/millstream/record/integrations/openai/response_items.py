@@ -24,7 +24,9 @@ def messages(instructions: Any, given: Any) -> list[dict[str, Any]]:
         found.append({"role": "user", "content": given})
     else:
         _add_all(found, items(given))
-    return [{key: value for key, value in message.items() if value or key != "tool_calls"} for message in found]
+    return [
+        {key: value for key, value in message.items() if value or key != "tool_calls"} for message in found
+    ]
 
 
 def answer_message(output: Any) -> dict[str, Any]:
@@ -56,7 +58,10 @@ def _add_all(found: list[dict[str, Any]], given: Iterable[Any]) -> None:
         if kind == "message":
             _add_message(found, item)
         elif kind == "reasoning":
-            texts = [read(part, "text") or "" for part in (*items(read(item, "summary")), *items(read(item, "content")))]
+            texts = [
+                read(part, "text") or ""
+                for part in (*items(read(item, "summary")), *items(read(item, "content")))
+            ]
             if any(texts):
                 _assistant(found)["reasoning_content"] = "\n".join(texts)
         elif (call_id := read(item, "call_id")) and kind.endswith("_output"):
@@ -147,4 +152,7 @@ def _definition(tool: Any) -> Any:
     if not isinstance(tool, Mapping) or tool.get("type") not in ("function", "custom"):
         return tool
     kind = tool["type"]
-    return {"type": kind, kind: {key: value for key, value in tool.items() if key != "type" and value is not None}}
+    return {
+        "type": kind,
+        kind: {key: value for key, value in tool.items() if key != "type" and value is not None},
+    }

@@ -72,7 +72,9 @@ class ResponsesAnswer(Answer):
         """An item of a stream that was left, with the deltas that had come of it."""
         if read(item, "status") == "completed":
             return item
-        texts = {kind.split(".")[1]: "".join(parts) for (of, kind), parts in self._texts.items() if of == index}
+        texts = {
+            kind.split(".")[1]: "".join(parts) for (of, kind), parts in self._texts.items() if of == index
+        }
         names = ("type", "role", "name", "call_id")
         found = {name: read(item, name) for name in names}
         if "output_text" in texts:
@@ -99,8 +101,10 @@ def _finish_reason(answer: Any, output: Any) -> str | None:
     status = read(answer, "status")
     if status == "incomplete":
         reason = read(read(answer, "incomplete_details"), "reason")
-        return _REASONS.get(reason, reason)
+        return _REASONS.get(reason) or str(reason or status)
     if status != "completed":
         return str(status) if status else None
-    called = any(str(read(item, "type")).endswith("_call") and read(item, "call_id") for item in items(output))
+    called = any(
+        str(read(item, "type")).endswith("_call") and read(item, "call_id") for item in items(output)
+    )
     return "tool_calls" if called else "stop"

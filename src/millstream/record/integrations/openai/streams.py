@@ -11,6 +11,8 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+from openai import OpenAIError
+
 from millstream.record import faults
 from millstream.record.integrations.observed import (
     Observed,
@@ -63,6 +65,9 @@ class Reply:
         """End the step of a request that raised; the SDK's parser raises with the answer at hand."""
         if (completion := getattr(error, "completion", None)) is not None:
             quietly(self._answer.whole)(completion)
+        foreign = isinstance(error, Exception) and not isinstance(error, OpenAIError)
+        if foreign and not self.step.span.recorder.capture_content:  # a parser's message quotes the answer
+            error = type(type(error).__name__, (Exception,), {})()
         self.end(error)
 
     def see(self, piece: Any) -> None:
@@ -135,11 +140,12 @@ def follow_stream(stream: Any) -> None:
 def _tap(response: Any, reply: Reply) -> None:
     """Have a response tell when its bytes have come, and when it is closed."""
     stream = response.stream
-    response.stream = _tapped(type(stream))(stream, weakref.ref(response), reply)
+    kind: Any = type(stream)
+    response.stream = _tapped(kind)(stream, weakref.ref(response), reply)
 
 
 @functools.cache
-def _tapped(kind: type) -> type:
+def _tapped(kind: Any) -> type:
     """A stream of bytes as the HTTP library wants them: of httpx, or of its successor."""
     base = next(base for base in kind.__mro__ if base.__name__ in ("SyncByteStream", "AsyncByteStream"))
     return type(base.__name__, (_AsyncBytes if hasattr(base, "__aiter__") else _Bytes, base), {})
