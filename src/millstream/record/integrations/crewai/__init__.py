@@ -15,6 +15,7 @@ from millstream.record.integrations.crewai.models import (
     class_made,
     emission,
     openai_usage,
+    outside,
     requested_function,
     wrap_models,
 )
@@ -62,6 +63,7 @@ _WRAPPED: Final[tuple[tuple[str, str, str, Callable[[Any], Any]], ...]] = (
     ("llms.providers.openai.completion", "OpenAICompletion", "_extract_openai_token_usage", openai_usage),
     ("llms.providers.openai.completion", "OpenAICompletion", "_extract_responses_token_usage", openai_usage),
     ("events.event_bus", "CrewAIEventsBus", "emit", emission),
+    ("events.event_bus", "CrewAIEventsBus", "_ensure_executor_initialized", outside),
 )
 """Module, class (none: a function of the module) and method."""
 

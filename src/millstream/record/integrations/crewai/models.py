@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
+from millstream import context
 from millstream.record.integrations.calls import Patches
 from millstream.record.integrations.crewai.messages import answer_json, is_call, messages_json, usage_of
 from millstream.record.integrations.crewai.wrapping import NAME
@@ -129,6 +130,20 @@ def emission(original: Callable[..., Any]) -> Callable[..., Any]:
         if call is not None and source is call.llm:
             quietly(_look_at)(call, event)
         return original(self, source, event, *args, **kwargs)
+
+    return wrapper
+
+
+def outside(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps where the bus starts its threads, which outlive the run that is the first to need them."""
+
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        token = context.current.set(None)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            context.current.reset(token)
 
     return wrapper
 
