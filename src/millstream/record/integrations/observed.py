@@ -17,7 +17,9 @@ import msgspec
 
 from millstream import context, semconv
 from millstream.record import faults, recorder
-from millstream.record.live import NOT_RECORDED, LiveSpan, leave, open_span
+from millstream.record.live import LiveSpan, leave
+from millstream.record.not_recorded import NOT_RECORDED
+from millstream.record.opening import open_span
 from millstream.span import SpanKind, Usage
 
 P = ParamSpec("P")
@@ -76,10 +78,13 @@ class Observed:
     @quietly
     def know(self, attributes: Mapping[str, Any]) -> None:
         """Record attributes that are not `None`."""
-        known = self.span.attributes or {}
-        for key, value in attributes.items():
-            if value is not None and not (self.inner and key in known):
-                self.span.set_attribute(key, value)
+        self._know(attributes)
+
+    def _know(self, attributes: Mapping[str, Any]) -> None:
+        known = (self.inner and self.span.attributes) or ()
+        self.span.set_attributes(
+            {key: value for key, value in attributes.items() if value is not None and key not in known}
+        )
 
     @quietly
     def request(
@@ -114,7 +119,9 @@ class Observed:
             span.set_output(output)
         if usage is not None and not (self.inner and span.usage is not None):
             span.set_usage(usage)
-        self.know(
+        elif usage is not None and span.kind is SpanKind.EMBEDDING:  # several requests, one after another
+            span.set_usage(_sum(span.usage, usage))
+        self._know(
             {
                 semconv.RESPONSE_MODEL: model,
                 semconv.RESPONSE_ID: response_id,
@@ -191,14 +198,13 @@ def begin(
     try:
         if isinstance(above, LiveSpan) and above.is_open and _is_same_call(above, kind, name):
             step = Observed(above, inner=True)
+            step.know(attributes or {})
         else:
             step = Observed(open_span(active, name, kind, content, parent=above), inner=False)
-            step.span.set_attribute(semconv.FRAMEWORK, framework)
+            step.know({semconv.FRAMEWORK: framework, **(attributes or {})})
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return Observed(NOT_RECORDED, inner=False)
-    if attributes:
-        step.know(attributes)
     return step
 
 
@@ -296,6 +302,12 @@ async def observe_async_stream(
     finally:
         quietly(finish)()
         step.end(failure)
+
+
+def _sum(*usages: Usage | None) -> Usage:
+    """Tokens of several requests; unknown where one of them did not tell."""
+    counts = zip(*(msgspec.structs.astuple(usage or Usage()) for usage in usages), strict=True)
+    return Usage(*(None if None in each else sum(each) for each in counts))
 
 
 def usage_from_openai(told: Any) -> Usage | None:

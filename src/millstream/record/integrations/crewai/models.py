@@ -17,7 +17,7 @@ from millstream.record.integrations.observed import (
     tool_run,
     usage_from_openai,
 )
-from millstream.record.live import current_span
+from millstream.record.opening import current_span
 
 
 class _Call:

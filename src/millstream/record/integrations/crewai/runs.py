@@ -10,7 +10,7 @@ from millstream import semconv
 from millstream.record.integrations.crewai.messages import messages_json
 from millstream.record.integrations.crewai.wrapping import NAME, as_step
 from millstream.record.integrations.observed import Observed, begin
-from millstream.record.live import current_span
+from millstream.record.opening import current_span
 from millstream.span import SpanKind
 
 

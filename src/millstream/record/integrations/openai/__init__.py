@@ -16,7 +16,7 @@ from millstream.record.integrations.on_import import forget, when_imported
 from millstream.record.integrations.openai import tools
 from millstream.record.integrations.openai.requests import begin_request
 from millstream.record.integrations.openai.streams import follow_stream
-from millstream.record.live import current_span
+from millstream.record.opening import current_span
 from millstream.span import SpanKind
 
 _patches: Final = Patches()
