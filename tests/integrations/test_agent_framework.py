@@ -8,8 +8,11 @@ import agent_framework
 import pytest
 from agent_framework import (
     Agent,
+    AgentResponse,
+    BaseAgent,
     ContextProvider,
     Message,
+    ResponseStream,
     SummarizationStrategy,
     WorkflowBuilder,
     WorkflowContext,
@@ -158,7 +161,8 @@ async def text_streamed(stream):
         return "".join(texts)
 
 
-RUN = ("AGENT", "helper", ("LLM", "able"), ("TOOL", "weather", ("FUNCTION", "look_up")))
+MODEL = ("LLM", "able")
+TOOL = ("TOOL", "weather", ("FUNCTION", "look_up"))
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -172,8 +176,7 @@ async def test_an_agent_with_parallel_tools_is_one_tree(chat, spans, streamed):
     found = tree(spans())
     (root,) = found[0][2:] if streamed else found
     assert root[:2] == ("AGENT", "helper")
-    tool_run = ("TOOL", "weather", ("FUNCTION", "look_up"))
-    assert root[2:] == (("LLM", "able"), tool_run, tool_run, ("LLM", "able"))
+    assert root[2:] == (MODEL, TOOL, TOOL, MODEL)
     assert all_ended(spans())
     (agent_span,) = of_kind(spans(), SpanKind.AGENT)
     assert agent_span.input == [{"role": "user", "content": "two cities"}]
@@ -225,9 +228,9 @@ async def test_an_agent_as_a_tool_is_below_the_tool(chat, spans):
         (
             "AGENT",
             "boss",
-            ("LLM", "able"),
-            ("TOOL", "expert", ("AGENT", "expert", ("LLM", "able"))),
-            ("LLM", "able"),
+            MODEL,
+            ("TOOL", "expert", ("AGENT", "expert", MODEL)),
+            MODEL,
         )
     ]
     assert all_ended(spans())
@@ -244,7 +247,7 @@ async def test_a_stream_that_is_left_ends_well(chat, spans, way):
     del stream
     gc.collect()  # the framework's streams refer to themselves
     await asyncio.sleep(0.05)  # the event loop closes what was left
-    assert tree(spans()) == [("AGENT", "helper", ("LLM", "able"))]
+    assert tree(spans()) == [("AGENT", "helper", MODEL)]
     assert all_ended(spans())
     assert all(text_of(span.output) == "one" for span in model_calls(spans()))
 
@@ -280,6 +283,36 @@ async def test_runs_at_the_same_time_keep_apart(chat, spans):
     assert len(of_kind(spans(), SpanKind.AGENT)) == 10
 
 
+class Twice(BaseAgent):
+    """An agent of the user's own."""
+
+    def __init__(self, inner):
+        super().__init__(name="twice")
+        self.inner = inner
+
+    def run(self, messages=None, *, stream=False, session=None, **kwargs):
+        async def both():
+            await self.inner.run(messages)
+            return await self.inner.run(messages)
+
+        async def pieces():
+            await self.inner.run(messages)
+            async for update in self.inner.run(messages, stream=True):
+                yield update
+
+        return ResponseStream(pieces(), finalizer=AgentResponse.from_updates) if stream else both()
+
+
+async def test_an_agent_of_the_users_own_is_recorded(chat, spans):
+    twice = Twice(Agent(chat, name="helper"))
+    assert (await twice.run("say hello")).text == "hello"
+    assert await text_streamed(twice.run("say hello", stream=True)) == "hello"
+    once = ("AGENT", "helper", MODEL)
+    run = ("AGENT", "twice", once, once)
+    assert tree(spans()) == [run, ("FUNCTION", "consumer", run)]
+    assert all_ended(spans())
+
+
 class Diary(ContextProvider):
     """Asks a model before and after each run."""
 
@@ -307,7 +340,7 @@ async def test_what_middleware_and_providers_do_is_in_the_run(chat, spans, strea
         await agent.run("Count.", stream=True).get_final_response()
     else:
         await agent.run("Count.")
-    assert tree(spans()) == [("AGENT", "helper", *[("LLM", "able")] * 4)]
+    assert tree(spans()) == [("AGENT", "helper", *[MODEL] * 4)]
     answers = [text_of(span.output) for span in model_calls(spans())]
     assert answers == ["guard", "before", "one two three four five", "after"]
     assert all_ended(spans())
@@ -369,8 +402,8 @@ async def test_a_workflow_is_the_root_of_its_agents(chat, spans, streamed):
         (
             "WORKFLOW",
             "relay",
-            ("AGENT", "first", ("LLM", "able")),
-            ("AGENT", "second", ("LLM", "able")),
+            ("AGENT", "first", MODEL),
+            ("AGENT", "second", MODEL),
         )
     ]
     assert all_ended(spans())
@@ -390,7 +423,7 @@ async def test_a_workflow_as_an_agent_and_a_functional_one(chat, spans):
 
     assert (await plan.build().run("say x")).get_outputs() == ["xx"]
     assert (await plan.build().as_agent().run("say y")).text == "yy"
-    inner = ("WORKFLOW", "plan", *[("AGENT", "first", ("LLM", "able"))] * 2)
+    inner = ("WORKFLOW", "plan", *[("AGENT", "first", MODEL)] * 2)
     assert tree(spans()) == [inner, ("AGENT", "plan", inner)]
     assert [span.output for span in of_kind(spans(), SpanKind.WORKFLOW)] == ["xx", "yy"]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from millstream.record.integrations.agent_framework.hooks import (
+    agent_made,
     agent_run,
     embeddings,
     get_response,
@@ -29,6 +30,7 @@ _WRAPPED: Final[tuple[tuple[str, str, str, Callable[[Any], Any]], ...]] = (
     ("observability", "AgentTelemetryLayer", "run", agent_run),
     ("_middleware", "AgentMiddlewareLayer", "run", agent_run),
     ("_agents", "RawAgent", "run", agent_run),
+    ("_agents", "BaseAgent", "__init__", functools.partial(agent_made, patches=_patches)),
     ("_agents", "RawAgent", "_parse_streaming_response", stream_prepared),
     ("_agents", "BaseAgent", "_run_after_providers", stream_stored),
     ("_tools", "FunctionTool", "invoke", tool_invocation),

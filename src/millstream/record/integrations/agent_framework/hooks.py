@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -22,7 +23,8 @@ from millstream.record.integrations.agent_framework.messages import (
 from millstream.record.integrations.agent_framework.runs import observe
 from millstream.record.integrations.calls import Patches
 from millstream.record.integrations.observed import Observed, begin, model_call, quietly, tool_run
-from millstream.record.live import LiveSpan, current_span
+from millstream.record.live import LiveSpan
+from millstream.record.opening import current_span
 from millstream.span import SpanKind
 
 _NAME: Final = "agent-framework"
@@ -175,7 +177,32 @@ def agent_run(original: Callable[..., Any]) -> Callable[..., Any]:
         start = functools.partial(_begin_agent, self, messages, kwargs.get("session"))
         return observe(result, start, _tell_agent)
 
+    if not inspect.iscoroutinefunction(original):
+        return wrapper
+
+    @functools.wraps(original)
+    async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await wrapper(self, *args, **kwargs)
+
+    return asynchronous
+
+
+def agent_made(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
+    """Wraps `BaseAgent.__init__`: an agent of the user's own has a `run` of its own."""
+
+    @functools.wraps(original)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        quietly(_wrap_run)(type(self), patches)
+        original(self, *args, **kwargs)
+
     return wrapper
+
+
+def _wrap_run(agent: type, patches: Patches) -> None:
+    with _patching:
+        for owner in agent.__mro__:
+            if not owner.__module__.startswith("agent_framework."):
+                patches.put(owner, "run", agent_run)
 
 
 def _begin_agent(agent: Any, messages: Any, session: Any) -> Observed:

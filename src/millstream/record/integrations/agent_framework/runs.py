@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from millstream.record import faults
 from millstream.record.integrations.observed import Observed, quietly
-from millstream.record.live import NOT_RECORDED
+from millstream.record.not_recorded import NOT_RECORDED
 
 Begin = Callable[[], Observed]
 Tell = Callable[[Observed, Any], None]
