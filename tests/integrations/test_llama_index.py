@@ -31,7 +31,8 @@ from openai import BadRequestError
 
 import millstream
 from millstream import SpanKind, Status, semconv, track_function
-from millstream.record.live import NOT_RECORDED, LiveSpan
+from millstream.record.live import LiveSpan
+from millstream.record.not_recorded import NOT_RECORDED
 from tests.integrations.conformance import SYSTEM, Conformance, look_up
 from tests.simulate.process import running
 
@@ -397,6 +398,14 @@ class TestAgents:
             (SpanKind.AGENT, Status.ERROR),
             (SpanKind.LLM, Status.ERROR),
         ]
+
+    def test_a_model_that_is_asked_and_obeyed_is_one_trace(self, llm, spans):
+        answer = llm.predict_and_call([FunctionTool.from_defaults(weather)], "What is the weather in Oslo?")
+        assert str(answer) == "rain in Oslo"
+        assert tree(spans()) == [
+            ("CHAIN predict_and_call", ("LLM able",), ("TOOL weather", ("FUNCTION look_up",)))
+        ]
+        assert spans()[0].input == "What is the weather in Oslo?"
 
     async def test_a_react_agent(self, llm, spans):
         agent = ReActAgent(name="thinker", tools=[weather], llm=llm)

@@ -25,6 +25,7 @@ from millstream.record.integrations.llama_index.models import (
 )
 from millstream.record.integrations.llama_index.steps import (
     begin_engine,
+    begin_predict_and_call,
     begin_reranking,
     begin_retrieval,
     begin_tool,
@@ -42,6 +43,7 @@ from millstream.record.integrations.llama_index.workflows import (
 from millstream.record.integrations.methods import Methods
 from millstream.record.integrations.on_import import forget, when_imported
 
+_AND_CALL: Final = ("predict_and_call", "apredict_and_call")
 _EMBED: Final = (
     "_get_query_embedding",
     "_aget_query_embedding",
@@ -66,6 +68,7 @@ def install() -> None:
     _methods.calls(BaseLLM, ("complete", "acomplete"), begin_completion, tell_answer, below=True)
     _methods.streams(BaseLLM, ("stream_chat", "astream_chat"), begin_chat, Answer, below=True)
     _methods.streams(BaseLLM, ("stream_complete", "astream_complete"), begin_completion, Answer, below=True)
+    _methods.calls(BaseLLM, _AND_CALL, begin_predict_and_call, tell_engine, below=True)
     _methods.calls(BaseEmbedding, _EMBED, begin_embedding, tell_embedding, below=True)
     _methods.calls(BaseTool, _TOOL, begin_tool, tell_tool, pauses=_PAUSES, below=True)
     _methods.calls(BaseRetriever, ("retrieve", "aretrieve"), begin_retrieval, tell_nodes)

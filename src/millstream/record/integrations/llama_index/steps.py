@@ -93,6 +93,15 @@ def begin_engine(engine: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return begin(SpanKind.CHAIN, type(engine).__name__, _query(asked), framework=NAME)
 
 
+def begin_predict_and_call(_llm: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observed | None:
+    """A model is asked, and the tools that it calls are run."""
+    if context.current.get() is not None:
+        return None
+    asked = argument(args, kwargs, 1, "user_msg")
+    content = msgspec.UNSET if asked is None else getattr(asked, "content", asked)
+    return begin(SpanKind.CHAIN, "predict_and_call", content, framework=NAME)
+
+
 def tell_engine(step: Observed, response: Any) -> None:
     """An engine answered; what it streams is told by the model call."""
     if "streaming" not in type(response).__name__.lower():

@@ -19,7 +19,7 @@ def begin_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
     """A function runs: as a tool where a model asked for it, else recorded where nothing is around it."""
     call = argument(args, kwargs, 2, "metadata")
     asked = call.get("function") if isinstance(call, Mapping) else None
-    if isinstance(asked, Mapping) and call["type"] == "function":
+    if isinstance(asked, Mapping) and call.get("type") == "function":
         return tool_run(
             function.fully_qualified_name,
             _arguments(asked.get("arguments")),
