@@ -7,7 +7,6 @@ import msgspec
 from millstream import semconv
 from millstream.record import faults
 from millstream.record.blobs import LARGE
-from millstream.record.redaction import may_hold_secret
 from millstream.record.sampling import Held
 from millstream.record.serialize import to_json
 from millstream.span import Span, SpanError, SpanEvent, Status, Usage
@@ -58,7 +57,8 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
     ):
         rest = _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
         content = f"{content},{rest[1:-1]}" if len(rest) > 2 else content  # noqa: PLR2004  # not empty
-    if content and span.recorder.redaction is not None and may_hold_secret(content):
+    redaction = span.recorder.redaction
+    if content and redaction is not None and redaction.suspects(content):
         return _redacted(content, span.recorder)
     return content
 

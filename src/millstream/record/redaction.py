@@ -41,7 +41,8 @@ _NAME: Final = re.compile(
 )
 """The whole name of a header or field whose value is a secret."""
 _IN_TEXT: Final = re.compile(
-    r"""((?:authorization|[\w-]*api[-_ ]?key)\\*["']?\s*[:=]\s*\\*["']?)([^\s"'\\,;&][^\n"'\\,;&]*)"""
+    r"""((?:authorization|[\w-]*api[-_ ]?key)\\*["']?\s*[:=]\s*\\*["']?)"""
+    r"""((?:(?:bearer|basic|token|digest)\s+)?[^\s"'\\,;&]+)"""
     r"""|((?:set-)?cookie\\*["']?\s*[:=]\s*\\*["']?)([^\s"'\\=;]+=[^\n"'\\]*)""",
     re.IGNORECASE,
 )
@@ -102,9 +103,13 @@ class Redaction:
             self._subs.append((_PHONE, self._whole))
         self._looks_at_all = bool(patterns or fields or cards or emails or phones)
 
+    def suspects(self, text: str) -> bool:
+        """Whether JSON text is to be looked at: it has the mark of a secret, or everything is."""
+        return self._looks_at_all or may_hold_secret(text)
+
     def json(self, data: bytes) -> bytes:
         """One JSON value without secrets; the same object where there is none."""
-        if not (self._looks_at_all or may_hold_secret(data.decode())):
+        if not self.suspects(data.decode()):
             return data
         value = _decode(data)
         mended = self._mend(value, 0)
