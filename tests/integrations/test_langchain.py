@@ -4,7 +4,7 @@ import httpx
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 from tests.integrations.conformance import SYSTEM, Conformance, look_up
 
@@ -24,6 +24,7 @@ def chat(base_url, client=None, model="able"):
         max_tokens=50,
         max_retries=0,
         http_async_client=client,
+        stream_usage=True,
     )
 
 
@@ -34,7 +35,6 @@ def messages(question):
 class TestLangChain(Conformance):
     framework = "langchain"
     title = "LangChain, LangGraph"
-    absent = {"embeddings": "LangChain has no callback for them; instrument the client library"}
 
     def ask(self, base_url, question):
         return chat(base_url).invoke(messages(question)).text
@@ -49,3 +49,9 @@ class TestLangChain(Conformance):
     def use_tool(self, base_url, question):
         agent = create_agent(chat(base_url), tools=[weather], system_prompt=SYSTEM)
         return agent.invoke({"messages": [HumanMessage(question)]})["messages"][-1].text
+
+    def embed(self, base_url, text):
+        # Without the check of lengths, which would fetch a tokenizer
+        return OpenAIEmbeddings(
+            model="embedder", base_url=base_url, api_key="right", check_embedding_ctx_length=False
+        ).embed_query(text)

@@ -30,7 +30,8 @@ import millstream
 from millstream import SpanKind, Status, context, start_span, track_function
 from millstream.record import faults, live
 from millstream.record.integrations import langchain
-from millstream.record.integrations.langchain_messages import message_json
+from millstream.record.integrations.langchain import handler
+from millstream.record.integrations.langchain.messages import message_json
 
 RULES = r"""
 models:
@@ -257,17 +258,16 @@ async def test_twice_is_once_and_off_is_off(chat, spans):
     millstream.instrument()
     chat().invoke("x")
     assert len(spans()) == 1
-    millstream.uninstrument("langchain")
+    millstream.uninstrument()
     chat().invoke("x")
     assert len(spans()) == 1
 
 
 async def test_nothing_is_kept_of_finished_calls(chat):
-    handler = langchain._handler
     agent = create_agent(chat(), tools=[weather])
     for _ in range(5):
         agent.invoke({"messages": [HumanMessage("weather?")]})
-    assert handler._runs == {}
+    assert langchain._handler.runs.known == {}
     gc.collect()
     assert [one for one in gc.get_objects() if type(one) is live.LiveSpan] == []
 
@@ -359,7 +359,7 @@ async def test_a_chain_that_fails_is_recorded_so_and_inside_a_span_it_is_not(spa
 
 
 async def test_a_stream_that_is_left_leaves_nothing_behind(chat, spans):
-    runs = langchain._handler._runs
+    runs = langchain._handler.runs.known
     agent = create_agent(chat(), tools=[weather])
     question = {"messages": [HumanMessage("weather in both?")]}
     for _ in range(3):
@@ -396,13 +396,13 @@ async def test_a_fault_of_ours_is_counted_and_the_span_ends(spans, monkeypatch):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(faults, "strict", False)
-    monkeypatch.setattr(langchain, "describe_answer", breaks)
+    monkeypatch.setattr(handler, "tell_answer", breaks)
     faults.counts.clear()
     langchain._handler.on_chat_model_start(None, [[HumanMessage.model_construct()]], run_id=uuid4())
     FakeListLLM(responses=["text"]).invoke("prompt")
     dropped = dict(faults.counts)
     faults.counts.clear()
-    langchain._handler._runs.clear()
+    langchain._handler.runs.known.clear()
     assert dropped == {
         "the messages of a model call could not be recorded": 1,
         "a LangChain callback could not be recorded": 1,
@@ -430,7 +430,7 @@ async def test_a_tool_cancelled_in_this_task_ends_and_is_no_longer_current(chat,
     around = "work" if chained else None
     assert tree(spans)[chained:] == [("nap", SpanKind.TOOL, around), ("able", SpanKind.LLM, around)]
     assert [span.status for span in spans()][chained:] == [Status.CANCELLED, Status.OK]
-    assert langchain._handler._runs == {}
+    assert langchain._handler.runs.known == {}
 
 
 async def test_a_tool_that_exits_ends(spans):

@@ -18,6 +18,8 @@ from millstream.span import SpanKind
 
 EndRun = Callable[[UUID, BaseException], None]
 """Ends a run's span, if no callback has."""
+SpanOf = Callable[[tuple[Any, ...], dict[str, Any]], context.SpanContext | None]
+"""The span that a call is part of, by its arguments."""
 _DONE: Final = object()
 
 
@@ -26,13 +28,15 @@ class Call:
 
     Attributes:
         kind: of the runs that the method makes.
+        streams: whether the method is a generator.
         runs: those that have begun.
     """
 
-    __slots__ = ("kind", "runs")
+    __slots__ = ("kind", "runs", "streams")
 
-    def __init__(self, kind: SpanKind) -> None:
+    def __init__(self, kind: SpanKind, *, streams: bool) -> None:
         self.kind = kind
+        self.streams = streams
         self.runs: list[UUID] = []
 
 
@@ -43,15 +47,24 @@ current_call: Final[ContextVar[Call | None]] = ContextVar("millstream_integratio
 class _Inside:
     """A block inside a call; a stream enters it once for each piece."""
 
-    def __init__(self, kind: SpanKind, end_run: EndRun) -> None:
-        self._call = Call(kind)
+    __slots__ = ("_call", "_end_run", "_inner", "_outer")
+
+    def __init__(
+        self,
+        kind: SpanKind,
+        end_run: EndRun,
+        span: context.SpanContext | None = None,
+        *,
+        streams: bool = False,
+    ) -> None:
+        self._call = Call(kind, streams=streams)
         self._end_run = end_run
-        self._inner: context.SpanContext | object | None = _DONE
+        self._inner = span
         self._outer: tuple[context.SpanContext | None, Call | None] = (None, None)
 
     def __enter__(self) -> None:
         self._outer = (context.current.get(), current_call.get())
-        if isinstance(self._inner, context.SpanContext) and self._inner is not self._outer[0]:
+        if self._inner is not None and self._inner is not self._outer[0]:
             context.current.set(self._inner)
         current_call.set(self._call)
 
@@ -68,34 +81,45 @@ class _Inside:
         current_call.set(self._outer[1])
 
 
-def wrap(method: Callable[..., Any], kind: SpanKind, end_run: EndRun) -> Callable[..., Any]:
-    """A method that does the same inside a `Call` of `kind`; it may be asynchronous, and a generator."""
+def _no_span(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """The call is part of no span that is known before it begins."""
+
+
+def wrap(
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf = _no_span
+) -> Callable[..., Any]:
+    """A method that does the same inside a `Call` of `kind`; it may be asynchronous, and a generator.
+
+    Inside, the span that `span_of` gives is current.
+    """
     if inspect.isasyncgenfunction(method):
-        return _wrap_asynchronous_stream(method, kind, end_run)
+        return _wrap_asynchronous_stream(method, kind, end_run, span_of)
     if inspect.isgeneratorfunction(method):
-        return _wrap_stream(method, kind, end_run)
+        return _wrap_stream(method, kind, end_run, span_of)
     if inspect.iscoroutinefunction(method):
 
         @functools.wraps(method)
         async def asynchronous(*args: Any, **kwargs: Any) -> Any:
-            with _Inside(kind, end_run):
+            with _Inside(kind, end_run, span_of(args, kwargs)):
                 return await method(*args, **kwargs)
 
         return asynchronous
 
     @functools.wraps(method)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        with _Inside(kind, end_run):
+        with _Inside(kind, end_run, span_of(args, kwargs)):
             return method(*args, **kwargs)
 
     return plain
 
 
-def _wrap_stream(method: Callable[..., Any], kind: SpanKind, end_run: EndRun) -> Callable[..., Any]:
+def _wrap_stream(
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf
+) -> Callable[..., Any]:
     @functools.wraps(method)
     def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
         pieces = method(*args, **kwargs)
-        inside = _Inside(kind, end_run)
+        inside = _Inside(kind, end_run, span_of(args, kwargs), streams=True)
         try:
             while True:
                 with inside:
@@ -111,12 +135,12 @@ def _wrap_stream(method: Callable[..., Any], kind: SpanKind, end_run: EndRun) ->
 
 
 def _wrap_asynchronous_stream(
-    method: Callable[..., Any], kind: SpanKind, end_run: EndRun
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf
 ) -> Callable[..., Any]:
     @functools.wraps(method)
     async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         pieces = method(*args, **kwargs)
-        inside = _Inside(kind, end_run)
+        inside = _Inside(kind, end_run, span_of(args, kwargs), streams=True)
         try:
             while True:
                 with inside:
