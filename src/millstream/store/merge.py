@@ -5,7 +5,8 @@ the same response id; a tool inside a tool of the same name, an embedding inside
 stays and takes what it does not know from the inner one, whose children become its own.
 
 Spans come in the order in which they ended, after their openings. One is held only while another is open, or
-held, that it may turn out to be one with, and at most `MOST_HELD` are; what then comes too late stays apart.
+held, that it may turn out to be one with, and at most `MOST_HELD` are. A duplicate that is only told of after
+the call has ended, and has been given, is dropped.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +17,7 @@ import msgspec
 
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
-from millstream.store.same_call import absorb, is_answered, is_same, may_be_one, take_of
+from millstream.store.same_call import absorb, is_answered, is_same, may_be_one, take_of, without_content
 from millstream.store.translate import translate
 
 MOST_HELD: Final = 10_000
@@ -25,7 +26,6 @@ MOST_HELD: Final = 10_000
 _MERGED: Final = frozenset({SpanKind.LLM, SpanKind.TOOL, SpanKind.EMBEDDING})
 _UNSURE: Final = SpanKind.TASK
 """Also the kind of a span of OpenTelemetry that did not tell its kind when it started."""
-_STREAM_LOG: Final = ("logfire.span_type", "log")
 
 
 class _Held:
@@ -71,6 +71,8 @@ class Merger:
         """The traces of all held spans, the longest held first."""
         self._survivors: dict[str, str] = {}
         """What spans went into, by id."""
+        self._given: dict[tuple[str, str], Span] = {}
+        """Calls that were given, without their content, by trace and response id."""
 
     def opened(self, span: Span) -> None:
         """A span has started; only its opening is known."""
@@ -91,7 +93,7 @@ class Merger:
         if span.span_id in self._held:  # said twice
             yield span
             return
-        if waits_for or span.parent_id in trace.held or span.span_id in trace.waiting:
+        if waits_for or span.parent_id in trace.held or span.span_id in trace.waiting or _is_stream_log(span):
             self._hold(span, waits_for, trace)
             self._merge(span, trace)
             ready = [span.span_id, *trace.waiting.pop(span.span_id, ())]
@@ -99,7 +101,7 @@ class Merger:
                 if key in trace.held:
                     trace.held[key].waits_for.discard(span.span_id)
             yield from self._release(ready, trace)
-        else:
+        elif not self._was_given(span):
             yield span
         if not trace.open and not trace.held:
             del self._traces[span.trace_id]
@@ -157,7 +159,7 @@ class Merger:
         if span.kind is not SpanKind.LLM:
             return None
         others = (held.span for held in trace.held.values() if held.span is not span)
-        if span.attributes.get(_STREAM_LOG[0]) == _STREAM_LOG[1]:
+        if _is_stream_log(span):
             requests = [one for one in others if one.parent_id == span.parent_id and _awaits_its_stream(one)]
             return next((one for one in requests if one.input == span.input), None)
         if span.attributes.get(semconv.RESPONSE_ID) is None:
@@ -192,8 +194,27 @@ class Merger:
             if key in trace.held:
                 trace.held[key].span.parent_id = outer.span_id
                 trace.below[outer.span_id].append(key)
-        self._survivors[inner.span_id] = outer.span_id
-        self._survivors.pop(outer.span_id, None)  # an id that comes again
+        self._remember(inner.span_id, outer.span_id)
+
+    def _was_given(self, span: Span) -> bool:
+        """Whether the call that this is about has been given already; else it is, now."""
+        response_id = span.attributes.get(semconv.RESPONSE_ID)
+        if span.kind is not SpanKind.LLM or not isinstance(response_id, str):
+            return False
+        key = (span.trace_id, response_id)
+        given = self._given.get(key)
+        if given is not None and may_be_one(given, span) and (given.usage or not span.usage):
+            self._merged[span.kind.value] += 1
+            self._remember(span.span_id, given.span_id)
+            return True
+        self._given[key] = without_content(span)
+        if len(self._given) > MOST_HELD:
+            del self._given[next(iter(self._given))]
+        return False
+
+    def _remember(self, gone: str, stays: str) -> None:
+        self._survivors[gone] = stays
+        self._survivors.pop(stays, None)  # an id that comes again
         if len(self._survivors) > MOST_HELD:
             del self._survivors[next(iter(self._survivors))]
 
@@ -208,8 +229,14 @@ class Merger:
                 yield from self._give(key, trace)
 
     def _give(self, key: str, trace: _Trace) -> Iterator[Span]:
-        yield trace.held.pop(key).span
+        span = trace.held.pop(key).span
         del self._held[key]
+        if self._was_given(span):
+            for below in trace.below.get(key, ()):
+                if below in trace.held:
+                    trace.held[below].span.parent_id = self._survivors[key]
+        else:
+            yield span
         yield from self._release(trace.below.pop(key, ()), trace)
 
 
@@ -258,5 +285,10 @@ def _awaits_its_stream(span: Span) -> bool:
         and span.status is Status.OK
         and not is_answered(span)
         and str(attributes.get(semconv.OTEL_SCOPE_NAME)).startswith("logfire.")
-        and attributes.get(_STREAM_LOG[0]) != _STREAM_LOG[1]
+        and not _is_stream_log(span)
     )
+
+
+def _is_stream_log(span: Span) -> bool:
+    """Whether this is Logfire's log of a streamed answer."""
+    return span.kind is SpanKind.LLM and span.attributes.get("logfire.span_type") == "log"

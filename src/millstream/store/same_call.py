@@ -54,6 +54,22 @@ def is_answered(span: Span) -> bool:
     return span.usage is not None or semconv.RESPONSE_ID in span.attributes
 
 
+def without_content(span: Span) -> Span:
+    """What `may_be_one` looks at, and whose tokens were counted."""
+    attributes = {semconv.RESPONSE_ID: span.attributes[semconv.RESPONSE_ID]}
+    return Span(
+        span.trace_id,
+        span.span_id,
+        span.parent_id,
+        "",
+        span.kind,
+        span.start_ns,
+        span.end_ns,
+        usage=span.usage,
+        attributes=attributes,
+    )
+
+
 def absorb(outer: Span, inner: Span) -> None:
     """The outer span takes what it does not know."""
     if outer.input is _UNSET:
