@@ -83,10 +83,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end_of_ours(given: list[str]) -> int:
-    """Where the arguments of another program begin, as after `--`."""
-    if "--" in given:
-        return given.index("--")
-    return 1 + given.index("record") if given[:1] == ["record"] else len(given)
+    """Where the command line of another program begins, after `record`; its options are not ours."""
+    end = next((at for at, argument in enumerate(given) if argument != "--debug"), 0)
+    if given[end : end + 1] != ["record"]:
+        return len(given)
+    return next((at for at in range(end + 1, len(given)) if given[at] != "--debug"), len(given))
 
 
 def _run(given: list[str], *, debug: bool) -> int:

@@ -78,8 +78,8 @@ def _next_signal(pid: int) -> tuple[int, bool]:
 
 def _stop(number: int) -> None:
     """Stop as the command has, so that the shell takes the terminal back; returns when we are continued."""
+    os.kill(os.getpid(), number)  # while it is blocked: the terminal's own may be waiting, too
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-    os.kill(os.getpid(), number)
     signal.pthread_sigmask(signal.SIG_BLOCK, {number} & _AWAITED)
 
 

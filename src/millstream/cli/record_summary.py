@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from millstream.span import Span, SpanKind, Status
-from millstream.store.segments import Segment, State, list_segments, read_lines
+from millstream.store.blobs import span_lines
+from millstream.store.segments import Segment, State, list_segments
 from millstream.store.spans import SpanReader
 
 MAX_BYTES: Final = 256 << 20
 """A journal of this size is read in a few seconds; of more, only the size is told."""
 _NAMES: Final = 3
 _NAME_LENGTH: Final = 40
+_ABSENT: Final = tuple(f"ModuleNotFoundError: No module named '{name}'" for name in ("millstream", "msgspec"))
 _OLDEST_PYTHON: Final = (3, 11)
 
 
@@ -78,7 +80,7 @@ class Recorded:
         self.living = len({s.writer for s in self.segments if s.state is State.LIVE})
         self.rejected: Counter[str] = Counter()
         self.spans = self.open = self.interrupted = 0
-        self.calls = self.failed_calls = self.silent_calls = 0
+        self.calls = self.failed_calls = self.silent_calls = self.telling_calls = 0
         self.input_tokens = self.output_tokens = 0
         self.own_ns: Counter[tuple[str, str]] = Counter()
         """Self time by name and kind."""
@@ -92,7 +94,7 @@ class Recorded:
         for segments in of_process.values():
             reader = SpanReader(None, self.rejected)
             for segment in segments:
-                for span in reader.read(read_lines(segment.path), growing=segment.state is State.LIVE):
+                for span in reader.read(span_lines(segment.path), growing=segment.state is State.LIVE):
                     self._count(span)
                     yield span
             for span in reader.still_open(interrupted=segments[-1].state is not State.LIVE):
@@ -108,8 +110,9 @@ class Recorded:
         self.failed_calls += span.status is Status.ERROR
         usage = span.usage
         if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
-            self.silent_calls += 1
+            self.silent_calls += span.status is Status.OK
         else:
+            self.telling_calls += 1
             self.input_tokens += usage.input_tokens or 0
             self.output_tokens += usage.output_tokens or 0
 
@@ -194,7 +197,7 @@ def _counts(recorded: Recorded) -> str:
 
 def _usage(recorded: Recorded) -> list[str]:
     silent = recorded.silent_calls
-    if silent == recorded.calls:
+    if not recorded.telling_calls:
         return ["tokens unknown"] if silent else []
     unknown = f" ({_number(silent, 'call')} did not tell)" if silent else ""
     return [f"{_number(recorded.input_tokens, 'token')} in, {recorded.output_tokens:,} out{unknown}"]
@@ -221,7 +224,7 @@ def _missing(notes: Notes) -> list[str]:
         python = f"{executable or 'a Python'} ({version})"
         if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_PYTHON:
             remedy = "which is older than 3.11"
-        elif reason.startswith("ModuleNotFoundError"):
+        elif reason in _ABSENT:
             remedy = f"which lacks millstream: {shlex.quote(executable)} -m pip install millstream"
         else:
             remedy = f"where millstream cannot be loaded: {reason}"

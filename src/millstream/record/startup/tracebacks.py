@@ -4,6 +4,7 @@ A framework's method that is recorded has a frame of ours around it. Where an ex
 about to be shown, those frames are taken out of it.
 """
 
+import contextlib
 import sys
 import threading
 from pathlib import Path
@@ -22,7 +23,8 @@ def hide_our_frames() -> None:
 
 def _hiding(show: Any) -> Any:
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        _hide(error, set())
+        with contextlib.suppress(Exception):  # then it is shown as it is
+            _hide(error, set())
         show(kind, error, traceback if error.__traceback__ is None else error.__traceback__)
 
     return excepthook
@@ -30,7 +32,7 @@ def _hiding(show: Any) -> Any:
 
 def _hiding_in_thread(show: Any) -> Any:
     def excepthook(args: Any) -> None:
-        if args.exc_value is not None:
+        with contextlib.suppress(Exception):
             _hide(args.exc_value, set())
         show(args)
 
@@ -66,6 +68,6 @@ def without_ours(traceback: TracebackType | None) -> TracebackType | None:
                 ours.add(beside)
                 beside += step
     kept = [frame for at, frame in enumerate(frames) if at not in ours]
-    for frame, following in zip(kept, [*kept[1:], None], strict=True):
-        frame.tb_next = following
+    for at, frame in enumerate(kept):
+        frame.tb_next = kept[at + 1] if at + 1 < len(kept) else None
     return kept[0] if kept else None
