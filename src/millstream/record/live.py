@@ -178,6 +178,7 @@ class LiveSpan(context.SpanContext, eq=False):
         active, sink = self.recorder, self.sink
         kept = lines.process(self, end_ns, status, failure)
         if kept is None:
+            active.dropped.add()
             active.journal.append(lines.dropped(self))
         else:
             status, failure = kept

@@ -61,6 +61,8 @@ class Recorder:
         self.holds = self.sampling.keeps_some
         self.not_sampled = Tally()
         """Traces that were not recorded."""
+        self.dropped = Tally()
+        """Spans that a processor dropped."""
         self.generation = 0
         """Grows at every fork, so that a child knows the spans that its parent has open."""
         self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
@@ -70,15 +72,17 @@ class Recorder:
 
     def stats(self) -> dict[str, Any]:
         """What became of the spans of this process: see `millstream.stats`."""
-        made = self.journal.ended
+        ended = self.journal.ended
         lost = self.journal.lost
         faulty = {reason: n for reason, n in faults.counts.items() if not reason.startswith("the journal in")}
         dropped = {**faulty, **({"journal cannot be written": lost} if lost else {})}
+        if by_processors := self.dropped.value:
+            dropped["by a processor"] = by_processors
         if unsampled := self.not_sampled.value:
             dropped["traces that were not sampled"] = unsampled
         return {
-            "made": made,
-            "stored": made - lost,
+            "made": ended + by_processors,
+            "stored": ended - lost,
             "sent": 0,
             "retried": 0,
             "rejected": {},
@@ -93,6 +97,7 @@ class Recorder:
         """In a forked child: our own segment, our own counts, and no claim on the parent's open spans."""
         self.generation += 1
         self.not_sampled = Tally()
+        self.dropped = Tally()
         self.journal.forget_parent()
 
 

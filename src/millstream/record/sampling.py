@@ -90,6 +90,7 @@ class Held:
         self._lines: list[bytes] = []
         self._size = 0
         self._over = False
+        self._given_up = 0
         self.root: SpanContext | None = None
         """The span with which it ends."""
         self.kept = False
@@ -105,6 +106,7 @@ class Held:
             self._journal.finish(line)
             return
         if self._over or self._size > MAX_HELD_BYTES:
+            self._given_up += 0 if self._over else len(self._lines)
             self._give_up()
         self._lines.append(line)
         self._size += len(line)
@@ -118,6 +120,10 @@ class Held:
         slow = sampling.slower_than_s is not None and duration_s >= sampling.slower_than_s
         if not self.kept and (slow or (sampling.keep_errors and status is Status.ERROR)):
             self.kept = True
+            if self._given_up:
+                faults.counts["spans of a kept trace that was too large to hold"] += (
+                    self._given_up
+                )
             for line in self._lines:
                 self._journal.finish(line)
             self._give_up()
