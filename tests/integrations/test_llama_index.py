@@ -31,6 +31,7 @@ from openai import BadRequestError
 
 import millstream
 from millstream import SpanKind, Status, semconv, track_function
+from millstream.record import faults
 from millstream.record.live import LiveSpan
 from millstream.record.not_recorded import NOT_RECORDED
 from tests.integrations.conformance import SYSTEM, Conformance, look_up
@@ -263,6 +264,16 @@ class TestModels:
         assert [piece.delta async for piece in await wrapping.astream_chat(messages("Count."))]
         assert tree(spans()) == [("LLM able",), ("LLM able",)]
         assert [span.output["content"] for span in spans()] == ["one two three four five"] * 2
+
+    def test_a_fault_of_ours_costs_what_it_hides_and_no_more(self, llm, spans, monkeypatch):
+        monkeypatch.setattr(faults, "strict", False)
+        for name in ("messages.message_json", "models.provider_of", "models.usage_of"):
+            monkeypatch.delattr(f"millstream.record.integrations.llama_index.{name}")
+        assert llm.chat(messages("Count.")).message.content == "one two three four five"
+        stream = llm.stream_chat(messages("Count."))
+        assert "".join(piece.delta for piece in stream) == "one two three four five"
+        assert tree(spans()) == [("LLM able",), ("LLM able",)]
+        assert all(span.status is Status.OK for span in spans())
 
     def test_everything_is_put_back(self, llm):
         millstream.uninstrument()

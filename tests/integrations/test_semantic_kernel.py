@@ -11,6 +11,7 @@ import pytest
 
 import millstream
 from millstream import SpanKind, Status, semconv
+from millstream.record import faults
 from millstream.record.live import LiveSpan
 from millstream.record.not_recorded import NOT_RECORDED
 from tests.integrations.conformance import SYSTEM, Conformance, look_up
@@ -298,6 +299,16 @@ class TestServices:
         assert text.attributes[semconv.OPERATION_NAME] == "text_completion"
         assert (text.input[0]["content"], text.output["content"]) == ("Hello, you.", "Hello, you.")
         assert (streamed.output["content"], streamed.attributes[semconv.CHUNK_COUNT]) == ("Hello,you.", 2)
+
+    async def test_a_fault_of_ours_costs_what_it_hides_and_no_more(self, chat, spans, monkeypatch):
+        monkeypatch.setattr(faults, "strict", False)
+        for name in ("models.messages_json", "models._provider", "messages._reason"):
+            monkeypatch.delattr(f"millstream.record.integrations.semantic_kernel.{name}")
+        assert "five" in str(await chat.get_chat_message_content(history("Count."), settings()))
+        stream = chat.get_streaming_chat_message_content(history("Count."), settings())
+        assert "".join([str(piece) async for piece in stream]) == "one two three four five"
+        assert tree(spans()) == [("LLM able",), ("LLM able",)]
+        assert all(span.status is Status.OK for span in spans())
 
     async def test_everything_is_put_back(self):
         millstream.uninstrument()

@@ -176,7 +176,8 @@ def started(begin: Begin, instance: Any, args: tuple[Any, ...], kwargs: dict[str
     try:
         return begin(instance, args, kwargs)
     except Exception as fault:  # noqa: BLE001  # whatever a framework's new version does
-        faults.swallow(fault, f"{begin.__module__.rpartition('.')[2]} could not start a step")
+        framework = begin.__module__.removeprefix(f"{__package__}.").partition(".")[0]
+        faults.swallow(fault, f"a step of {framework} could not be started")
         return None
 
 

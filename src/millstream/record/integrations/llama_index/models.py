@@ -14,7 +14,7 @@ from millstream.record.integrations.llama_index.messages import (
     usage_of,
 )
 from millstream.record.integrations.methods import argument
-from millstream.record.integrations.observed import PARAMETERS, Observed, begin, model_call
+from millstream.record.integrations.observed import PARAMETERS, Observed, begin, model_call, quietly
 from millstream.record.integrations.tool_definitions import tools_json
 from millstream.span import SpanKind
 
@@ -55,11 +55,16 @@ def _begin(llm: Any, to_json: Any, asked: Any, kwargs: dict[str, Any], operation
         faults.swallow(fault, "the messages of a model call could not be recorded")
         messages = msgspec.UNSET
     step = model_call(_name_of(llm), messages, framework=NAME, operation=operation)
+    _tell_request(step, llm, kwargs)
+    return step
+
+
+@quietly
+def _tell_request(step: Observed, llm: Any, kwargs: dict[str, Any]) -> None:
     own = {name: value for name in PARAMETERS if isinstance(value := getattr(llm, name, None), int | float)}
     extra = getattr(llm, "additional_kwargs", None) or {}
     parameters = {**own, **extra, **kwargs, "tools": tools_json(kwargs.get("tools"))}
     step.request(provider=provider_of(llm), parameters=parameters)
-    return step
 
 
 class Answer:

@@ -13,6 +13,7 @@ from millstream.record.integrations.observed import (
     Observed,
     begin,
     model_call,
+    quietly,
     usage_from_openai,
 )
 from millstream.record.integrations.semantic_kernel.messages import messages_json
@@ -46,6 +47,12 @@ def begin_text(service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> O
 
 def _begin(service: Any, messages: Any, settings: Any, operation: str) -> Observed:
     step = model_call(_model(service, settings), messages, framework=NAME, operation=operation)
+    _tell_request(step, service, settings)
+    return step
+
+
+@quietly
+def _tell_request(step: Observed, service: Any, settings: Any) -> None:
     own = {name: getattr(settings, name, None) for name in PARAMETERS}
     parameters = {
         **(getattr(settings, "extension_data", None) or {}),
@@ -54,7 +61,6 @@ def _begin(service: Any, messages: Any, settings: Any, operation: str) -> Observ
         "tools": tools_json(own["tools"]),
     }
     step.request(provider=_provider(service), parameters=parameters)
-    return step
 
 
 def begin_embedding(service: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observed | None:
