@@ -47,7 +47,7 @@ def begin_request(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
             )
         else:
             step = model_call(name, content, framework="openai", operation=kind.operation)
-        step.request(provider=_provider(client), parameters=kind.parameters(body))
+        step.request(provider=provider_of(client), parameters=kind.parameters(body))
         step.know({semconv.CONVERSATION_ID: _conversation(body)})
         return Reply(step, kind(step))
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
@@ -55,7 +55,8 @@ def begin_request(client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
         return None
 
 
-def _provider(client: Any) -> str:
+def provider_of(client: Any) -> str:
+    """Whose API a client of the SDK asks, `gen_ai.provider.name`."""
     for base in type(client).__mro__:
         if base.__name__ in _PROVIDERS:
             return _PROVIDERS[base.__name__]

@@ -1,9 +1,0 @@
-"""Not there yet."""
-
-
-def install() -> None:
-    """Do nothing."""
-
-
-def uninstall() -> None:
-    """Do nothing."""
