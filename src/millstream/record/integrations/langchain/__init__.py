@@ -26,8 +26,8 @@ from millstream.record.integrations.on_import import forget, when_imported
 from millstream.span import SpanKind
 
 _WRAPPED: Final[tuple[tuple[Any, SpanKind, tuple[str, ...]], ...]] = (
-    (BaseChatModel, SpanKind.LLM, ("agenerate", "stream", "astream")),
-    (BaseLLM, SpanKind.LLM, ("agenerate", "stream", "astream")),
+    (BaseChatModel, SpanKind.LLM, ("generate", "agenerate", "stream", "astream")),
+    (BaseLLM, SpanKind.LLM, ("generate", "agenerate", "stream", "astream")),
     (BaseTool, SpanKind.TOOL, ("run", "arun")),
     (BaseRetriever, SpanKind.RETRIEVER, ("invoke", "ainvoke")),
     (RunnableSequence, SpanKind.CHAIN, ("invoke", "ainvoke")),
