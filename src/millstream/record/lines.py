@@ -20,7 +20,8 @@ _encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder(Span).decode
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _INCOMPLETE: Final = "millstream.incomplete"
-"""Marks a span of which only the times and the outcome could be written."""
+"""Marks a span of which not all could be written."""
+_NO_ROOM: Final = "there was no room for large inputs and outputs"
 _STRUCTURE: Final = frozenset(
     {semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL, semconv.RESPONSE_MODEL}
 )
@@ -57,8 +58,8 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
     ):
         rest = _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
         content = f"{content},{rest[1:-1]}" if len(rest) > 2 else content  # noqa: PLR2004  # not empty
-    redaction = span.recorder.redaction
-    if content and redaction is not None and redaction.suspects(content):
+    suspects = span.recorder.suspects
+    if content and suspects is not None and suspects(content):
         return _redacted(content, span.recorder)
     return content
 
@@ -74,9 +75,8 @@ def _redacted(content: str, active: "Recorder") -> str:
 
 def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
     """Inputs and outputs, the large ones as blobs by JSON pointer: `"blobs":{"/input/messages":"<id>"}`."""
-    put = span.recorder.blobs.put
     parts: list[str] = []
-    blobs: dict[str, str] = {}
+    large: dict[str, bytes] = {}
     for name, value in (("input", given), ("output", made)):
         if value is None:
             continue
@@ -87,17 +87,30 @@ def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
             for key, item in _fields(value).items():
                 data = bytes(item)
                 if len(data) >= LARGE:
-                    blobs[f"/input/{key.replace('~', '~0').replace('/', '~1')}"] = span.recorder.blobs.put(
-                        data
-                    )
+                    large[f"/input/{key.replace('~', '~0').replace('/', '~1')}"] = data
                 else:
                     small[key] = item
             parts.append(f',"input":{_encode(small).decode()}')
         else:
-            blobs[f"/{name}"] = put(value)
+            large[f"/{name}"] = value
+    blobs = _put(span, large) if large else None
     if blobs:
         parts.append(f',"blobs":{_encode(blobs).decode()}')
     return "".join(parts)
+
+
+def _put(span: "LiveSpan", large: dict[str, bytes]) -> dict[str, str]:
+    """The ids of values, all in one segment."""
+    journal, put = span.recorder.journal, span.recorder.blobs.put
+    segment = journal.segment
+    blobs = {pointer: put(value) for pointer, value in large.items()}
+    if journal.segment != segment:  # it began with one of them
+        blobs = {pointer: put(value) for pointer, value in large.items()}
+    there = {pointer: blob for pointer, blob in blobs.items() if blob is not None}
+    if len(there) < len(blobs):  # the disk is full; the journal has said so
+        faults.counts[_NO_ROOM] += 1
+        span.attributes = {**(span.attributes or {}), _INCOMPLETE: True}
+    return there
 
 
 def process(

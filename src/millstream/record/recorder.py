@@ -53,6 +53,7 @@ class Recorder:
         self.content_limit = policy.content_limit
         self.processors = policy.processors
         self.redaction = policy.redaction
+        self.suspects = None if policy.redaction is None else policy.redaction.suspects
         self.redact = _as_it_is if policy.redaction is None else policy.redaction.json
         self.sampling = policy.sampling or Sampling()
         self.bounds = None if policy.sampling is None else policy.sampling.bounds()
