@@ -18,23 +18,22 @@ _MAX_DEPTH: Final = 100
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
 
-_FORM: Final = "|".join(
-    (
-        r"\bbearer\s+[\w.~+/=-]{8,}",
-        r"\bbasic\s+[a-z0-9+/]{12,}={0,2}",
-        r"\bsk-[\w-]{16,}",
-        r"\baiza[\w-]{30,}",
-        r"\bakia[a-z0-9]{16}\b",
-        r"\bgh[pousr]_\w{30,}",
-        r"\bgithub_pat_\w{20,}",
-        r"\bglpat-[\w-]{16,}",
-        r"\bhf_[a-z0-9]{20,}",
-        r"\bgsk_\w{20,}",
-        r"\bnvapi-[\w-]{20,}",
-        r"\bxox[abeoprs]-[\w-]{10,}",
-    )
+_FORMS_OF_KEYS: Final = (
+    r"\bbearer\s+[\w.~+/=-]{8,}",
+    r"\bbasic\s+[a-z0-9+/]{12,}={0,2}",
+    r"\bsk-[\w-]{16,}",
+    r"\baiza[\w-]{30,}",
+    r"\bakia[a-z0-9]{16}\b",
+    r"\bgh[pousr]_\w{30,}",
+    r"\bgithub_pat_\w{20,}",
+    r"\bglpat-[\w-]{16,}",
+    r"\bhf_[a-z0-9]{20,}",
+    r"\bgsk_\w{20,}",
+    r"\bnvapi-[\w-]{20,}",
+    r"\bxox[abeoprs]-[\w-]{10,}",
 )
 """The forms of API keys and credentials, in lower case; `may_hold_secret` looks for the mark of each."""
+_FORM: Final = "|".join(_FORMS_OF_KEYS)
 _FORMS: Final = re.compile(_FORM, re.IGNORECASE)
 _NAME: Final = re.compile(
     r"(?:.*[-_. ])?(?:authorization|(?:set[-_])?cookies?|(?:.*[-_. ])?api[-_ ]?keys?)", re.IGNORECASE
@@ -194,7 +193,7 @@ def may_hold_secret(text: str) -> bool:
         or "akia" in text
         or "aiza" in text
         or ("-" in text and ("sk-" in text or "xox" in text or "nvapi-" in text or "glpat-" in text))
-        or ("_" in text and ("gh" in text or "hf_" in text or "gsk_" in text))
+        or ("_" in text and ("gh" in text or "hf_" in text or "gsk_" in text or "hub_pat_" in text))
     ) and _SUSPECT.search(text) is not None
 
 
