@@ -1,7 +1,7 @@
 """Google's Agent Development Kit: runs, agents, model calls, tools.
 
-Its plugins and callbacks see neither every class of model and tool nor what happens between the pieces of a
-stream; so the methods are wrapped that each of them has. ADK is loaded piece by piece, and so are these hooks.
+Its plugins and callbacks do not reach what happens between the pieces of a stream, so the methods are wrapped
+that every runner, agent, model and tool has. ADK is loaded piece by piece, and so are these hooks.
 """
 
 import sys
@@ -51,7 +51,9 @@ def _hook_litellm() -> None:
 
 def _hook_tools() -> None:
     tool = _known("google.adk.tools.base_tool", "BaseTool")
-    streams.methods.put(tool, ["run_async"], calls.recorded_tool, below=True)
+    streams.methods.calls(
+        tool, ["run_async"], calls.begin_tool, calls.tell_tool, pauses=streams.PAUSES, below=True
+    )
 
 
 _HOOKS: Final = {

@@ -14,7 +14,7 @@ from millstream.record.integrations.google_adk.messages import (
     text_of,
     usage_of,
 )
-from millstream.record.integrations.google_adk.streams import FRAMEWORK, methods, outcome
+from millstream.record.integrations.google_adk.streams import FRAMEWORK, methods
 from millstream.record.integrations.methods import argument, started
 from millstream.record.integrations.observed import Observed, model_call, quietly, tool_run
 
@@ -187,27 +187,6 @@ def begin_tool(tool: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Obse
     )
 
 
-def recorded_tool(run_async: Any) -> Any:
-    """Wraps a tool's `run_async`."""
-    begin = methods.while_on(begin_tool)
-
-    @functools.wraps(run_async)
-    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        step = started(begin, self, args, kwargs)
-        if step is None:
-            return await run_async(self, *args, **kwargs)
-        failure: BaseException | None = None
-        try:
-            with step.inside():
-                result = await run_async(self, *args, **kwargs)
-            step.answer(result)
-        except BaseException as error:
-            failure = outcome(error)
-            raise
-        else:
-            return result
-        finally:
-            step.end(failure)
-            del failure
-
-    return wrapper
+def tell_tool(step: Observed, result: Any) -> None:
+    """Tell what a tool returned."""
+    step.answer(result)

@@ -82,7 +82,9 @@ def _result_json(result: Any) -> dict[str, Any]:
 
 def answer_json(parts: Iterable[Any]) -> dict[str, Any]:
     """What a model says as an OpenAI assistant message."""
-    texts, thoughts, calls, files = [], [], [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls, files = [], []
     for part in parts:
         if part.function_call is not None:
             calls.append(_call_json(part.function_call))
@@ -148,7 +150,7 @@ def _lowered(schema: Any) -> Any:
 
 
 def usage_of(told: Any) -> Usage | None:
-    """Tokens as Gemini tells them: thoughts beside the answer. LiteLLM counts them in it, as the total shows."""
+    """Tokens as Gemini tells them, thoughts beside the answer; LiteLLM has them in it, as the total shows."""
     if told is None or told.prompt_token_count is None:
         return None
     given = told.prompt_token_count + (getattr(told, "tool_use_prompt_token_count", None) or 0)

@@ -11,7 +11,7 @@ from millstream.span import SpanKind
 
 
 class LastWord:
-    """Takes in the events of a run: the last that says something, or gives an output, is what came out of it."""
+    """Takes in the events of a run; the last that says something, or gives an output, is what came of it."""
 
     def __init__(self, step: Observed) -> None:
         self._step = step
@@ -31,7 +31,7 @@ class LastWord:
 
 
 def begin_run(runner: Any, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> Observed | None:
-    """Start the step of a runner's `run_async`; one inside another, as an agent that is a tool has, is none."""
+    """Start the step of a runner's `run_async`; the one that an agent as a tool has inside is none."""
     above: Any = context.current.get()
     while above is not None:
         if getattr(above, "kind", None) is SpanKind.WORKFLOW and _is_ours(above):

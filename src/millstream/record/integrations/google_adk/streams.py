@@ -11,6 +11,8 @@ from millstream.record.integrations.observed import Observed, quietly
 FRAMEWORK: Final = "google-adk"
 methods: Final = Methods()
 """The methods of ADK that are replaced, as long as it is recorded."""
+PAUSES: Final = frozenset({"NodeInterruptedError"})
+"""Names of exceptions by which ADK leaves off, to wait for an answer from outside."""
 _DONE: Final = object()
 
 
@@ -41,7 +43,7 @@ def recorded(begin: Begin, listen: Callable[[Observed], Listener]) -> Callable[[
                         quietly(listener.see)(piece)
                     yield piece
             except BaseException as error:
-                failure = outcome(error)
+                failure = None if type(error).__name__ in PAUSES else error
                 raise
             finally:
                 try:
@@ -61,8 +63,3 @@ def recorded(begin: Begin, listen: Callable[[Observed], Listener]) -> Callable[[
 async def _close(pieces: Any) -> None:
     if not pieces.ag_running:  # the event loop closes all generators at once when it ends
         await pieces.aclose()
-
-
-def outcome(error: BaseException) -> BaseException | None:
-    """What ended a step; nothing where ADK interrupts a node to wait for an answer from outside."""
-    return None if type(error).__name__ == "NodeInterruptedError" else error
