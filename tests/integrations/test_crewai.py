@@ -5,6 +5,7 @@ import contextlib
 import gc
 import inspect
 import os
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ with warnings.catch_warnings():
     from crewai.agents import step_executor
     from crewai.events import crewai_event_bus
     from crewai.flow.flow import listen, start
+    from crewai.mcp import MCPServerStdio
     from crewai.tools import BaseTool, tool
     from crewai.tools.structured_tool import CrewStructuredTool
     from crewai.tools.tool_failure import ToolFailure
@@ -437,6 +439,28 @@ def weather_schema():
     }
 
 
+SERVER = """
+from mcp.server.fastmcp import FastMCP
+server = FastMCP("x", log_level="ERROR")
+@server.tool()
+def ping(text: str) -> str:
+    return "pong " + text
+server.run()
+"""
+
+
+def test_a_tool_of_a_server_is_one_step(llm, spans, tmp_path):
+    millstream.instrument()
+    (tmp_path / "server.py").write_text(SERVER)
+    server = MCPServerStdio(command=sys.executable, args=[str(tmp_path / "server.py")])
+    (ping,) = agent(llm).get_mcp_tools([server])
+    assert ping.run(text="hi") == "pong hi"
+    (found,) = of_kind(spans(), SpanKind.TOOL)
+    assert found.name.endswith("ping")
+    assert found.input == {"text": "hi"}
+    assert "pong hi" in str(found.output)
+
+
 def test_a_stream_of_events_of_a_model(llm, spans):
     frames = list(llm.stream_events("Count."))
     assert frames
@@ -496,7 +520,9 @@ def test_nothing_of_a_run_is_kept(llm, spans):
         crew(llm, "break it").kickoff()
     crewai_event_bus.flush()
     gc.collect()
-    assert [found.name for found in gc.get_objects() if type(found) is LiveSpan and found.name] == []
+    traces = {span.trace_id for span in spans()}
+    live = [found for found in gc.get_objects() if type(found) is LiveSpan and found.trace_id in traces]
+    assert [found.name for found in live] == []
 
 
 def test_without_content_a_crew_leaves_no_word(llm, home):

@@ -16,7 +16,6 @@ from millstream.record.integrations.crewai.models import (
     emission,
     openai_usage,
     outside,
-    requested_function,
     wrap_models,
 )
 from millstream.record.integrations.crewai.runs import (
@@ -58,7 +57,6 @@ _WRAPPED: Final[tuple[tuple[str, str, str, Callable[[Any], Any]], ...]] = (
     ("tools.tool_usage", "ToolUsage", "on_tool_use_finished", used_tool),
     ("agents.agent_executor", "AgentExecutor", "_execute_single_native_tool_call", requested_tool),
     ("agents.step_executor", "", "execute_single_native_tool_call", requested_tool),
-    ("llms.base_llm", "BaseLLM", "_handle_tool_execution", requested_function),
     ("llms.base_llm", "BaseLLM", "__init_subclass__", functools.partial(class_made, patches=_patches)),
     ("llms.providers.openai.completion", "OpenAICompletion", "_extract_openai_token_usage", openai_usage),
     ("llms.providers.openai.completion", "OpenAICompletion", "_extract_responses_token_usage", openai_usage),

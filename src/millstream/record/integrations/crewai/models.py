@@ -19,6 +19,9 @@ from millstream.record.integrations.observed import (
 )
 from millstream.record.opening import current_span
 
+_FUNCTIONS: Final = 3
+"""The place of the functions among the arguments of a call."""
+
 
 class _Call:
     """A model call that is being made.
@@ -69,6 +72,7 @@ def _call(original: Callable[..., Any]) -> Callable[..., Any]:
             if _is_inside(self):
                 return await original(self, *args, **kwargs)
             call = _begin(self, args, kwargs)
+            args, kwargs = _with_functions(call, args, kwargs)
             with call.step:
                 token = _calling.set(call)
                 try:
@@ -85,6 +89,7 @@ def _call(original: Callable[..., Any]) -> Callable[..., Any]:
         if _is_inside(self):
             return original(self, *args, **kwargs)
         call = _begin(self, args, kwargs)
+        args, kwargs = _with_functions(call, args, kwargs)
         with call.step:
             token = _calling.set(call)
             try:
@@ -139,11 +144,12 @@ def outside(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        token = context.current.set(None)
+        tokens = context.current.set(None), _calling.set(None)
         try:
             return original(*args, **kwargs)
         finally:
-            context.current.reset(token)
+            context.current.reset(tokens[0])
+            _calling.reset(tokens[1])
 
     return wrapper
 
@@ -196,33 +202,26 @@ def _tell_response(call: _Call, response: Any) -> None:
     )
 
 
-def requested_function(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps `BaseLLM._handle_tool_execution`: a function that a model asks for is run within the call."""
+def _with_functions(
+    call: _Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, whose functions are tools: those that the model asks for run within it."""
+    given = args[_FUNCTIONS] if len(args) > _FUNCTIONS else kwargs.get("available_functions")
+    if not isinstance(given, dict) or not given:
+        return args, kwargs
+    tools = {name: _as_tool(call, name, function) for name, function in given.items()}
+    if len(args) > _FUNCTIONS:
+        return (*args[:_FUNCTIONS], tools, *args[_FUNCTIONS + 1 :]), kwargs
+    return args, {**kwargs, "available_functions": tools}
 
-    @functools.wraps(original)
-    def wrapper(
-        self: Any,
-        function_name: str,
-        function_args: dict[str, Any],
-        available_functions: dict[str, Any],
-        **kwargs: Any,
-    ) -> Any:
-        function = available_functions.get(function_name)
-        if function is None:
-            return original(self, function_name, function_args, available_functions, **kwargs)
-        call = _calling.get()
-        if call is not None:
-            call.asked.append({"name": function_name, "arguments": function_args})
 
-        @functools.wraps(function)
-        def run(**arguments: Any) -> Any:
-            with tool_run(function_name, arguments, framework=NAME) as step:
-                result = function(**arguments)
-                step.answer(result)
-                return result
+def _as_tool(call: _Call, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def run(*args: Any, **arguments: Any) -> Any:
+        call.asked.append({"name": name, "arguments": arguments})
+        with tool_run(name, arguments, framework=NAME) as step:
+            result = function(*args, **arguments)
+            step.answer(result)
+            return result
 
-        return original(
-            self, function_name, function_args, {**available_functions, function_name: run}, **kwargs
-        )
-
-    return wrapper
+    return run

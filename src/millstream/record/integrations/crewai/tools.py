@@ -42,16 +42,16 @@ def _start(tool: Any, arguments: Any) -> Observed:
     pending = _requested.get()
     call_id = pending.pop() if pending else None
     original = getattr(tool, "_original_tool", None) or tool
-    name = (
-        getattr(original, "original_tool_name", None) or tool.name
-    )  # that of a server is known there by its own
     return tool_run(
-        sanitize_tool_name(name),
-        arguments,
-        framework=NAME,
-        call_id=call_id,
-        description=_description(original),
+        _name(original), arguments, framework=NAME, call_id=call_id, description=_description(original)
     )
+
+
+def _name(tool: Any) -> str:
+    """The name that the model knows; that on its server, where they have nothing in common."""
+    name: str = sanitize_tool_name(tool.name)
+    served = getattr(tool, "original_tool_name", None)
+    return served if served and not name.endswith(served) else name
 
 
 def _description(tool: Any) -> str | None:
