@@ -22,6 +22,17 @@ _MAX_LISTS: Final = 32
 _MAX_WHOLES: Final = 8192
 
 
+class _Seen:
+    """What was written to one segment."""
+
+    __slots__ = ("lists", "segment", "wholes")
+
+    def __init__(self, segment: str) -> None:
+        self.segment = segment
+        self.wholes: dict[tuple[int, int], str] = {}
+        self.lists: dict[bytes, list[tuple[int, bytes, int, str]]] = {}
+
+
 class Blobs:
     """The blobs of one journal's current segment.
 
@@ -33,48 +44,39 @@ class Blobs:
     def __init__(self, journal: Journal, redact: Callable[[bytes], bytes]) -> None:
         self._journal = journal
         self._redact = redact
-        self._segment = ""
-        self._wholes: dict[tuple[int, int], str] = {}
-        self._lists: dict[bytes, list[tuple[int, bytes, int, str]]] = {}
+        self._seen = _Seen("")
 
-    def put(self, value: bytes) -> str:
-        """The id of a value, which is written if it is not in this segment yet.
+    def put(self, value: bytes) -> str | None:
+        """The id of a value, which is written if it is not in this segment yet; `None` where it cannot be.
 
         Two threads with the same new value may both write it; readers take either.
 
         Args:
             value: JSON.
         """
-        self._follow_segment()
+        seen = self._of_segment()
         key = (len(value), hash(value))
-        known = self._wholes.get(key)
+        known = seen.wholes.get(key)
         if known is not None:
             return known
-        blob = self._put_list(value) if value.startswith(b"[") else self._write(b'"value":', value, "")
-        self._follow_segment()  # it may have begun with this very line
-        if len(self._wholes) >= _MAX_WHOLES:
-            self._wholes.clear()
-        self._wholes[key] = blob
-        return blob
+        after, start = self._beginning(value, seen.lists.get(value[:_STEM], []))
+        if after:
+            blob, there = self._write(b'"items":', b"[" + value[start:], after)
+        else:
+            blob, there = self._write(b'"items":' if value.startswith(b"[") else b'"value":', value, "")
+        if there != seen.segment:  # which began with this very line, perhaps
+            seen = self._of_segment()
+            if after:
+                blob, there = self._write(b'"items":', value, "")
+        if there and there == seen.segment:
+            _remember(seen, value, key, blob)
+        return None if there is None else blob
 
-    def _follow_segment(self) -> None:
-        if self._journal.segment != self._segment:
-            self._segment = self._journal.segment
-            self._wholes, self._lists = {}, {}
-
-    def _put_list(self, value: bytes) -> str:
-        """Store a list; where its beginning is there already, only the rest."""
-        stem = value[:_STEM]
-        after, start = self._beginning(value, self._lists.get(stem, []))
-        blob = self._write(b'"items":', b"[" + value[start:] if after else value, after)
-        self._follow_segment()
-        if stem not in self._lists and len(self._lists) >= _MAX_STEMS:
-            self._lists.clear()
-        known = self._lists.setdefault(stem, [])
-        del known[: len(known) - _MAX_LISTS + 1]
-        length = len(value) - 1
-        known.append((length, value[length - _TAIL : length], hash(value[:length]), blob))
-        return blob
+    def _of_segment(self) -> _Seen:
+        seen, segment = self._seen, self._journal.segment
+        if seen.segment != segment:
+            seen = self._seen = _Seen(segment)
+        return seen
 
     @staticmethod
     def _beginning(value: bytes, known: list[tuple[int, bytes, int, str]]) -> tuple[str, int]:
@@ -88,9 +90,25 @@ class Blobs:
                 return blob, length + 1
         return "", 0
 
-    def _write(self, key: bytes, value: bytes, after: str) -> str:
+    def _write(self, key: bytes, value: bytes, after: str) -> tuple[str, str | None]:
+        """The id of the blob, and the segment that it was written to, as `Journal.append` tells it."""
         value = self._redact(value)
         blob = blake2b(after.encode() + value, digest_size=16).hexdigest()
         link = f'"after":"{after}",' if after else ""
-        self._journal.append(b'{"blob":"%b",%b%b%b}\n' % (blob.encode(), link.encode(), key, value))
-        return blob
+        line = b'{"blob":"%b",%b%b%b}\n' % (blob.encode(), link.encode(), key, value)
+        return blob, self._journal.append(line)
+
+
+def _remember(seen: _Seen, value: bytes, key: tuple[int, int], blob: str) -> None:
+    if len(seen.wholes) >= _MAX_WHOLES:
+        seen.wholes.clear()
+    seen.wholes[key] = blob
+    if not value.startswith(b"["):
+        return
+    stem = value[:_STEM]
+    if stem not in seen.lists and len(seen.lists) >= _MAX_STEMS:
+        seen.lists.clear()
+    known = seen.lists.setdefault(stem, [])
+    del known[: len(known) - _MAX_LISTS + 1]
+    length = len(value) - 1
+    known.append((length, value[length - _TAIL : length], hash(value[:length]), blob))

@@ -16,6 +16,7 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from millstream.record.tally import Tally
 DEFAULT_SEGMENT_BYTES: Final = 64 << 20
 _FIRST_WINDOW: Final = 64 << 10
 _LAST_WINDOW: Final = 1 << 20
+BLOBS: Final = b'"blobs":{"/'
+"""Stands in a line that refers to large values: these are in the same segment."""
 _POPULATE: Final = getattr(mmap, "MAP_POPULATE", 0)  # Linux: one fault now instead of one a page
 _NO_FALLOCATE: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -88,8 +91,19 @@ class Journal:
         except ValueError:
             self._write_after_growing(opening, ends=False)
 
-    append = begin
-    """Write any other line than that of an ended span."""
+    def append(self, line: bytes) -> str | None:
+        """Write any other line.
+
+        Returns:
+            The name of the segment that it is in, empty where that is not certain; `None` where there was no
+            room for it.
+        """
+        segment = self.segment
+        try:
+            self.write(line)
+        except ValueError:
+            return self._write_after_growing(line, ends=False)
+        return segment if segment == self.segment else ""
 
     def finish(self, line: bytes) -> None:
         """Write the whole line of an ended span, its newline included."""
@@ -105,14 +119,15 @@ class Journal:
 
     def close(self) -> None:
         """Cut off what is blank and let go of the segment; the next line opens another."""
-        with self._lock:
+        waiting: list[tuple[bytes, bool]] = []
+        with self._alone():
             if self._busy:
                 return
             self._busy = True
             try:
                 self._close()
             finally:
-                waiting = self._rest()
+                waiting, self._waiting, self._busy = self._waiting, [], False
         for line, ends in waiting:
             self._write_after_growing(line, ends=ends)
 
@@ -133,30 +148,52 @@ class Journal:
             with contextlib.suppress(OSError):
                 os.close(fd)
 
-    def _write_after_growing(self, line: bytes, *, ends: bool) -> None:
-        """Make room and write. A line for which there is none is counted and said once, never raised."""
-        error = None
-        with self._lock:
-            if self._busy:  # this thread is in the lines below: a signal handler or a finalizer records
-                self._waiting.append((line, ends))
-                return
-            self._busy = True
-            try:
-                self._grow(line)
-            except OSError as full:
-                error = self.error = full
-                self.lost += ends
-            finally:
-                waiting = self._rest()
-        if error is not None:  # said without the lock: whoever logs may record
-            reason = f"the journal in {self.home / 'journal'} cannot be written; spans are lost until it can"
-            faults.swallow(error, reason)
-        for later, ends_too in waiting:
-            self._write_after_growing(later, ends=ends_too)
+    def _write_after_growing(self, line: bytes, *, ends: bool) -> str | None:
+        """Make room and write. A line for which there is none is counted and said once, never raised.
 
-    def _rest(self) -> list[tuple[bytes, bool]]:
-        waiting, self._waiting, self._busy = self._waiting, [], False
-        return waiting
+        Returns:
+            As `append`.
+        """
+        error = None
+        waiting: list[tuple[bytes, bool]] = []
+        try:
+            with self._alone():
+                if self._busy:  # this thread is in the lines below: a signal handler or a finalizer records
+                    self._waiting.append((line, ends))
+                    return ""
+                self._busy = True
+                try:
+                    self._grow(line)
+                    segment = self.segment
+                except OSError as full:
+                    error = self.error = full
+                    self.lost += ends
+                finally:  # in one piece: a signal handler may raise between two calls
+                    waiting, self._waiting, self._busy = self._waiting, [], False
+        finally:
+            for later, ends_too in waiting:
+                self._write_after_growing(later, ends=ends_too)
+        if error is None:
+            return segment
+        # Said without the lock: whoever logs may record.
+        reason = f"the journal in {self.home / 'journal'} cannot be written; spans are lost until it can"
+        faults.swallow(error, reason)
+        return None
+
+    def _alone(self) -> threading.RLock:
+        """The lock, to be taken.
+
+        When the interpreter shuts down, daemon threads stop where they are and never let go of it: then what
+        they were at is left as it is, and another segment is begun.
+        """
+        if sys.is_finalizing():
+            if self._lock.acquire(blocking=False):
+                self._lock.release()
+            else:
+                self._lock = threading.RLock()
+                self._busy = False
+                self._forget()
+        return self._lock
 
     def _grow(self, line: bytes) -> None:
         """Write a line, after mapping the next window, of the next segment when this one is full."""
@@ -167,12 +204,13 @@ class Journal:
         else:
             return  # another thread made room while this one waited
         start = self._window_start + self._window_size
-        if self._fd >= 0 and (start > self._segment_bytes or os.fstat(self._fd).st_nlink == 0):
-            self._close()
+        if self._fd >= 0 and (
+            (start > self._segment_bytes and BLOBS not in line) or os.fstat(self._fd).st_nlink == 0
+        ):
+            self._begin_segment()
             start = 0
         if self._fd < 0:
-            self._fd = self._open_segment()
-            atexit.register(self.close)
+            self._begin_segment()
         needed = -(-len(line) // mmap.PAGESIZE) * mmap.PAGESIZE
         size = max(min(max(_FIRST_WINDOW, self._window_size * 2), _LAST_WINDOW), needed)
         try:
@@ -203,7 +241,14 @@ class Journal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             start += written
 
-    def _open_segment(self) -> int:
+    def _begin_segment(self) -> None:
+        """Open a segment, and let go of the one before: a process that holds none is taken for dead."""
+        fd, name = self._open_segment()
+        self._close()
+        self._fd, self.segment = fd, name
+        atexit.register(self.close)
+
+    def _open_segment(self) -> tuple[int, str]:
         folder = self.home / "journal"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The time keeps apart two processes that were given one id, as first processes of containers are.
@@ -215,8 +260,7 @@ class Journal:
             OSError
         ):  # some network file systems have no locks: then nobody is told living
             fcntl.flock(fd, fcntl.LOCK_EX)
-        self.segment = path.stem
-        return fd
+        return fd, path.stem
 
     def _close(self) -> None:
         fd, window, start = self._fd, self._window, self._window_start
