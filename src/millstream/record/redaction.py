@@ -182,16 +182,13 @@ def _always(_text: str) -> bool:
 
 
 def may_hold_secret(text: str) -> bool:
-    """Whether a mark of what is always redacted is seen in JSON text."""
+    """Whether a mark of what is always redacted is seen in JSON text; letters come first, being cheaper."""
     text = text.lower()
     return (
-        "key" in text
-        or "cookie" in text
+        ("k" in text and ("key" in text or "cookie" in text or "akia" in text))
+        or ("z" in text and ("authorization" in text or "aiza" in text))
         or "bearer" in text
         or "basic " in text
-        or "authorization" in text
-        or "akia" in text
-        or "aiza" in text
         or ("-" in text and ("sk-" in text or "xox" in text or "nvapi-" in text or "glpat-" in text))
         or ("_" in text and ("gh" in text or "hf_" in text or "gsk_" in text or "hub_pat_" in text))
     ) and _SUSPECT.search(text) is not None

@@ -121,9 +121,7 @@ class Held:
         if not self.kept and (slow or (sampling.keep_errors and status is Status.ERROR)):
             self.kept = True
             if self._given_up:
-                faults.counts["spans of a kept trace that was too large to hold"] += (
-                    self._given_up
-                )
+                faults.counts["spans of a kept trace that was too large to hold"] += self._given_up
             for line in self._lines:
                 self._journal.finish(line)
             self._give_up()

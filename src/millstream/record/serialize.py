@@ -44,14 +44,13 @@ def to_json(value: Any, limit: int = MAX_BYTES) -> bytes:
         value: anything.
         limit: bytes of JSON above which it is cut.
     """
-    if type(value) not in _SIZED or len(value) <= _MAX_TEXT:
-        try:
-            encoded = _encode(value)
-        except Exception:  # noqa: BLE001  # not all of it is known to msgspec
-            return _carefully(value, _LIMITS, limit)
-        if len(encoded) <= limit:
-            return encoded
-    return _carefully(value, _LIMITS[1:], limit)
+    if type(value) in _SIZED and len(value) > _MAX_TEXT:
+        return _carefully(value, _LIMITS[1:], limit)
+    try:
+        encoded = _encode(value)
+    except Exception:  # noqa: BLE001  # not all of it is known to msgspec
+        return _carefully(value, _LIMITS, limit)
+    return encoded if len(encoded) <= limit else _carefully(value, _LIMITS[1:], limit)
 
 
 def _carefully(value: Any, limits: tuple[tuple[int, int], ...], limit: int) -> bytes:
