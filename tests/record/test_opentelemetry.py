@@ -75,7 +75,7 @@ def test_everything_that_a_span_tells_is_copied(tracer, spans):
         "late": 0.5,
         "otel.scope.name": "tests",
         "otel.scope.version": "1.0",
-        "otel.span.kind": "SERVER",
+        "span.kind": "SERVER",
     }
     assert [event.name for event in copy.events] == ["halfway", "exception"]
     assert copy.events[0].attributes == {"done": True}

@@ -37,15 +37,27 @@ _PROVIDERS: Final = {
     "xai": "x_ai",
 }
 """What is not `gen_ai.provider.name` in OpenTelemetry's conventions, by its name in small letters."""
+UNREADABLE: Final = "millstream.untranslated"
+"""Why a span stayed in the words of its instrumentation."""
 _EXCEPTION: Final = "exception"
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
 
 
 def translate(span: Span) -> Span:
     """The span itself, changed where it is a copy of a span of OpenTelemetry; twice is once."""
-    if semconv.OTEL_SCOPE_NAME not in span.attributes:
+    if semconv.OTEL_SPAN_KIND not in span.attributes:
         return span
     told = Told(span)
+    try:
+        _read(told)
+    except Exception as fault:  # noqa: BLE001  # one span that somebody wrote wrongly does not hide the others
+        span.attributes = {**span.attributes, UNREADABLE: f"{type(fault).__name__}: {fault}"}
+    return span
+
+
+def _read(told: Told) -> None:
+    span = told.span
+    told.raw[semconv.SPAN_KIND] = told.take(semconv.OTEL_SPAN_KIND)
     for read in _DIALECTS:
         read(told)
     span.name = told.take(semconv.OTEL_SPAN_NAME) or span.name
@@ -59,7 +71,6 @@ def translate(span: Span) -> Span:
     _outcome(told)
     span.attributes = {**told.raw, **dict(sorted(told.known.items()))}
     span.events = told.events
-    return span
 
 
 def _outcome(told: Told) -> None:

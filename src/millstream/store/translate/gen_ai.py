@@ -136,7 +136,8 @@ def from_events(events: Any) -> tuple[list[Any] | None, list[Any] | None]:
     """Messages that were told one an event: those given, and those made."""
     given: list[Any] = []
     made: list[Any] = []
-    for event in parsed(events) or ():
+    events = parsed(events)
+    for event in events if isinstance(events, list) else ():
         if not isinstance(event, Mapping):
             continue
         body = {**event, **_mapping(event.get("body")), **_mapping(event.get("gen_ai.event.content"))}
@@ -155,7 +156,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _plain(body: Mapping[str, Any], role: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": body.get("role") or role, "content": body.get("content")}
-    if calls := parsed(body.get("tool_calls")):
+    calls = parsed(body.get("tool_calls"))
+    if isinstance(calls, list) and calls:
         message["tool_calls"] = calls
     if role == "tool":
         message["tool_call_id"] = body.get("id")

@@ -103,7 +103,8 @@ def answer(messages: list[Message] | None, *, choices: Any = None) -> Message | 
     if isinstance(choices, int) and choices > 1:
         return messages[0]
     whole = next((message for message in messages if message.get("content")), messages[0])
-    calls = [one for message in messages for one in message.get("tool_calls") or ()]
+    told = (message.get("tool_calls") for message in messages)
+    calls = [one for calls in told if isinstance(calls, list) for one in calls]
     return {**whole, "tool_calls": calls} if calls else whole
 
 
