@@ -97,7 +97,8 @@ class JournalStore:
             for segment in segments:
                 for span in reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE):
                     yield from merger.ended(span)
-            for span in reader.still_open(interrupted=segments[-1].state is not State.LIVE):
+            lives = any(segment.state is State.LIVE for segment in segments)
+            for span in reader.still_open(interrupted=not lives):
                 yield from merger.ended(span)
             yield from merger.rest()
 

@@ -48,9 +48,15 @@ def list_segments(home: Path) -> list[Segment]:
     Raises:
         InputError: the folder may not be read.
     """
+    found: dict[Path, Segment] = {}
     try:
-        paths = sorted((home / "journal").glob("*.jsonl"))
-        return [_describe(path) for path in paths]
+        while new := set((home / "journal").glob("*.jsonl")) - found.keys():
+            found.update((path, _describe(path)) for path in new)
+            living = {segment.writer for segment in found.values() if segment.state is State.LIVE}
+            # A process begins a segment before it lets go of the last: who seems dead may have done that.
+            if all(segment.writer in living for segment in found.values()):
+                break
+        return [found[path] for path in sorted(found)]
     except PermissionError as error:
         raise InputError(
             f"{error.filename} may not be read: recordings belong to the user who made them"
