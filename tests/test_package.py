@@ -19,10 +19,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PUBLIC = """
     Builder FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum MillstreamError
-    ObservabilityContext Redaction Sampling Span SpanKind Status Usage __version__ current_span extract
-    inject instrument
-    open_store profile recording register_function start_span stats subscribe track_function
-    track_unregistered_function uninstrument
+    OTelSpanProcessor ObservabilityContext Redaction Sampling Span SpanKind Status Usage __version__
+    current_span extract inject inject_environment instrument open_store profile recording
+    register_function start_span stats subscribe track_function track_unregistered_function uninstrument
 """
 
 
