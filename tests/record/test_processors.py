@@ -1,9 +1,12 @@
 """Processors: what they may do with a span that ends, before it is written."""
 
+import threading
+
 import pytest
 
 import millstream
 from millstream import Redaction, SpanKind, Status, Usage, open_store, start_span, subscribe, track_function
+from millstream.context import current
 from millstream.errors import ConfigError
 from millstream.record import faults
 
@@ -116,3 +119,24 @@ def test_subscribers_see_what_they_made(tmp_path):
 def test_what_cannot_be_called_is_an_error():
     with pytest.raises(ConfigError, match="cannot be called"):
         millstream.recording(processors=["redact"])
+
+
+def test_what_they_call_themselves_is_not_recorded(tmp_path):
+    @millstream.track_function
+    def mask(text):
+        with start_span("inside"):
+            return text.replace("secret", "…")
+
+    def process(span):
+        thread = threading.Thread(target=mask, args=("secret",))
+        thread.start()
+        thread.join()
+        span.input = mask(span.input)
+        return span
+
+    with millstream.recording(home=tmp_path, processors=[process]):
+        for _ in range(3):
+            with start_span("span", input="a secret"):
+                pass
+            assert current.get() is None
+    assert [(span.name, span.input) for span in open_store(tmp_path).spans()] == [("span", "a …")] * 3

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from millstream import semconv
+from millstream.context import current
 from millstream.record import faults
 from millstream.record.blobs import LARGE
 from millstream.record.sampling import Held
@@ -118,11 +119,15 @@ def process(
 ) -> tuple[Status, SpanError | None] | None:
     """Have the processors change a span that ends; `None` where one of them drops it.
 
-    One that raises may be one that redacts: the span is then recorded without any content.
+    One that raises may be one that redacts: the span is then recorded without any content. What processors
+    call themselves is not recorded.
     """
     processors = span.recorder.processors
     if not processors:
         return status, failure
+    from millstream.record.not_recorded import NOT_SAMPLED  # noqa: PLC0415  # which imports us
+
+    token = current.set(NOT_SAMPLED)  # else what a processor calls would be processed, without end
     try:
         seen = decode(_encode(span.snapshot(end_ns, status, failure)))  # plain values, for users
         for processor in processors:
@@ -135,6 +140,8 @@ def process(
         _take_content(span)
         faults.swallow(fault, "a processor raised; the content of its span was not recorded")
         return status, None if failure is None else SpanError(failure.type, "")
+    finally:
+        current.reset(token)
     return seen.status or status, seen.error
 
 
