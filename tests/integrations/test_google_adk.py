@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from google.adk.agents import (
@@ -76,15 +75,14 @@ async def run(agent, question, run_config=None):
     return last_text(await events(agent, question, run_config))
 
 
-def apart(coroutine):
-    """Run in a loop and a thread of its own; the recorder carries the current span there."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
-
-
-pytestmark = pytest.mark.filterwarnings(  # of LiteLLM, which reads its own models in Pydantic's old way
-    "ignore:Accessing the 'model_(computed_)?fields' attribute on the instance:DeprecationWarning"
-)
+pytestmark = [  # of LiteLLM, which reads its own models in Pydantic's old way, and logs in one loop only
+    pytest.mark.filterwarnings(
+        "ignore:Accessing the 'model_(computed_)?fields' attribute on the instance:DeprecationWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:coroutine 'Logging.async_success_handler' was never awaited:RuntimeWarning"
+    ),
+]
 
 
 class TestGoogleADK(Conformance):
@@ -92,8 +90,8 @@ class TestGoogleADK(Conformance):
     title = "Google ADK"
     absent = {"embeddings": "it has none"}
 
-    def ask(self, base_url, question):
-        return apart(run(assistant(base_url), question))
+    async def ask(self, base_url, question):
+        return await run(assistant(base_url), question)
 
     async def ask_async(self, base_url, question, model="able"):
         return await run(assistant(base_url, model), question)
