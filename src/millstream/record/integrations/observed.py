@@ -285,6 +285,7 @@ def observe_stream(
     finally:
         quietly(finish)()
         step.end(failure)
+        failure = None  # else the exception, its traceback and this frame would hold each other
 
 
 async def observe_async_stream(
@@ -306,6 +307,7 @@ async def observe_async_stream(
     finally:
         quietly(finish)()
         step.end(failure)
+        failure = None  # else the exception, its traceback and this frame would hold each other
 
 
 def _sum(*usages: Usage | None) -> Usage:
