@@ -73,10 +73,18 @@ class Merger:
         """What spans went into, by id."""
         self._given: dict[tuple[str, str], Span] = {}
         """Calls that were given, without their content, by trace and response id."""
+        self._ready: list[tuple[str, str]] = []
+        """Traces and ids of held spans that may wait for nothing more."""
 
     def opened(self, span: Span) -> None:
         """A span has started; only its opening is known."""
         self._traces[span.trace_id].open[span.span_id] = span
+
+    def dropped(self, span: Span) -> None:
+        """A span that had started will not come."""
+        trace = self._traces[span.trace_id]
+        trace.open.pop(span.span_id, None)
+        self._ready += [(span.trace_id, key) for key in self._waited(span.span_id, trace)]
 
     def ended(self, span: Span) -> Iterator[Span]:
         """A span has ended.
@@ -96,15 +104,14 @@ class Merger:
         if waits_for or span.parent_id in trace.held or span.span_id in trace.waiting or _is_stream_log(span):
             self._hold(span, waits_for, trace)
             self._merge(span, trace)
-            ready = [span.span_id, *trace.waiting.pop(span.span_id, ())]
-            for key in ready[1:]:
-                if key in trace.held:
-                    trace.held[key].waits_for.discard(span.span_id)
-            yield from self._release(ready, trace)
+            yield from self._release([span.span_id, *self._waited(span.span_id, trace)], trace)
         elif not self._was_given(span):
             yield span
-        if not trace.open and not trace.held:
-            del self._traces[span.trace_id]
+        while self._ready:
+            trace_id, key = self._ready.pop()
+            yield from self._release([key], self._traces[trace_id])
+            self._forget(trace_id)
+        self._forget(span.trace_id)
         if len(self._held) > MOST_HELD:
             key, trace_id = next(iter(self._held.items()))
             yield from self._give(key, self._traces[trace_id])
@@ -115,6 +122,18 @@ class Merger:
             yield self._traces[trace_id].held[key].span
         self._held.clear()
         self._traces.clear()
+
+    def _forget(self, trace_id: str) -> None:
+        trace = self._traces.get(trace_id)
+        if trace is not None and not trace.open and not trace.held:
+            del self._traces[trace_id]
+
+    def _waited(self, span_id: str, trace: _Trace) -> list[str]:
+        """Ids of the held spans that waited for this one; they do no longer."""
+        keys = [key for key in trace.waiting.pop(span_id, ()) if key in trace.held]
+        for key in keys:
+            trace.held[key].waits_for.discard(span_id)
+        return keys
 
     def _candidates(self, span: Span, trace: _Trace) -> set[str]:
         """Open spans that may be the same call, or may change who the parent is."""
@@ -135,7 +154,7 @@ class Merger:
         trace.held[span.span_id] = _Held(span, waits_for)
         for key in waits_for:
             trace.waiting[key].append(span.span_id)
-        if span.parent_id is not None:
+        if span.parent_id is not None and span.parent_id != span.span_id:
             trace.below[span.parent_id].append(span.span_id)
 
     def _merge(self, span: Span, trace: _Trace) -> None:

@@ -92,7 +92,7 @@ class JournalStore:
                 of_process[segment.writer].append(segment)
         for segments in of_process.values():
             merger = Merger(self.merged)
-            reader = SpanReader(trace_ids, self.rejected, opened=merger.opened)
+            reader = SpanReader(trace_ids, self.rejected, watcher=merger)
             blobs = BlobReader(trace_ids, self.rejected)
             for segment in segments:
                 for span in reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE):
@@ -120,7 +120,7 @@ class JsonLinesStore:
     def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
         self.rejected, self.merged = Counter(), Counter()
         merger = Merger(self.merged)
-        reader = SpanReader(trace_ids, self.rejected)
+        reader = SpanReader(trace_ids, self.rejected, watcher=merger)
         begun = Openings(line for _, line in read_lines(self.path))
         for span in reader.read(line for _, line in read_lines(self.path)):
             begun.tell(merger, span)

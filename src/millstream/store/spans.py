@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,16 @@ _HEAD: Final = re.compile(
 """What a line holds from a span's start on, whole."""
 
 
+class Watcher(Protocol):
+    """Who wants to know of spans before they end."""
+
+    def opened(self, span: Span) -> None:
+        """A span has started; only its opening is known."""
+
+    def dropped(self, span: Span) -> None:
+        """A span that had started will not come."""
+
+
 class SpanReader:
     """Turns the lines of one process's files into spans, in the order in which they ended.
 
@@ -30,7 +40,7 @@ class SpanReader:
         trace_ids: only spans of these traces; `None` for all.
         rejected: counts, by reason, of lines that are no spans; added to.
         unopened: ids of spans that ended here and began in earlier lines; added to.
-        opened: is told of each span that has only begun.
+        watcher: is told of each span that has only begun.
     """
 
     def __init__(
@@ -38,12 +48,12 @@ class SpanReader:
         trace_ids: Collection[str] | None,
         rejected: Counter[str],
         unopened: set[str] | None = None,
-        opened: Callable[[Span], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self._wanted = None if trace_ids is None else {trace_id.encode() for trace_id in trace_ids}
         self._rejected = rejected
         self._unopened = unopened
-        self._opened = opened
+        self._watcher = watcher
         self._open: dict[str, Span] = {}
 
     def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:  # noqa: C901
@@ -74,8 +84,8 @@ class SpanReader:
                 continue
             if span.end_ns is None and span.status is None:
                 self._open[span.span_id] = span
-                if self._opened is not None:
-                    self._opened(span)
+                if self._watcher is not None:
+                    self._watcher.opened(span)
             else:
                 if self._open.pop(span.span_id, None) is None and self._unopened is not None:
                     self._unopened.add(span.span_id)
@@ -90,11 +100,13 @@ class SpanReader:
     def _drop(self, line: bytes) -> None:
         """A processor dropped a span that had begun."""
         try:
-            span_id = _decode(line).span_id
+            span = _decode(line)
         except msgspec.DecodeError:
             return
-        if self._open.pop(span_id, None) is None and self._unopened is not None:
-            self._unopened.add(span_id)
+        if self._open.pop(span.span_id, None) is None and self._unopened is not None:
+            self._unopened.add(span.span_id)
+        if self._watcher is not None:
+            self._watcher.dropped(span)
 
     @property
     def open_ids(self) -> set[str]:

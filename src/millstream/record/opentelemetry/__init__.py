@@ -31,6 +31,8 @@ except ImportError:
     SpanProcessor = object  # type: ignore[assignment,misc]
 
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
+_LONG_TEXT: Final = 100_000
+"""Characters from which on `to_json` cuts."""
 _NOT_COPIED: Final = "a span of OpenTelemetry could not be copied"
 
 
@@ -97,7 +99,8 @@ def _start(active: "recorder.Recorder", span: "ReadableSpan", parent: Any) -> Li
         start_ns=span.start_time,
     )
     # The same call seen by an integration of ours is merged when read, not here: each tells what it knows.
-    live.kind = SpanKind.TASK
+    if type(live) is LiveSpan:  # else it keeps nothing, and is everybody's
+        live.kind = SpanKind.TASK
     return live
 
 
@@ -113,14 +116,23 @@ def _close(span: "ReadableSpan") -> None:
         if active is None:
             return
         live, handling = _start(active, span, joining.known(span.parent) or active.remote_parent), 0
-    if not live.is_open:
+    if type(live) is not LiveSpan or not live.is_open:
         return
     keep = structure.everything if live.recorder.capture_content else structure.without_content
-    live.set_attributes(structure.without_vectors(keep(attributes)))
-    live.set_attributes(_about(span, live))
+    live.set_attributes({**structure.without_vectors(keep(attributes)), **_about(span, live)})
+    _keep_whole(live, attributes)
     live.events = [_event(event, keep(event.attributes or {})) for event in span.events] or None
     live.end(None, _status(span, handling), end_ns=span.end_time)
     live.attributes = live.events = None  # the copy itself stays, for children to come
+
+
+def _keep_whole(live: LiveSpan, attributes: Mapping[str, Any]) -> None:
+    """Messages are texts of JSON here: one that is cut could not be read."""
+    for key, value in attributes.items():
+        if type(value) is str and len(value) > _LONG_TEXT and live.attributes and key in live.attributes:
+            encoded = msgspec.json.encode(to_text(value))
+            if len(encoded) <= live.recorder.content_limit:
+                live.attributes[key] = msgspec.Raw(encoded)
 
 
 def _about(span: "ReadableSpan", live: LiveSpan) -> dict[str, Any]:
