@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -222,3 +223,25 @@ def test_no_fault_is_hidden(tmp_path):
         span.add_event("e")
         span.end()
         span.end()
+
+
+def test_what_was_held_before_a_fork_is_kept_by_the_parent_alone(tmp_path):
+    code = f"""
+        import contextlib, os, millstream
+        from millstream import Sampling, start_span
+
+        with millstream.recording(home={str(tmp_path)!r}, sampling=Sampling(rate=0, keep_errors=True)):
+            with start_span("root"):
+                with start_span("before"):
+                    pass
+                pid = os.fork()
+                with start_span("parent" if pid else "child"):
+                    pass
+                with contextlib.suppress(KeyError), start_span("fails"):
+                    raise KeyError
+                if pid == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    assert names(tmp_path) == ["before", "child", "fails", "fails", "parent", "root"]

@@ -54,6 +54,8 @@ class Journal:
         self.home = home
         self.lost = 0
         """Ended spans that could not be written."""
+        self.forks = 0
+        """How often this process, or one before it, was forked from one that had this journal."""
         self.error: OSError | None = None
         """Why a line could not be written, the last time one could not."""
         self._segment_bytes = segment_bytes
@@ -134,6 +136,7 @@ class Journal:
     def forget_parent(self) -> None:
         """In a forked child: leave the parent's segment alone and write to one of our own."""
         fd = self._fd
+        self.forks += 1
         self._lock = threading.RLock()  # another thread of the parent may have held it
         self._busy = False
         self._waiting = []

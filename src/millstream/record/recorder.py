@@ -126,7 +126,7 @@ class _State:
 
 
 state: Final = _State()
-_resolving: Final = threading.RLock()  # a signal handler may record, too
+_resolving = threading.RLock()  # a signal handler may record, too
 
 
 def get() -> Recorder | None:
@@ -165,12 +165,18 @@ def _install_hooks() -> None:
     from millstream.record import threads  # noqa: PLC0415  # patches threading only where something is recorded
 
     threads.install()
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _after_fork() -> None:
+    global _resolving  # noqa: PLW0603
+    _resolving = threading.RLock()  # another thread of the parent may have held it
+    state.resolving = False
+    faults.counts.clear()
     for recorder in list(_recorders):
         recorder.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def journal_home() -> Path:

@@ -91,6 +91,7 @@ class Held:
         self._size = 0
         self._over = False
         self._given_up = 0
+        self._forks = journal.forks
         self.root: SpanContext | None = None
         """The span with which it ends."""
         self.kept = False
@@ -105,6 +106,9 @@ class Held:
         if self.kept:
             self._journal.finish(line)
             return
+        if self._forks != self._journal.forks:  # what was held before the fork is the parent's
+            self._forks = self._journal.forks
+            self._give_up()
         if self._over or self._size > MAX_HELD_BYTES:
             self._given_up += 0 if self._over else len(self._lines)
             self._give_up()
