@@ -48,9 +48,8 @@ def test_a_program_with_the_openai_sdk(home, spans):
 
 def test_a_program_with_langchain(spans):
     program = """
-        from langchain_core.callbacks import StdOutCallbackHandler
-        from langchain_core.tools import tool
         from langchain_openai import ChatOpenAI
+        from langchain_core.tools import tool
 
         @tool
         def search(query: str) -> str:
@@ -65,7 +64,7 @@ def test_a_program_with_langchain(spans):
     assert (tool.kind, tool.name, call.kind, call.name) == (SpanKind.TOOL, "search", SpanKind.LLM, "able")
     assert call.parent_id == tool.span_id
     assert "2 spans, 1 LLM call; " in last_line(result)
-    assert re.search(r"\d+ % of the time in able \(LLM\), \d+ % in search \(TOOL\)", last_line(result))
+    assert re.search(r"\d+ % of the time in search \(TOOL\), \d+ % in able \(LLM\); ", last_line(result))
 
 
 def test_a_program_that_instruments_itself_is_recorded_once(spans):
@@ -486,6 +485,11 @@ def test_a_home_that_cannot_be_written(monkeypatch):
     assert line == "millstream: 2 spans lost, for the journal could not be written"
 
 
+def test_traces_that_are_not_sampled(monkeypatch):
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    assert last_line(record(sys.executable, "-c", STEPS)) == "millstream: 3 traces not sampled"
+
+
 def test_spans_that_the_program_records_elsewhere(place):
     program = f"import millstream\nmillstream.recording(home='elsewhere')\n{STEPS}"
     result = record(sys.executable, "-c", program)
@@ -532,3 +536,27 @@ def test_self_time_is_the_profilers():
     rows = self_time(SpanTable.from_spans(spans))
     wanted = {(row.name, row.kind): pytest.approx(row.self_s * 1e9) for row in rows}
     assert self_time_ns(spans) == wanted
+
+
+# The page
+
+
+def test_the_examples_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "recording.md").read_text()
+    section = page.split("## No code at all\n")[1].split("\n## ")[0]
+    commands = re.findall(r"^\$ (millstream record .*)$", section, re.MULTILINE)
+    (line,) = re.findall(r"^millstream: .*$", section, re.MULTILINE)
+    form = re.sub(r"[\d,]+\d|\d", "N", line)
+    write("test_app.py", f"def test_it():\n{textwrap.indent(ASK.strip(), '    ')}\n")
+    write("app.py", ASK.replace("sys.argv[1:]", "['one', 'two']") + STEPS)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("MILLSTREAM_HOME")
+    for command in commands:
+        result = subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, env=environment, check=False, timeout=120
+        )
+        assert result.returncode == 0, result.stderr
+        if "--name" not in command:
+            shown = re.sub(r"[\d,]+\d|\d", "N", last_line(result))
+            assert shown == form.replace("gpt-x", "able").replace(", N % in search (TOOL)", "")
+    assert len(commands) == 2

@@ -14,7 +14,7 @@ import click
 import millstream
 from millstream.cli import record_process
 from millstream.cli.options import option
-from millstream.errors import InputError
+from millstream.errors import InputError, StorageError
 
 _STARTUP: Final = str(Path(millstream.__file__).absolute().parent / "record" / "startup")
 """The folder of the `sitecustomize` that every Python of the program runs; never imported here."""
@@ -69,7 +69,10 @@ def record(name: str | None, command: tuple[str, ...]) -> int:
 @contextlib.contextmanager
 def _notes_file() -> Iterator[Path]:
     """The file in which the processes of the program say what the summary has to know of them."""
-    number, name = tempfile.mkstemp(prefix="millstream-record-")
+    try:
+        number, name = tempfile.mkstemp(prefix="millstream-record-")
+    except OSError as error:
+        raise StorageError(f"no temporary file can be written: {error.strerror}. Set TMPDIR") from error
     os.close(number)
     try:
         yield Path(name)

@@ -20,6 +20,12 @@ MAX_BYTES: Final = 256 << 20
 """A journal of this size is read in a few seconds; of more, only the size is told."""
 _NAMES: Final = 3
 _NAME_LENGTH: Final = 40
+_DROPPED: Final = {
+    "journal cannot be written": ("span", "lost, for the journal could not be written"),
+    "by a processor": ("span", "dropped by a processor"),
+    "traces that were not sampled": ("trace", "not sampled"),
+}
+"""What `millstream.stats` counts as dropped, and how the line says it; faults are said where they arise."""
 _ABSENT: Final = tuple(f"ModuleNotFoundError: No module named '{name}'" for name in ("millstream", "msgspec"))
 _OLDEST_PYTHON: Final = (3, 11)
 
@@ -32,14 +38,14 @@ class Notes:
         processes: ids of those that started Python or were forked from it.
         imported: the frameworks whose import began.
         failed: why millstream could not be loaded, by version and path of the Python.
-        lost: spans that could not be written, as far as their processes came to tell.
+        dropped: what was not recorded, by reason, as far as processes came to tell.
         elsewhere: spans by the other folder that the program recorded them to.
     """
 
     processes: set[int] = field(default_factory=set)
     imported: set[str] = field(default_factory=set)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
-    lost: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
     elsewhere: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -54,10 +60,10 @@ class Notes:
                     notes.imported.add(module)
                 case ["failed", version, executable, reason]:
                     notes.failed[version, executable] = reason
-                case ["ended", made, lost, where] if made.isdecimal() and lost.isdecimal():
-                    notes.lost += int(lost)
-                    if where != str(home) and int(made):
-                        notes.elsewhere[where] += int(made)
+                case ["ended", made, where] if made.isdecimal() and int(made) and where != str(home):
+                    notes.elsewhere[where] += int(made)
+                case ["dropped", count, reason] if count.isdecimal():
+                    notes.dropped[reason] += int(count)
         return notes
 
 
@@ -163,8 +169,9 @@ def summarise(home: Path, before: frozenset[str], notes_file: Path) -> str:
         parts.append(f"{recorded.bytes / 1e6:,.0f} MB of spans, too many to sum up here")
     elif recorded.spans:
         parts += [_counts(recorded), *_usage(recorded), *_time(recorded.own_ns)]
-    if notes.lost:
-        parts.append(f"{_number(notes.lost, 'span')} lost, for the journal could not be written")
+    for reason, (what, outcome) in _DROPPED.items():
+        if count := notes.dropped[reason]:
+            parts.append(f"{_number(count, what)} {outcome}")
     for where, made in notes.elsewhere.items():
         parts.append(f"{_number(made, 'span')} in {_plain(where, 200)}, where the program says")
     if recorded.rejected:

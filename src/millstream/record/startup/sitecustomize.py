@@ -56,7 +56,8 @@ class _Watch:
         held = self._lock.acquire(True, 5)  # noqa: FBT003  # not for ever, should imports wait for each other
         try:
             if self in sys.meta_path:
-                sys.meta_path.remove(self)
+                # A new list, for other threads may be going through the old one.
+                sys.meta_path = [finder for finder in sys.meta_path if finder is not self]
                 _instrument(module)
         finally:
             if held:
@@ -66,10 +67,10 @@ class _Watch:
 def _instrument(module: str) -> None:
     _note("imported", module)
     try:
-        import millstream  # noqa: PLC0415  # the point of it all
+        from millstream.record import instrument  # noqa: PLC0415  # the point of it all
         from millstream.record.startup.tracebacks import hide_our_frames  # noqa: PLC0415
 
-        millstream.instrument()
+        instrument()
         hide_our_frames()
     except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
         _note("failed", _version(), sys.executable or "", type(error).__name__ + ": " + str(error))
@@ -103,10 +104,11 @@ def _note_end() -> None:
     try:
         if recorder is not None and recorder.state.resolved:
             stats = recorder.stats()
-            lost = stats["made"] - stats["stored"]
-            _note("ended", str(stats["made"]), str(lost), str(recorder.journal_home()))
-    except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
-        _note("failed", _version(), sys.executable or "", type(error).__name__ + ": " + str(error))
+            _note("ended", str(stats["made"]), str(recorder.journal_home()))
+            for reason, count in stats["dropped"].items():
+                _note("dropped", str(count), reason)
+    except Exception:  # noqa: BLE001  # telemetry never breaks the user's program
+        return
 
 
 def _start() -> None:
