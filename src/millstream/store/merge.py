@@ -23,7 +23,6 @@ from millstream.store.translate import translate
 MOST_HELD: Final = 10_000
 """Spans that are held at one time, and ids of merged ones that are remembered."""
 
-_MERGED: Final = frozenset({SpanKind.LLM, SpanKind.TOOL, SpanKind.EMBEDDING})
 _UNSURE: Final = SpanKind.TASK
 """Also the kind of a span of OpenTelemetry that did not tell its kind when it started."""
 
@@ -86,10 +85,10 @@ class Merger:
         trace.open.pop(span.span_id, None)
         self._ready += [(span.trace_id, key) for key in self._waited(span.span_id, trace)]
 
-    def ended(self, span: Span) -> Iterator[Span]:
+    def ended(self, span: Span) -> Iterable[Span]:
         """A span has ended.
 
-        Yields:
+        Returns:
             The spans of which all is known now: none, this one or more.
         """
         translate(span)
@@ -98,6 +97,13 @@ class Merger:
         while span.parent_id in self._survivors:
             span.parent_id = self._survivors[span.parent_id]
         waits_for = self._candidates(span, trace)
+        if waits_for or self._held or self._ready or _is_stream_log(span):
+            return self._among_held(span, waits_for, trace)
+        if not trace.open:
+            del self._traces[span.trace_id]
+        return () if self._was_given(span) else (span,)
+
+    def _among_held(self, span: Span, waits_for: set[str], trace: _Trace) -> Iterator[Span]:
         if span.span_id in self._held:  # said twice
             yield span
             return
@@ -137,15 +143,23 @@ class Merger:
 
     def _candidates(self, span: Span, trace: _Trace) -> set[str]:
         """Open spans that may be the same call, or may change who the parent is."""
-        found = set()
-        if span.kind is SpanKind.LLM:
-            found = {key for key, other in trace.open.items() if other.kind in (SpanKind.LLM, _UNSURE)}
-        elif span.kind in _MERGED:
-            kinds = (span.kind, _UNSURE)
-            below = (one for one in trace.open.values() if one.parent_id == span.span_id)
-            found = {one.span_id for one in below if one.kind in kinds}
+        kind, found = span.kind, set()
+        if kind is SpanKind.LLM:
+            for other in trace.open.values():
+                if other.kind is SpanKind.LLM or other.kind is _UNSURE:
+                    found.add(other.span_id)
+        elif _is_merged(kind):
+            for other in trace.open.values():
+                if other.parent_id == span.span_id and (other.kind is kind or other.kind is _UNSURE):
+                    found.add(other.span_id)
         above = trace.open.get(span.parent_id or "")
-        if above is not None and (above.kind is _UNSURE or above.kind in _MERGED or _awaits_its_stream(span)):
+        if above is None:
+            return found
+        if (
+            above.kind is _UNSURE
+            or _is_merged(above.kind)
+            or (kind is SpanKind.LLM and _awaits_its_stream(span))
+        ):
             found.add(above.span_id)
         return found
 
@@ -159,7 +173,7 @@ class Merger:
 
     def _merge(self, span: Span, trace: _Trace) -> None:
         """Merge a held span with those held that are the same call."""
-        if span.kind not in _MERGED:
+        if not _is_merged(span.kind):
             return
         inside = [trace.held[key].span for key in trace.below.get(span.span_id, ()) if key in trace.held]
         for inner in take_of(span, [one for one in inside if is_same(span, one)]):
@@ -170,7 +184,7 @@ class Merger:
             return
         other = self._twin(span, trace)
         if other is not None:
-            outer, inner = (span, other) if self._is_outer(span, other, trace) else (other, span)
+            outer, inner = sorted((span, other), key=lambda one: (one.start_ns, -(one.end_ns or 0)))
             self._into(outer, inner, trace)
 
     def _twin(self, span: Span, trace: _Trace) -> Span | None:
@@ -184,20 +198,6 @@ class Merger:
         if span.attributes.get(semconv.RESPONSE_ID) is None:
             return None
         return next((one for one in others if may_be_one(one, span)), None)
-
-    def _is_outer(self, span: Span, other: Span, trace: _Trace) -> bool:
-        """Whether `span` stays: it is around the other, or began first."""
-        seen = {other.span_id}
-        for one, wanted in ((other, span.span_id), (span, other.span_id)):
-            above = one.parent_id
-            while above is not None and above not in seen:
-                if above == wanted:
-                    return one is other
-                seen.add(above)
-                held = trace.held.get(above)
-                opening = held.span if held is not None else trace.open.get(above)
-                above = opening.parent_id if opening is not None else None
-        return (span.start_ns, span.span_id) < (other.start_ns, other.span_id)
 
     def _into(self, outer: Span, inner: Span, trace: _Trace) -> None:
         """The inner span goes into the outer one; both are held."""
@@ -217,8 +217,10 @@ class Merger:
 
     def _was_given(self, span: Span) -> bool:
         """Whether the call that this is about has been given already; else it is, now."""
+        if span.kind is not SpanKind.LLM:
+            return False
         response_id = span.attributes.get(semconv.RESPONSE_ID)
-        if span.kind is not SpanKind.LLM or not isinstance(response_id, str):
+        if not isinstance(response_id, str):
             return False
         key = (span.trace_id, response_id)
         given = self._given.get(key)
@@ -292,8 +294,13 @@ def _openings(lines: Iterable[bytes]) -> Iterator[_Opening]:
             opening = decode(line)
         except msgspec.DecodeError:  # it is counted where spans are read
             continue
-        if opening.kind in _MERGED or opening.kind is _UNSURE:
+        if _is_merged(opening.kind) or opening.kind is _UNSURE:
             yield opening
+
+
+def _is_merged(kind: SpanKind) -> bool:
+    """Whether spans of this kind may be one call with others. A set would hash the members, slowly."""
+    return kind is SpanKind.LLM or kind is SpanKind.TOOL or kind is SpanKind.EMBEDDING
 
 
 def _awaits_its_stream(span: Span) -> bool:
