@@ -113,9 +113,12 @@ __all__ = [  # kept beside the table above by a test
 
 def __getattr__(name: str) -> Any:
     if home := _HOMES.get(name):
-        value = getattr(import_module(home), name)
-        globals()[name] = value
-        return value
+        found = vars(import_module(home))
+        # All names of that module: when the interpreter shuts down none can be imported any more.
+        globals().update(
+            {other: found[other] for other, at in _HOMES.items() if at == home and other in found}
+        )
+        return found[name]
     raise AttributeError(f"module 'millstream' has no attribute {name!r}")
 
 

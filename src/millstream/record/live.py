@@ -1,5 +1,6 @@
 """Spans while they are open: changing and ending one, on the thread that does the work."""
 
+import atexit
 from collections.abc import Mapping
 from contextvars import Token
 from types import TracebackType
@@ -22,6 +23,8 @@ _subscribers: Final = steps.subscribers
 _publishing: Final = steps.publishing.get
 _OK: Final = Status.OK
 _SHORT: Final = 1_000
+unended: "Final[list[tuple[LiveSpan, BaseException | None, Any]]]" = []
+"""Spans that ended where the stack had no room for writing them, with their errors and outputs."""
 ENDED: Final = -1
 """The generation of a span that has ended."""
 
@@ -160,7 +163,7 @@ class LiveSpan(context.SpanContext, eq=False):
                 except ValueError:
                     journal.finish_after_growing(line)
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-            self._finish_bare(end_ns, status, failure, fault)
+            self._finish_bare(end_ns, status, failure or error, fault)
             return
         above = self.parent
         if type(above) is LiveSpan and above.generation == ENDED:
@@ -169,6 +172,11 @@ class LiveSpan(context.SpanContext, eq=False):
             self._publish(end_ns, status, failure)
 
     def _settle(self, error: BaseException | None, status: Status) -> tuple[Status, SpanError | None]:
+        if unended:
+            try:  # noqa: SIM105  # which would need more of the stack
+                end_late()
+            except RecursionError:  # still too deep
+                pass
         if self.chunk_count:
             self._set(semconv.CHUNK_COUNT, self.chunk_count)
         return outcome(error, status)
@@ -195,10 +203,17 @@ class LiveSpan(context.SpanContext, eq=False):
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a subscriber could not be told")
 
-    def _finish_bare(self, end_ns: int, status: Status, failure: SpanError | None, fault: Exception) -> None:
+    def _finish_bare(
+        self, end_ns: int, status: Status, failure: SpanError | BaseException | None, fault: Exception
+    ) -> None:
         """Write no more than a reader needs."""
         try:
+            if isinstance(failure, BaseException):  # not even looked at
+                status, failure = Status.ERROR, SpanError(type(failure).__name__, "")
             self.sink.finish(lines.bare(self, end_ns, status, failure))
+        except RecursionError:  # who called may try again
+            self.generation = self.recorder.generation
+            raise
         except Exception as worse:  # noqa: BLE001  # telemetry never breaks the user's program
             fault = worse
         faults.swallow(fault, "only the times and the outcome of a span could be recorded")
@@ -242,6 +257,20 @@ class LiveSpan(context.SpanContext, eq=False):
     ) -> None:
         leave(self)
         self.end(error)
+
+
+def end_late() -> None:
+    """End the spans that could not be where they ended."""
+    while unended:
+        span, error, output = unended.pop()
+        try:
+            span.end(error, _OK, output)
+        except RecursionError:
+            unended.append((span, error, output))
+            raise
+
+
+atexit.register(end_late)
 
 
 def leave(span: LiveSpan) -> None:

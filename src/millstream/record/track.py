@@ -14,7 +14,7 @@ import msgspec
 
 from millstream.context import SpanContext, current
 from millstream.record import faults, recorder
-from millstream.record.live import LiveSpan, leave
+from millstream.record.live import LiveSpan, leave, unended
 from millstream.record.not_recorded import NOT_RECORDED, NOT_SAMPLED
 from millstream.record.opening import drops_root, label_of, open_span
 from millstream.record.serialize import to_text
@@ -149,7 +149,7 @@ class _Call:
         return span
 
 
-def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:
+def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:  # noqa: C901  # kept in one piece
     start, name = call.start, call.name
 
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -175,10 +175,16 @@ def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:
             result = function(*args, **kwargs)
         except BaseException as error:
             _reset_current(token)
-            span.end(error)
+            try:
+                span.end(error)
+            except RecursionError:
+                unended.append((span, error, _UNSET))
             raise
         _reset_current(token)
-        span.end(None, _OK, result)
+        try:
+            span.end(None, _OK, result)
+        except RecursionError:
+            unended.append((span, None, result))
         return result
 
     return wrapper
