@@ -162,9 +162,11 @@ def _disabled() -> bool:
 
 
 def _install_hooks() -> None:
-    from millstream.record import threads  # noqa: PLC0415  # patches threading only where something is recorded
+    # They patch Python only where something is recorded.
+    from millstream.record import processes, threads  # noqa: PLC0415
 
     threads.install()
+    processes.install()
 
 
 def _after_fork() -> None:
