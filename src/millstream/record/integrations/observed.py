@@ -201,11 +201,8 @@ def begin(
             step.know(attributes or {})
         else:
             step = Observed(open_span(active, name, kind, content, parent=above), inner=False)
-            told = {semconv.FRAMEWORK: framework}
-            for key, value in (attributes or {}).items():
-                if value is not None:
-                    told[key] = value
-            step.span.set_attributes(told)
+            known = {key: value for key, value in (attributes or {}).items() if value is not None}
+            step.span.set_attributes({semconv.FRAMEWORK: framework, **known})
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return Observed(NOT_RECORDED, inner=False)
