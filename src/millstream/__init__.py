@@ -113,12 +113,11 @@ __all__ = [  # kept beside the table above by a test
 
 def __getattr__(name: str) -> Any:
     if home := _HOMES.get(name):
-        found = vars(import_module(home))
-        # All names of that module: when the interpreter shuts down none can be imported any more.
-        globals().update(
-            {other: found[other] for other, at in _HOMES.items() if at == home and other in found}
-        )
-        return found[name]
+        module = import_module(home)
+        # All its names at once: when the interpreter shuts down none can be imported any more.
+        also = {other for other, at in _HOMES.items() if at == home and other in vars(module)}
+        globals().update({other: getattr(module, other) for other in also | {name}})
+        return globals()[name]
     raise AttributeError(f"module 'millstream' has no attribute {name!r}")
 
 

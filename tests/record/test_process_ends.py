@@ -55,19 +55,20 @@ def run(code: str, *args: object, timeout: float = 60, **options) -> subprocess.
     )
 
 
-def read(home: Path) -> list[millstream.Span]:
-    """What was recorded, all of it whole."""
+def read(home: Path, torn: int = 0) -> list[millstream.Span]:
+    """What was recorded, all of it whole but for so many pieces of lines."""
     store = millstream.open_store(home)
     spans = list(store.spans())
-    assert {reason: n for reason, n in store.rejected.items() if "torn" not in reason} == {}
+    assert not [reason for reason in store.rejected if "large value" in reason]
+    assert store.rejected.total() <= torn
     assert len({span.span_id for span in spans}) == len(spans)
     return spans
 
 
-def finished(home: Path) -> Counter[tuple[int, int]]:
+def finished(home: Path, torn: int = 0) -> Counter[tuple[int, int]]:
     """How often each call is there that ended, after a look at its content."""
     found: Counter[tuple[int, int]] = Counter()
-    for span in read(home):
+    for span in read(home, torn):
         if span.name == "ask" and span.status is Status.OK:
             who, number = span.input["number"]
             text = span.input["text"]
@@ -100,6 +101,8 @@ UNWOUND = {
         Status.OK,
     ),
 }
+TORN = 3
+"""Pieces in which the one line may be found that was being copied when its process was killed."""
 ABRUPT = {
     "os._exit": ("os._exit(0)", 0),
     "os._exit in a thread": ("threading.Thread(target=os._exit, args=(4,)).start(); time.sleep(30)", 4),
@@ -448,11 +451,11 @@ def test_kill_9_at_any_moment(home, tmp_path, seed, segment_bytes):
     time.sleep(random.Random(f"{seed} {segment_bytes}").uniform(0.0, 0.3))  # noqa: S311  # any moment does
     process.kill()
     process.wait()
-    said, found = said_done(tmp_path), finished(home)
+    said, found = said_done(tmp_path), finished(home, TORN)
     assert said.items() <= found.items()
     assert len(found) <= len(said) + 4
     assert set(found.values()) == {1}
-    left = [span for span in read(home) if span.status is Status.INTERRUPTED]
+    left = [span for span in read(home, TORN) if span.status is Status.INTERRUPTED]
     assert len(left) <= 4
     assert all(span.end_ns is None and span.name == "ask" for span in left)
 
@@ -480,4 +483,4 @@ def test_a_process_is_killed_while_others_read(home, tmp_path, segment_bytes):
         before = found
     killer.join()
     process.wait()
-    assert before <= set(finished(home))
+    assert before <= set(finished(home, TORN))
