@@ -22,6 +22,7 @@ class Framework(msgspec.Struct, frozen=True):
 _HERE: Final = "millstream.record.integrations"
 
 agent_framework: Final = Framework("agent_framework", f"{_HERE}.agent_framework")
+celery: Final = Framework("celery.app.base", f"{_HERE}.celery")
 crewai: Final = Framework("crewai", f"{_HERE}.crewai")
 google_adk: Final = Framework("google.adk", f"{_HERE}.google_adk")
 langchain: Final = Framework("langchain_core.callbacks", f"{_HERE}.langchain")
