@@ -36,6 +36,12 @@ from tests.simulate.process import running
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it reads deprecated fields of its own
 
 
+@pytest.fixture(autouse=True)
+def storage(tmp_path, monkeypatch):
+    """It keeps the outputs of the last tasks, on disk."""
+    monkeypatch.setenv("CREWAI_STORAGE_DIR", str(tmp_path / "crewai"))
+
+
 @tool("weather")
 def weather(city: str) -> str:
     """The weather in a city."""

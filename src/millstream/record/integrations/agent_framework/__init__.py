@@ -11,35 +11,36 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from millstream.record.integrations.agent_framework.hooks import (
-    agent_made,
     agent_run,
     embeddings,
-    get_response,
+    request,
     stream_prepared,
     stream_stored,
     tool_invocation,
     workflow_run,
 )
 from millstream.record.integrations.calls import Patches
+from millstream.record.integrations.families import Family
 from millstream.record.integrations.on_import import forget, when_imported
 
 _patches: Final = Patches()
 _WRAPPED: Final[tuple[tuple[str, str, str, Callable[[Any], Any]], ...]] = (
-    ("_clients", "BaseChatClient", "get_response", functools.partial(get_response, patches=_patches)),
     ("observability", "EmbeddingTelemetryLayer", "get_embeddings", embeddings),
     ("observability", "AgentTelemetryLayer", "run", agent_run),
     ("_middleware", "AgentMiddlewareLayer", "run", agent_run),
-    ("_agents", "RawAgent", "run", agent_run),
-    ("_agents", "BaseAgent", "__init__", functools.partial(agent_made, patches=_patches)),
     ("_agents", "RawAgent", "_parse_streaming_response", stream_prepared),
     ("_agents", "BaseAgent", "_run_after_providers", stream_stored),
     ("_tools", "FunctionTool", "invoke", tool_invocation),
     ("_workflows._workflow", "Workflow", "run", workflow_run),
     ("_workflows._functional", "FunctionalWorkflow", "run", workflow_run),
-    ("_workflows._agent", "WorkflowAgent", "run", agent_run),
-    ("_workflows._functional", "FunctionalWorkflowAgent", "run", agent_run),
 )
-"""Module, class and method; an agent's run passes through several of them and is one step."""
+"""Module, class and method."""
+_BELOW: Final[tuple[tuple[str, str, str, Callable[[Any], Any]], ...]] = (
+    ("_clients", "BaseChatClient", "_inner_get_response", request),
+    ("_agents", "BaseAgent", "run", agent_run),
+)
+"""The same, of all that inherit from the class: a run passes through several of them and is one step."""
+_families: Final[list[Family]] = []
 
 
 def _wrap(module: str) -> None:
@@ -47,11 +48,15 @@ def _wrap(module: str) -> None:
     for inside, owner, method, replace in _WRAPPED:
         if inside == module and (found := getattr(loaded, owner, None)) is not None:
             _patches.put(found, method, replace)
+    for inside, owner, method, replace in _BELOW:
+        if inside == module and (found := getattr(loaded, owner, None)) is not None:
+            _families.append(Family(found, {method: replace}))
+            _families[-1].put()
 
 
 _actions: Final = {
     f"agent_framework.{module}": functools.partial(_wrap, module)
-    for module in dict.fromkeys(module for module, *_ in _WRAPPED)
+    for module in dict.fromkeys(module for module, *_ in (*_WRAPPED, *_BELOW))
 }
 
 
@@ -66,3 +71,5 @@ def uninstall() -> None:
     for action in _actions.values():
         forget(action)
     _patches.undo()
+    while _families:
+        _families.pop().undo()

@@ -3,7 +3,6 @@
 import copy
 import functools
 import inspect
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -21,7 +20,6 @@ from millstream.record.integrations.agent_framework.messages import (
     usage_of,
 )
 from millstream.record.integrations.agent_framework.runs import observe
-from millstream.record.integrations.calls import Patches
 from millstream.record.integrations.observed import Observed, begin, model_call, quietly, tool_run
 from millstream.record.live import LiveSpan
 from millstream.record.opening import current_span
@@ -30,37 +28,18 @@ from millstream.span import SpanKind
 _NAME: Final = "agent-framework"
 _PAUSES: Final = ("UserInputRequiredException", "MiddlewareTermination")
 """What a tool raises to have its agent wait for somebody, or stop: no failure."""
-_patching: Final = threading.Lock()
 _storing: Final[WeakKeyDictionary[Any, LiveSpan]] = WeakKeyDictionary()
 """The agent's span, by the context of a streamed run whose answer is still to be stored."""
 
 # Model calls
 
 
-def get_response(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Wraps `BaseChatClient.get_response` only to find where a client sends a request.
+def request(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a client's `_inner_get_response`, which is given the messages as they are to be sent.
 
-    There the messages are as they are sent: what was to be left out of a long conversation is left out, for
-    which a model may have been called before.
+    A long conversation has been made shorter by then, for which a model may have been called.
     """
 
-    @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        quietly(_wrap_requests)(type(self), patches)
-        return original(self, *args, **kwargs)
-
-    return wrapper
-
-
-def _wrap_requests(client: type, patches: Patches) -> None:
-    with _patching:
-        for owner in client.__mro__:
-            method = vars(owner).get("_inner_get_response")
-            if method is not None and not getattr(method, "__isabstractmethod__", False):
-                patches.put(owner, "_inner_get_response", _request)
-
-
-def _request(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
@@ -83,7 +62,7 @@ def _begin_request(client: Any, messages: Any, options: Mapping[str, Any]) -> Ob
 
 def _see(step: Observed, piece: Any) -> None:
     # what comes again, whole, at the end is no piece
-    news = [content for content in piece.contents if content.merge_mode != "replace"]
+    news = [content for content in piece.contents if getattr(content, "merge_mode", None) != "replace"]
     if any(content.type == "function_call" or content.text for content in news):
         step.piece("".join(content.text or "" for content in news if content.type == "text"))
 
@@ -168,7 +147,7 @@ def _arguments(given: Mapping[str, Any]) -> Any:
 
 
 def agent_run(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps an agent's `run`, at each of the classes that it passes through."""
+    """Wraps an agent's `run`, on each of the classes that a call passes through."""
 
     @functools.wraps(original)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -185,24 +164,6 @@ def agent_run(original: Callable[..., Any]) -> Callable[..., Any]:
         return await wrapper(self, *args, **kwargs)
 
     return asynchronous
-
-
-def agent_made(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Wraps `BaseAgent.__init__`: an agent of the user's own has a `run` of its own."""
-
-    @functools.wraps(original)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
-        quietly(_wrap_run)(type(self), patches)
-        original(self, *args, **kwargs)
-
-    return wrapper
-
-
-def _wrap_run(agent: type, patches: Patches) -> None:
-    with _patching:
-        for owner in agent.__mro__:
-            if not owner.__module__.startswith("agent_framework."):
-                patches.put(owner, "run", agent_run)
 
 
 def _begin_agent(agent: Any, messages: Any, session: Any) -> Observed:

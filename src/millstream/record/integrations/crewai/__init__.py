@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from millstream.record.integrations.calls import Patches
 from millstream.record.integrations.crewai.models import (
-    class_made,
     emission,
+    model_method,
     openai_usage,
     outside,
-    wrap_models,
 )
 from millstream.record.integrations.crewai.runs import (
     agent_kickoff,
@@ -32,6 +31,7 @@ from millstream.record.integrations.crewai.tools import (
     tool_run_method,
     used_tool,
 )
+from millstream.record.integrations.families import Family
 from millstream.record.integrations.on_import import forget, when_imported
 
 _patches: Final = Patches()
@@ -56,14 +56,18 @@ _WRAPPED: Final[tuple[tuple[str, str, str, Callable[[Any], Any]], ...]] = (
     ("tools.structured_tool", "CrewStructuredTool", "ainvoke", tool_invocation),
     ("tools.tool_usage", "ToolUsage", "on_tool_use_finished", used_tool),
     ("agents.agent_executor", "AgentExecutor", "_execute_single_native_tool_call", requested_tool),
+    ("experimental.agent_executor", "AgentExecutor", "_execute_single_native_tool_call", requested_tool),
+    ("agents.crew_agent_executor", "CrewAgentExecutor", "_execute_single_native_tool_call", requested_tool),
     ("agents.step_executor", "", "execute_single_native_tool_call", requested_tool),
-    ("llms.base_llm", "BaseLLM", "__init_subclass__", functools.partial(class_made, patches=_patches)),
     ("llms.providers.openai.completion", "OpenAICompletion", "_extract_openai_token_usage", openai_usage),
     ("llms.providers.openai.completion", "OpenAICompletion", "_extract_responses_token_usage", openai_usage),
     ("events.event_bus", "CrewAIEventsBus", "emit", emission),
     ("events.event_bus", "CrewAIEventsBus", "_ensure_executor_initialized", outside),
 )
 """Module, class (none: a function of the module) and method."""
+_MODELS: Final = "llms.base_llm"
+_families: Final[list[Family]] = []
+"""The classes of models: native providers, imported when they are first used, and the user's own."""
 
 
 def _wrap(module: str) -> None:
@@ -72,13 +76,14 @@ def _wrap(module: str) -> None:
         owner = getattr(loaded, name, None) if name else loaded
         if inside == module and owner is not None:
             _patches.put(owner, method, replace)
-    if module == "llms.base_llm":
-        wrap_models(loaded.BaseLLM, _patches)
+    if module == _MODELS:
+        _families.append(Family(loaded.BaseLLM, {"call": model_method, "acall": model_method}))
+        _families[-1].put()
 
 
 _actions: Final = {
     f"crewai.{module}": functools.partial(_wrap, module)
-    for module in dict.fromkeys(module for module, *_ in _WRAPPED)
+    for module in dict.fromkeys((_MODELS, *(module for module, *_ in _WRAPPED)))
 }
 
 
@@ -93,3 +98,5 @@ def uninstall() -> None:
     for action in _actions.values():
         forget(action)
     _patches.undo()
+    while _families:
+        _families.pop().undo()

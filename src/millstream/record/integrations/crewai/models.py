@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from millstream import context
-from millstream.record.integrations.calls import Patches
 from millstream.record.integrations.crewai.messages import answer_json, is_call, messages_json, usage_of
 from millstream.record.integrations.crewai.wrapping import NAME
 from millstream.record.integrations.observed import (
@@ -43,28 +42,8 @@ class _Call:
 _calling: Final[ContextVar[_Call | None]] = ContextVar("millstream_crewai_call", default=None)
 
 
-def wrap_models(model: Any, patches: Patches) -> None:
-    """Wrap the calls of a class of models and of all that inherit from it."""
-    for name in ("call", "acall"):
-        method = vars(model).get(name)
-        if method is not None and not getattr(method, "__isabstractmethod__", False):
-            patches.put(model, name, _call)
-    for inherited in model.__subclasses__():
-        wrap_models(inherited, patches)
-
-
-def class_made(original: Any, patches: Patches) -> Any:
-    """Wraps `BaseLLM.__init_subclass__`: providers are imported when they are first used."""
-
-    def wrapper(cls: Any, /, **kwargs: Any) -> None:
-        original.__func__(cls, **kwargs)
-        quietly(wrap_models)(cls, patches)
-
-    functools.update_wrapper(wrapper, original.__func__)
-    return classmethod(wrapper)
-
-
-def _call(original: Callable[..., Any]) -> Callable[..., Any]:
+def model_method(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `call` or `acall` of a class of models."""
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
+import msgspec
 from crewai.utilities.string_utils import sanitize_tool_name
 
 from millstream.record import recorder
@@ -72,7 +73,7 @@ def requested_tool(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = kwargs.get("tool_call", args[-1] if args else None)
+        call = kwargs if "call_id" in kwargs else kwargs.get("tool_call", args[-1] if args else None)
         token = _requested.set(_id_of(call))
         try:
             result = original(*args, **kwargs)
@@ -95,7 +96,7 @@ def _id_of(call: Any) -> list[str]:
 def _tell_cached(result: Any) -> None:
     told = result if isinstance(result, Mapping) else vars(result)
     if told.get("from_cache"):
-        _cached(told["func_name"], told.get("tool_args"), told["result"], told.get("call_id"))
+        _cached(told["func_name"], told.get("tool_args", msgspec.UNSET), told["result"], told.get("call_id"))
 
 
 def used_tool(original: Callable[..., Any]) -> Callable[..., Any]:
