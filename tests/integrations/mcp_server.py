@@ -64,6 +64,7 @@ def make_server() -> MCPServer:  # noqa: C901  # many small tools
         """Reports progress."""
         for step in (1, 2):
             await ctx.report_progress(step, 2)
+            await anyio.sleep(0.05)  # over HTTP an answer may overtake them
         return "done"
 
     @server.tool()
