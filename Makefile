@@ -4,7 +4,7 @@ export PYTHON ?= python3
 
 OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain))
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench-recording clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,8 +27,8 @@ format: .venv/.ready ## format and mend what can be mended
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: .venv-bench/.ready ## what recording costs, beside OpenTelemetry
-	.venv-bench/bin/python benchmarks/recording.py
+bench-recording: .venv-bench/.ready ## what recording costs, beside other SDKs; some ten minutes, ARGS=--quick one
+	.venv-bench/bin/python -m benchmarks.recording $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote
 	rm -rf .venv .venv-demo .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
@@ -43,4 +43,7 @@ clean: ## remove environments, caches and what runs wrote
 	@scripts/venv .venv-openai-2 langchain,web frameworks-openai-2
 
 .venv-bench/.ready: pyproject.toml scripts/venv
-	@scripts/venv .venv-bench all bench
+	@scripts/venv .venv-bench "" bench
+	@for sdk in langfuse logfire mlflow nat; do \
+		scripts/venv .venv-bench "" bench-$$sdk || echo "$$sdk could not be installed; its rows will say so" >&2; \
+	done
