@@ -114,9 +114,11 @@ def export(home: Path | None, output: Path | None, trace_ids: tuple[str, ...]) -
         if isinstance(error, BrokenPipeError | InputError | StorageError):
             raise
         raise StorageError(f"{output or 'the output'} cannot be written: {error.strerror}") from error
-    _report(store.rejected)
+    _report(store.rejected, store.merged)
 
 
-def _report(rejected: Counter[str]) -> None:
+def _report(rejected: Counter[str], merged: Counter[str]) -> None:
     for reason, count in rejected.items():
         click.echo(f"millstream: {count} x {reason}", err=True)
+    for kind, count in merged.items():
+        click.echo(f"millstream: {count} x {kind} span of a call that is told of already, merged", err=True)
