@@ -1,5 +1,6 @@
 """Every test records into a folder of its own, and a fault of telemetry fails it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("MILLSTREAM_HOME", str(folder))
     monkeypatch.setattr(faults, "strict", True)
+    monkeypatch.setattr(faults, "counts", Counter())
     with millstream.recording(home=folder):
         yield folder
 

@@ -155,8 +155,13 @@ def test_what_is_not_sampled_travels_as_that(tmp_path):
 
 @pytest.mark.parametrize(
     ("sampling", "recorded"),
-    [(None, 1), (Sampling(rate=1.0), 0), (Sampling(rate=1.0, by_parent=False), 1)],
-    ids=["nothing said", "by parent", "not by parent"],
+    [
+        (None, 1),
+        (Sampling(rate=1.0), 0),
+        (Sampling(rate=1.0, by_parent=False), 1),
+        (Sampling(rate=0.5, by_parent=False), 0),
+    ],
+    ids=["nothing said", "by parent", "not by parent", "by the id"],
 )
 def test_a_caller_that_does_not_record(sampling, recorded, tmp_path):
     headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-00"}

@@ -408,3 +408,20 @@ def test_a_subscriber_that_raises_harms_nobody(spans, monkeypatch):
         assert f() == 1
     assert by_name(spans)["f"].status is Status.OK
     assert millstream.stats()["dropped"]["a subscriber raised"] >= 2
+
+
+def test_spans_that_no_scope_is_around_have_the_name_of_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MILLSTREAM_NAME", "nightly")
+    with millstream.recording(home=tmp_path), start_span("root"):
+
+        @track_unregistered_function(name="scope")
+        def inner():
+            with start_span("leaf"):
+                pass
+
+        inner()
+    assert {span.name: span.workload_id for span in millstream.open_store(tmp_path).spans()} == {
+        "root": "nightly",
+        "scope": "scope",
+        "leaf": "scope",
+    }

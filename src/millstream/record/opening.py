@@ -80,7 +80,9 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         if type(above) is LiveSpan:
             if above.recorder is active:
                 sink = above.sink
-        elif not above.sampled and (active.samples_by_parent or isinstance(above, NotRecorded)):
+        elif isinstance(above, NotRecorded) or not (
+            active.bounds is None or _is_followed(active, name, above)
+        ):
             return NOT_RECORDED
         trace_id = above.trace_id
         parent_json = f'"{above.span_id}"'
@@ -96,6 +98,8 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     if start_ns is None:
         start_ns = now_ns
     head = f'{{"trace_id":"{trace_id}","parent_id":{parent_json},"span_id":"{span_id}",{label}{start_ns}'
+    if workload_id is None:
+        workload_id = active.workload_id
     if workload_id is not None:
         head += _scope(workload_id)
     span = LiveSpan(
@@ -151,6 +155,11 @@ def _is_sampled(active: "recorder.Recorder", name: str, trace_id: str) -> bool:
     """What the last 16 digits of a trace's id say, as in OpenTelemetry's TraceIdRatioBased."""
     bounds = active.bounds
     return bounds is None or trace_id[16:] < bounds.get(name, bounds[None])
+
+
+def _is_followed(active: "recorder.Recorder", name: str, caller: context.SpanContext) -> bool:
+    """Whether the trace of another process is recorded here."""
+    return caller.sampled if active.samples_by_parent else _is_sampled(active, name, caller.trace_id)
 
 
 @functools.lru_cache(1024)

@@ -66,6 +66,8 @@ class Recorder:
         """Spans that a processor dropped."""
         self.generation = 0
         """Grows at every fork, so that a child knows the spans that its parent has open."""
+        self.workload_id = os.environ.get("MILLSTREAM_NAME") or None
+        """Of spans that no scope is around."""
         self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
         self.journal = Journal(home, segment_bytes)
         self.blobs = Blobs(self.journal, self.redact)

@@ -12,7 +12,6 @@ from millstream.record import recorder
 from millstream.record.integrations.crewai.wrapping import NAME, as_step
 from millstream.record.integrations.observed import Observed, quietly, tool_run
 
-_FROM_CACHE: Final = "millstream.tool.from_cache"
 """Whether a tool was not run, because its result for these arguments was known."""
 _requested: Final[ContextVar[list[str] | None]] = ContextVar("millstream_crewai_requested", default=None)
 """The id that the model gave its call, until the tool takes it."""
@@ -118,5 +117,5 @@ def _tell_known(told: Mapping[str, Any]) -> None:
 
 def _cached(name: str, arguments: Any, result: Any, call_id: str | None) -> None:
     with tool_run(name, arguments, framework=NAME, call_id=call_id) as step:
-        step.know({_FROM_CACHE: True})
+        step.know({semconv.TOOL_FROM_CACHE: True})
         step.answer(result)
