@@ -23,6 +23,7 @@ _subscribers: Final = steps.subscribers
 _publishing: Final = steps.publishing.get
 _OK: Final = Status.OK
 _SHORT: Final = 1_000
+_LARGE_INT: Final = 2**63
 unended: "Final[list[tuple[LiveSpan, BaseException | None, Any]]]" = []
 """Spans that ended where the stack had no room for writing them, with their errors and outputs."""
 ENDED: Final = -1
@@ -80,7 +81,11 @@ class LiveSpan(context.SpanContext, eq=False):
     def _set(self, key: str, value: Any) -> None:
         if self.attributes is None:
             self.attributes = {}
-        plain = type(value) is str and value.isascii() and len(value) < _SHORT
+        kind = type(value)
+        if kind is str:
+            plain = value.isascii() and len(value) < _SHORT
+        else:
+            plain = kind is bool or (kind is int and abs(value) < _LARGE_INT)
         self.attributes[key] = value if plain else msgspec.Raw(to_json(value))
 
     def set_output(self, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from crewai.utilities.string_utils import sanitize_tool_name
 
+from millstream import semconv
 from millstream.record import recorder
 from millstream.record.integrations.crewai.wrapping import NAME, as_step
 from millstream.record.integrations.observed import Observed, quietly, tool_run
