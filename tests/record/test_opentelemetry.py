@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider, sampling
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import millstream
@@ -307,7 +308,7 @@ def test_an_explicit_context_is_obeyed(tracer, spans):
 
 
 def test_spans_that_are_not_sampled_there_do_not_stand_between(spans):
-    provider = TracerProvider(sampler=sampling.ALWAYS_OFF)
+    provider = TracerProvider(sampler=ALWAYS_OFF)
     provider.add_span_processor(millstream.OTelSpanProcessor())
     tracer = provider.get_tracer("t")
     unsampled, too = (tracer.start_as_current_span(name) for name in ("unsampled", "unsampled too"))
@@ -353,6 +354,53 @@ def test_a_span_of_another_provider_is_passed_over_inside_ours(tracer, spans):
     with start_span("ours"), elsewhere.start_as_current_span("unseen"), start_span("inner"):
         pass
     assert tree(spans()) == {"ours": None, "inner": "ours"}
+
+
+def test_a_processor_that_works_on_threads_of_its_own(spans):
+    provider = TracerProvider(active_span_processor=ConcurrentMultiSpanProcessor(2))
+    provider.add_span_processor(millstream.OTelSpanProcessor())
+    tracer = provider.get_tracer("t")
+    named = tracer.start_as_current_span
+    with start_span("ours"), named("otel 1"), named("otel 2"), start_span("inner"):
+        pass
+    with named("otel root"), named("otel 3"):
+        pass
+    provider.shutdown()
+    provider._active_span_processor._executor.shutdown()
+    assert tree(spans()) == {
+        "ours": None,
+        "otel 1": "ours",
+        "otel 2": "otel 1",
+        "inner": "otel 2",
+        "otel root": None,
+        "otel 3": "otel root",
+    }
+
+
+def test_a_parent_that_is_told_by_its_ids_only(tracer, spans):
+    with tracer.start_as_current_span("parent") as parent:
+        told = parent.get_span_context()
+    del parent
+    gc.collect()
+    with trace.use_span(trace.NonRecordingSpan(told)), tracer.start_as_current_span("child"):
+        pass
+    assert tree(spans()) == {"parent": None, "child": "parent"}
+
+
+@pytest.mark.parametrize("sampling", [0.0, 1.0])
+def test_traces_are_sampled_whole(tracer, home, sampling):
+    with millstream.recording(home=home / "sampled", sampling=sampling):
+        for _ in range(5):
+            with tracer.start_as_current_span("otel"), start_span("ours"), tracer.start_as_current_span("in"):
+                pass
+            with start_span("ours"), tracer.start_as_current_span("otel"), start_span("in"):
+                pass
+        with start_span("kept?"):
+            pass
+    if sampling:
+        assert len(list(open_store(home / "sampled").spans())) == 31
+    else:
+        assert not (home / "sampled" / "journal").exists()
 
 
 # The innermost, against a model

@@ -4,20 +4,16 @@ Attributes are stored under their own names; what they mean in our vocabulary is
 read (`millstream.store.translate`), not on the thread that does the work.
 """
 
-import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from millstream import semconv
 from millstream.errors import MissingExtraError
 from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan
 from millstream.record.opening import open_span
 from millstream.record.opentelemetry import structure
-from millstream.record.serialize import to_json, to_text
-from millstream.span import SpanEvent, SpanKind, Status
+from millstream.span import SpanKind
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -26,13 +22,10 @@ if TYPE_CHECKING:
 try:
     from opentelemetry.sdk.trace import SpanProcessor
 
-    from millstream.record.opentelemetry import joining
+    from millstream.record.opentelemetry import joining, telling
 except ImportError:
     SpanProcessor = object  # type: ignore[assignment,misc]
 
-_CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
-_LONG_TEXT: Final = 100_000
-"""Characters from which on `to_json` cuts."""
 _NOT_COPIED: Final = "a span of OpenTelemetry could not be copied"
 
 
@@ -91,7 +84,7 @@ def _start(active: "recorder.Recorder", span: "ReadableSpan", parent: Any) -> Li
     live = open_span(
         active,
         span.name,
-        structure.kind_at_start(span.attributes or {}),
+        structure.kind_at_start(telling.copied(span.attributes)),
         msgspec.UNSET,
         parent,
         trace_id=f"{told.trace_id:032x}" if parent is None else None,
@@ -105,7 +98,7 @@ def _start(active: "recorder.Recorder", span: "ReadableSpan", parent: Any) -> Li
 
 
 def _close(span: "ReadableSpan") -> None:
-    attributes = span.attributes or {}
+    attributes = telling.copied(span.attributes)
     copy = joining.copy_of(span.context)
     if copy is not None:
         live, handling = copy.live, copy.handling
@@ -118,64 +111,11 @@ def _close(span: "ReadableSpan") -> None:
         live, handling = _start(active, span, joining.known(span.parent) or active.remote_parent), 0
     if type(live) is not LiveSpan or not live.is_open:
         return
+    limit = live.recorder.content_limit
     keep = structure.everything if live.recorder.capture_content else structure.without_content
-    live.set_attributes({**structure.without_vectors(keep(attributes)), **_about(span, live)})
-    _keep_whole(live, attributes)
-    live.events = [_event(event, keep(event.attributes or {})) for event in span.events] or None
-    live.end(None, _status(span, handling), end_ns=span.end_time)
+    kept = structure.without_vectors(keep(attributes))
+    kept.update(telling.about(span, live, keep))
+    live.attributes = telling.stored(kept, limit)
+    live.events = telling.events(span, keep, limit)
+    live.end(None, telling.outcome(span, handling), end_ns=span.end_time)
     live.attributes = live.events = None  # the copy itself stays, for children to come
-
-
-def _keep_whole(live: LiveSpan, attributes: Mapping[str, Any]) -> None:
-    """Messages are texts of JSON here: one that is cut could not be read."""
-    for key, value in attributes.items():
-        if type(value) is str and len(value) > _LONG_TEXT and live.attributes and key in live.attributes:
-            encoded = msgspec.json.encode(to_text(value))
-            if len(encoded) <= live.recorder.content_limit:
-                live.attributes[key] = msgspec.Raw(encoded)
-
-
-def _about(span: "ReadableSpan", live: LiveSpan) -> dict[str, Any]:
-    """What is not among the attributes."""
-    about: dict[str, Any] = {semconv.OTEL_SCOPE_NAME: "", semconv.OTEL_SPAN_KIND: span.kind.name}
-    if scope := span.instrumentation_scope:
-        about[semconv.OTEL_SCOPE_NAME] = scope.name
-        if scope.version:
-            about[semconv.OTEL_SCOPE_VERSION] = scope.version
-    if (status := span.status).status_code.name != "UNSET":
-        about[semconv.OTEL_STATUS_CODE] = status.status_code.name
-    if status.description:
-        about[semconv.OTEL_STATUS_DESCRIPTION] = status.description
-    if span.name != live.name:
-        about[semconv.OTEL_SPAN_NAME] = span.name
-    trace_id = f"{span.context.trace_id:032x}"
-    if trace_id != live.trace_id and (span.parent is None or span.parent.is_remote):
-        about[semconv.OTEL_TRACE_ID] = trace_id
-    if span.links:
-        about[semconv.OTEL_LINKS] = [_link(link) for link in span.links]
-    return about
-
-
-def _link(link: Any) -> dict[str, Any]:
-    other = joining.known(link.context)
-    return {
-        "trace_id": other.trace_id if other else f"{link.context.trace_id:032x}",
-        "span_id": f"{link.context.span_id:016x}",
-        "attributes": dict(link.attributes or {}),
-    }
-
-
-def _event(event: Any, attributes: Mapping[str, Any]) -> SpanEvent:
-    values = {to_text(key): msgspec.Raw(to_json(value)) for key, value in attributes.items()}
-    return SpanEvent(to_text(event.name), event.timestamp, values)
-
-
-def _status(span: "ReadableSpan", handling: int) -> Status:
-    if span.status.status_code.name == "ERROR":
-        return Status.ERROR
-    error = sys.exception()
-    if error is None or id(error) == handling:
-        return Status.OK
-    # A cancellation is not recorded by OpenTelemetry, but ends the span on its way out.
-    cancelled = any(base.__name__ in _CANCELLED for base in type(error).__mro__)
-    return Status.CANCELLED if cancelled else Status.OK

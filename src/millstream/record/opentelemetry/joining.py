@@ -100,7 +100,7 @@ def parent_of(span: ReadableSpan, parent_context: Context | None) -> SpanContext
         or parent_context is here
         or get_current_span(parent_context) is get_current_span(here)
     ):
-        return _innermost(context.current.get(), here)
+        return _innermost(context.current.get(), here) or known(span.parent)
     return known(span.parent)  # it was told where to start
 
 
@@ -119,7 +119,7 @@ def _join(ours: SpanContext | None) -> tuple[SpanContext | None, Any]:
 
 def _innermost(ours: SpanContext | None, here: Context) -> SpanContext | None:
     """The innermost of our current span and the one of OpenTelemetry's context."""
-    if ours is not None and ours.opened_in is here:  # nothing was entered there since
+    if not here or (ours is not None and ours.opened_in is here):  # nothing was entered there, or since
         return ours
     span = get_current_span(here)
     told = span.get_span_context()

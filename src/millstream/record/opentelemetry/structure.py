@@ -6,7 +6,6 @@ somebody's content must not be stored because nobody knew it.
 
 import functools
 import re
-from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +13,7 @@ import msgspec
 from millstream import semconv
 from millstream.span import SpanKind
 
-Attributes = Mapping[str, Any]
+Attributes = dict[str, Any]
 
 _PATTERNS: Final = (
     # OpenTelemetry's conventions for GenAI, and what came before them
@@ -76,6 +75,7 @@ _PARAMETER_NAMES: Final = frozenset(
     }
 )
 _VECTOR: Final = ".embedding.vector"
+_FIRST_VECTOR: Final = "embedding.embeddings.0.embedding.vector"
 
 _KINDS: Final = {
     "chat": SpanKind.LLM,
@@ -101,6 +101,8 @@ _KIND_NAMES: Final = (
 
 def kind_at_start(attributes: Attributes) -> SpanKind:
     """The kind as far as the first attributes tell it, for a span that may never end; else TASK."""
+    if not attributes:
+        return SpanKind.TASK
     for name in _KIND_NAMES:
         told = attributes.get(name)
         if isinstance(told, str):
@@ -130,9 +132,9 @@ def without_content(attributes: Attributes) -> Attributes:
 
 def without_vectors(attributes: Attributes) -> Attributes:
     """Embeddings are not kept, their number and size are."""
-    vectors = [value for key, value in attributes.items() if key.endswith(_VECTOR)]
-    if not vectors:
+    if _FIRST_VECTOR not in attributes:
         return attributes
+    vectors = [value for key, value in attributes.items() if key.endswith(_VECTOR)]
     kept = {
         key: value for key, value in attributes.items() if not key.endswith(_VECTOR) and key != "output.value"
     }
