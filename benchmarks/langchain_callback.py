@@ -1,7 +1,8 @@
-"""What recording costs a LangChain model call: a chat model that answers at once, with and without.
+"""What recording costs a LangChain model call: a chat model that answers at once, in three ways.
 
     .venv/bin/python benchmarks/langchain_callback.py
 
+Without callbacks; with a handler that does nothing, LangChain's own price of having one; and recorded.
 One process, rounds in turn. The conversation has 41 messages of about 500 characters, of every role and with
 a few tool calls, some 20 kB of JSON. The figure is CPU time of the calling thread alone, in microseconds a
 call (CLOCK_THREAD_CPUTIME_ID), the journal on disk included.
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -70,19 +72,28 @@ def round_us(call: Callable[[], object]) -> float:
     return (time.thread_time_ns() - started) / CALLS / 1000
 
 
-def measure(
-    variants: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Figures of each variant without and with recording, taken in turn."""
-    samples: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in variants}
+class Idle(BaseCallbackHandler):
+    """Does nothing."""
+
+    run_inline = True
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
+        """Else LangChain makes one text of all messages."""
+
+
+def measure(variants: dict[str, Callable[[Any], object]], rounds: int) -> dict[str, list[tuple[float, ...]]]:
+    """Rounds of each variant: without callbacks, with an idle handler, recorded; taken in turn."""
+    samples: dict[str, list[tuple[float, ...]]] = {name: [] for name in variants}
+    idle = {"callbacks": [Idle()]}
     for number in range(rounds + 1):
-        for recorded in (0, 1):
-            (millstream.instrument if recorded else millstream.uninstrument)("langchain")
-            with millstream.start_span("bench"):
-                for name, call in variants.items():
-                    figure = round_us(call)
-                    if number:  # the first warms up
-                        samples[name][recorded].append(figure)
+        with millstream.start_span("bench"):
+            for name, call in variants.items():
+                figures = [round_us(lambda: call(None)), round_us(lambda: call(idle))]  # noqa: B023  # called at once
+                millstream.instrument("langchain")
+                figures.append(round_us(lambda: call(None)))  # noqa: B023
+                millstream.uninstrument("langchain")
+                if number:  # the first warms up
+                    samples[name].append(tuple(figures))
     return samples
 
 
@@ -92,10 +103,10 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     messages, model = conversation(), Instant()
     chain = model | StrOutputParser()
-    variants: dict[str, Callable[[], object]] = {
-        "model.invoke, 41 messages": lambda: model.invoke(messages),
-        "model.invoke, 1 message": lambda: model.invoke(messages[:1]),
-        "(model | parser).invoke, 41 messages": lambda: chain.invoke(messages),
+    variants: dict[str, Callable[[Any], object]] = {
+        "model.invoke, 41 messages": lambda config: model.invoke(messages, config),
+        "model.invoke, 1 message": lambda config: model.invoke(messages[:1], config),
+        "(model | parser).invoke, 41 messages": lambda config: chain.invoke(messages, config),
     }
     with tempfile.TemporaryDirectory() as folder, millstream.recording(home=folder) as recording:
         gc.disable()
@@ -107,14 +118,13 @@ def main() -> None:
         raise SystemExit("the messages were not recorded")
     print(f"Python {platform.python_version()}, langchain-core {version('langchain-core')},")
     print(f"{rounds} rounds of {CALLS} calls each; {on_disk / stored / 1000:.1f} kB a span on disk\n")
-    print(f"{'caller CPU, us a call':38} {'without':>9} {'with':>9} {'more':>7} {'10 %':>7} {'90 %':>7}")
-    for name, (without, recorded) in samples.items():
-        more = [b - a for a, b in zip(without, recorded, strict=True)]
-        cuts = statistics.quantiles(more, n=10)
-        medians = [statistics.median(values) for values in (without, recorded, more)]
-        print(
-            f"{name:38} {medians[0]:9.1f} {medians[1]:9.1f} {medians[2]:7.1f} {cuts[0]:7.1f} {cuts[-1]:7.1f}"
-        )
+    heads = ("bare", "idle", "recorded", "above idle", "10 %", "90 %")
+    print(f"{'caller CPU, us a call':38}" + "".join(f"{head:>11}" for head in heads))
+    for name, rows in samples.items():
+        above = [recorded - idle for _, idle, recorded in rows]
+        cuts = statistics.quantiles(above, n=10)
+        medians = [statistics.median(column) for column in (*zip(*rows, strict=True), above)]
+        print(f"{name:38}" + "".join(f"{figure:11.1f}" for figure in (*medians, cuts[0], cuts[-1])))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ _subscribers: Final = steps.subscribers
 _publishing: Final = steps.publishing.get
 _OK: Final = Status.OK
 _SHORT: Final = 1_000
-_LARGE_INT: Final = 2**63
+_NUMBERS: Final = frozenset({int, float})
+_LARGE: Final = 2**63
 unended: "Final[list[tuple[LiveSpan, BaseException | None, Any]]]" = []
 """Spans that ended where the stack had no room for writing them, with their errors and outputs."""
 ENDED: Final = -1
@@ -74,7 +75,7 @@ class LiveSpan(context.SpanContext, eq=False):
         """Record attributes; any values that have a JSON form."""
         try:
             for key, value in attributes.items():
-                self._set(to_text(key), value)
+                self._set(key if type(key) is str and key.isascii() else to_text(key), value)
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "an attribute could not be recorded")
 
@@ -85,7 +86,7 @@ class LiveSpan(context.SpanContext, eq=False):
         if kind is str:
             plain = value.isascii() and len(value) < _SHORT
         else:
-            plain = kind is bool or (kind is int and abs(value) < _LARGE_INT)
+            plain = kind is bool or (kind in _NUMBERS and -_LARGE < value < _LARGE)
         self.attributes[key] = value if plain else msgspec.Raw(to_json(value))
 
     def set_output(self, value: Any) -> None:

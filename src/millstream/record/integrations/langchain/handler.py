@@ -13,7 +13,7 @@ from langchain_core.outputs import ChatGenerationChunk, LLMResult
 from langchain_core.tools import ToolException
 
 from millstream import context, semconv
-from millstream.record import faults
+from millstream.record import faults, recorder
 from millstream.record.integrations.calls import current_call
 from millstream.record.integrations.langchain.messages import messages_json, tell_answer
 from millstream.record.integrations.langchain.runs import Runs
@@ -65,7 +65,10 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is called."""
-        self._start_model("chat", messages_json(messages), serialized, run_id, parent_run_id, kwargs)
+        active = recorder.get()
+        if active is not None:
+            content = messages_json(messages) if active.capture_content else msgspec.UNSET
+            self._start_model("chat", content, serialized, run_id, parent_run_id, kwargs)
 
     @_guarded
     def on_llm_start(
