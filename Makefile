@@ -31,7 +31,7 @@ bench-recording: .venv-bench/.ready ## what recording costs, beside other SDKs; 
 	.venv-bench/bin/python -m benchmarks.recording $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote
-	rm -rf .venv .venv-demo .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-demo .venv-openai-2 .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv-demo/.ready: pyproject.toml scripts/venv
 	@scripts/venv .venv-demo profiling,langchain,web demo
