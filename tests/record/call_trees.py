@@ -188,6 +188,8 @@ def consume(node: Node) -> None:
                     raise
             with start_span(f"{node.name} holds {number}"):
                 yield number
+                with start_span(f"{node.name} goes on {number}"):
+                    pass
         if node.raises:
             raise BoomError(node.name)
 
@@ -323,6 +325,8 @@ async def aconsume(node: Node) -> None:
             if node.closes:
                 with start_span(f"{node.name} holds {number}"):
                     yield number
+                    with start_span(f"{node.name} goes on {number}"):
+                        pass
             else:
                 yield number
         if node.raises:
@@ -405,22 +409,24 @@ class Model:
             parent = name
 
     def _generator(self, node: Node, span: Expected, scope: str | None) -> str | None:
-        chunks, last = 0, None
+        chunks, last, held = 0, None, None
         outside = Expected(span.parent, Status.OK, workload_id=self._scope_of(span.parent))
         for number in range(node.take):
+            if held is not None:
+                goes_on = f"{node.name} goes on {number - 1}"
+                self.spans[goes_on] = Expected(held, Status.OK, workload_id=scope)
             if number == len(node.children):
                 if node.raises:
                     return self._chunked(span, chunks, node.name)
                 break
-            raised = self._call(node.children[number], node.name, scope, last)
-            last = node.children[number].name
+            child = node.children[number]
+            raised = self._call(child, node.name, scope, last)
+            last = child.name
             if raised is not None and not node.catches:
                 return self._chunked(span, chunks, raised)
             if node.kind == "generator" or node.closes:
-                last = f"{node.name} holds {number}"
-                self.spans[last] = Expected(
-                    node.name, Status.OK, workload_id=scope, after=node.children[number].name
-                )
+                last = held = f"{node.name} holds {number}"
+                self.spans[held] = Expected(node.name, Status.OK, workload_id=scope, after=child.name)
             self.spans[f"{node.name} item {number}"] = msgspec.structs.replace(outside)
             chunks += 1
         return self._chunked(span, chunks, None)
