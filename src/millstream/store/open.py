@@ -114,7 +114,10 @@ class JsonLinesStore:
         self.merged: Counter[str] = Counter()
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:  # noqa: ARG002  # one file has no parts to skip
-        """As `Store.spans`; what the file says of a span's status stands."""
+        """As `Store.spans`; what the file says of a span's status stands.
+
+        The file is read twice: memory grows with the ids of its model calls, tools and embeddings.
+        """
         return self._spans(_wanted(trace_ids))
 
     def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
