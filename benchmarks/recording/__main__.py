@@ -1,4 +1,4 @@
-"""Measures, in turn, and prints: see `python -m benchmarks.recording --help`."""
+"""Measures all there is, in turn, and prints it."""
 
 import argparse
 import json

@@ -177,6 +177,11 @@ async def flatness(
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
+TASKS: Final[dict[str, Callable[..., Awaitable[dict[str, Any]]]]] = {
+    task.__name__: task for task in (cost, weight, flatness, until_killed)
+}
+
+
 async def main() -> None:
     order = json.loads(sys.argv[1])
     fence.install()
@@ -185,8 +190,7 @@ async def main() -> None:
     kept: list[Any] | None = [] if order["task"] == "weight" else None
     module = import_module(f"benchmarks.recording.adapters.{subject.adapter}")
     adapter = await module.open_adapter(Scene(order["sink"], folder, kept), **subject.options)
-    task = {"cost": cost, "weight": weight, "flatness": flatness, "until_killed": until_killed}[order["task"]]
-    found = await task(adapter, **order["arguments"])
+    found = await TASKS[order["task"]](adapter, **order["arguments"])
     (folder / RESULT).write_text(json.dumps({**found, "tried": fence.tried}), encoding="utf-8")
 
 
