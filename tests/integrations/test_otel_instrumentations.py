@@ -91,7 +91,7 @@ def instrumented(*names):
                 millstream.instrument("openai")
                 stack.callback(millstream.uninstrument)
             elif name == "logfire":
-                stack.enter_context(logfire_of(name).instrument_openai())
+                stack.enter_context(stack.enter_context(local_logfire()).instrument_openai())
             else:
                 instrumentor = {"openinference": OpenInference, "openllmetry": OpenLLMetry}[name]()
                 instrumentor.instrument(tracer_provider=provider)
@@ -99,8 +99,9 @@ def instrumented(*names):
         yield provider.get_tracer("tests")
 
 
-def logfire_of(name):
-    return logfire.configure(
+@contextlib.contextmanager
+def local_logfire():
+    made = logfire.configure(
         local=True,
         send_to_logfire=False,
         console=False,
@@ -108,6 +109,8 @@ def logfire_of(name):
         additional_span_processors=[millstream.OTelSpanProcessor()],
         metrics=False,
     )
+    yield made
+    made.shutdown()
 
 
 @pytest.fixture
@@ -327,8 +330,8 @@ async def test_an_agent_of_pydantic_ai(version, names, base_url, spans, http_cli
         """The weather in a city."""
         return look_up(city)
 
-    logfire_of("x").instrument_pydantic_ai(agent, version=version)
-    with instrumented(*names):
+    with local_logfire() as recording, instrumented(*names):
+        recording.instrument_pydantic_ai(agent, version=version)
         result = await agent.run("What is the weather in Oslo?")
         assert result.output == "The tool said: rain in Oslo"
     recorded = spans()
