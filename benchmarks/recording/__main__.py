@@ -52,7 +52,7 @@ def measure(subjects: Sequence[Subject], plan: Plan, processes: Processes) -> Fi
     found = Findings()
 
     def cost(subject: Subject) -> dict[str, Any]:
-        bursts = plan.of(subject.bursts, least=2)
+        bursts = plan.of(subject.bursts)
         return processes.find(subject, "cost", calls=plan.of(subject.calls, least=6), bursts_each=bursts)
 
     def weight(subject: Subject) -> dict[str, Any]:
