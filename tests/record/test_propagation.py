@@ -259,6 +259,6 @@ def test_into_a_multiprocessing_pool(method, spans):
 def test_a_process_that_cannot_start_keeps_its_target():
     process = multiprocessing.get_context("spawn").Process(target=lambda: None)
     before = process._target
-    with start_span("x"), pytest.raises(Exception, match="pickle|local object"):
+    with start_span("x"), pytest.raises(Exception, match=r"pickle|local object"):
         process.start()
     assert process._target is before
