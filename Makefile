@@ -4,6 +4,9 @@ export PYTHON ?= python3
 
 OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain))
 
+# Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
+PARALLEL = --numprocesses 3 --dist loadfile
+
 .PHONY: help demo test check format bench-recording clean
 
 help: ## show this
@@ -13,8 +16,8 @@ demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in m
 	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py $(ARGS)
 
 test: .venv/.ready .venv-openai-2/.ready ## run the tests; those of frameworks that need openai 2 in an environment of theirs
-	.venv/bin/python -m pytest
-	.venv-openai-2/bin/python -m pytest $(OPENAI_2_TESTS)
+	.venv/bin/python -m pytest $(PARALLEL)
+	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(OPENAI_2_TESTS)
 
 check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .

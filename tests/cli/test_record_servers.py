@@ -122,11 +122,11 @@ def test_celery_with_worker_processes(home, spans):
     worker = ["celery", "-A", "tasks", "worker", "--concurrency", "2", "--pool", "prefork"]
     with served(sys.executable, "-m", *worker, "--without-mingle", "--without-gossip") as (_, process, said):
         deadline = time.monotonic() + 120
-        while not (home / "journal").exists() or len([span for span in spans() if span.status]) < 3:
+        while not (home / "journal").exists() or len([span for span in spans() if span.status]) < 6:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    assert [span.kind for span in spans()] == [SpanKind.LLM] * 3
-    assert said[-1].startswith("millstream: 3 spans, 3 LLM calls; ")
+    assert sorted(span.kind for span in spans()) == [SpanKind.LLM] * 3 + [SpanKind.TASK] * 3
+    assert said[-1].startswith("millstream: 6 spans, 3 LLM calls; ")
     assert process.returncode == 0
 
 

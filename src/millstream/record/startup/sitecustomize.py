@@ -20,6 +20,7 @@ _HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pa
 _MODULES = (
     "agent_framework",
     "agents",
+    "celery",
     "crewai",
     "google.adk",
     "langchain_core",
