@@ -250,3 +250,36 @@ def test_what_was_held_before_a_fork_is_kept_by_the_parent_alone(tmp_path):
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     assert names(tmp_path) == ["before", "child", "fails", "fails", "parent", "root"]
+
+
+async def test_concurrent_tasks_are_recorded_whole_or_not_at_all(tmp_path):
+    @track_function
+    async def leaf(number):
+        await asyncio.sleep(0)
+        return number
+
+    @track_function
+    async def middle(number):
+        await asyncio.gather(leaf(number), leaf(number))
+        async for _ in pieces(number):
+            await leaf(number)
+
+    @track_function
+    async def pieces(number):
+        yield await leaf(number)
+        yield await leaf(number)
+
+    @track_function
+    async def root(number):
+        await asyncio.gather(middle(number), middle(number))
+        await leaf(number)
+
+    with millstream.recording(home=tmp_path, sampling=0.5):
+        await asyncio.gather(*(root(number) for number in range(60)))
+        assert current.get() is None
+    of_trace = {}
+    for span in open_store(tmp_path).spans():
+        of_trace.setdefault(span.trace_id, []).append(span.name)
+    assert 10 < len(of_trace) < 50
+    whole = sorted(["root", *["middle"] * 2, *["pieces"] * 2, *["leaf"] * 13])
+    assert all(sorted(names) == whole for names in of_trace.values())

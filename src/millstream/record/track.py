@@ -5,6 +5,7 @@ instances that can be called. A wrapper adds the record and nothing else: result
 what `inspect` says of a function or coroutine function stay as they were.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -192,8 +193,20 @@ def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:  # 
 
 def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., Any]:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        active = _state.recorder
+        if active is not None and active.bounds is not None:
+            above = _get_current()
+            if above is NOT_SAMPLED:
+                return await function(*args, **kwargs)
+            if above is None and drops_root(active, call.name):
+                token = _set_current(NOT_SAMPLED)
+                try:
+                    return await function(*args, **kwargs)
+                finally:
+                    with contextlib.suppress(ValueError):  # closed in another context than it ran in
+                        _reset_current(token)
         span = call.start(args, kwargs)
-        if span is None:
+        if span is None or span is NOT_RECORDED:
             return await function(*args, **kwargs)
         span.token = current.set(span)
         try:
