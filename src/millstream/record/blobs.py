@@ -7,7 +7,6 @@ a segment can be read, and removed, without the others.
 """
 
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Final
 
 from millstream.record.journal import Journal
@@ -92,6 +91,8 @@ class Blobs:
 
     def _write(self, key: bytes, value: bytes, after: str) -> tuple[str, str | None]:
         """The id of the blob, and the segment that it was written to, as `Journal.append` tells it."""
+        from hashlib import blake2b  # noqa: PLC0415  # many programs have no large values
+
         value = self._redact(value)
         blob = blake2b(after.encode() + value, digest_size=16).hexdigest()
         link = f'"after":"{after}",' if after else ""

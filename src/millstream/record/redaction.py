@@ -4,6 +4,7 @@ What is looked at is JSON. A cheap test comes first, for almost nothing holds a 
 the mark of one is seen is the value taken apart, mended and put together again.
 """
 
+import functools
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
@@ -34,23 +35,23 @@ _FORMS_OF_KEYS: Final = (
 )
 """The forms of API keys and credentials, in lower case; `may_hold_secret` looks for the mark of each."""
 _FORM: Final = "|".join(_FORMS_OF_KEYS)
-_FORMS: Final = re.compile(_FORM, re.IGNORECASE)
-_NAME: Final = re.compile(
-    r"(?:.*[-_. ])?(?:authorization|(?:set[-_])?cookies?|(?:.*[-_. ])?api[-_ ]?keys?)", re.IGNORECASE
-)
+_NAME: Final = r"(?:.*[-_. ])?(?:authorization|(?:set[-_])?cookies?|(?:.*[-_. ])?api[-_ ]?keys?)"
 """The whole name of a header or field whose value is a secret."""
-_IN_TEXT: Final = re.compile(
+_IN_TEXT: Final = (
     r"""((?:authorization|[\w-]*api[-_ ]?key)\\*["']?\s*[:=]\s*\\*["']?)"""
     r"""((?:(?:bearer|basic|token|digest)\s+)?[^\s"'\\,;&]+)"""
-    r"""|((?:set-)?cookie\\*["']?\s*[:=]\s*\\*["']?)([^\s"'\\=;]+=[^\n"'\\]*)""",
-    re.IGNORECASE,
+    r"""|((?:set-)?cookie\\*["']?\s*[:=]\s*\\*["']?)([^\s"'\\=;]+=[^\n"'\\]*)"""
 )
 """A name and its value in running text, such as a header or a query."""
-_CARD: Final = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-]|\.\d)")
-_EMAIL: Final = re.compile(r"[\w.+-]+@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?\.[a-z]{2,}", re.IGNORECASE)
-_PHONE: Final = re.compile(
-    r"(?<![\w.+-])(?:(?:\+|\(\d)[\d ()./-]{6,20}\d|\d{3}[ .-]\d{3}[ .-]\d{4})(?![\w-])"
-)
+_CARD: Final = r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-]|\.\d)"
+_EMAIL: Final = r"[\w.+-]+@[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?\.[a-z]{2,}"
+_PHONE: Final = r"(?<![\w.+-])(?:(?:\+|\(\d)[\d ()./-]{6,20}\d|\d{3}[ .-]\d{3}[ .-]\d{4})(?![\w-])"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """One of the patterns above, when it is first needed: compiling all would be felt at import."""
+    return re.compile(pattern, re.IGNORECASE)
 
 
 class Redaction:
@@ -85,21 +86,15 @@ class Redaction:
             raise ConfigError("redaction takes lists of patterns and of fields, not one text")
         self._fields = frozenset(field.lower() for field in fields)
         self._replacement = replacement
-        self._subs: list[tuple[re.Pattern[str], Callable[[re.Match[str]], str]]] = [
-            (_IN_TEXT, self._after_name),
-            (_FORMS, self._whole),
-        ]
+        self._own: list[re.Pattern[str]] = []
         for pattern in patterns:
             try:
-                self._subs.append((re.compile(pattern), self._whole))
+                self._own.append(re.compile(pattern))
             except (re.error, TypeError) as error:
                 raise ConfigError(f"redaction: {pattern!r} is no regular expression: {error}") from error
-        if cards:
-            self._subs.append((_CARD, self._card))
-        if emails:
-            self._subs.append((_EMAIL, self._whole))
-        if phones:
-            self._subs.append((_PHONE, self._whole))
+        self._known = [(_IN_TEXT, self._after_name), (_FORM, self._whole)]
+        self._known += [(_CARD, self._card)] * cards + [(_EMAIL, self._whole)] * emails
+        self._known += [(_PHONE, self._whole)] * phones
         looks_at_all = patterns or fields or cards or emails or phones
         self.suspects: Callable[[str], bool] = _always if looks_at_all else may_hold_secret
         """Whether JSON text is to be looked at: it has the mark of a secret, or everything is."""
@@ -127,8 +122,10 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """A text without secrets."""
-        for pattern, replace in self._subs:
-            text = pattern.sub(replace, text)
+        for pattern, replace in self._known:
+            text = _compiled(pattern).sub(replace, text)
+        for own in self._own:
+            text = own.sub(self._whole, text)
         return text
 
     def _whole(self, _match: re.Match[str]) -> str:
@@ -162,7 +159,7 @@ class Redaction:
         return self._mend(value, depth)
 
     def _is_secret(self, name: str) -> bool:
-        return name.lower() in self._fields or _NAME.fullmatch(name) is not None
+        return name.lower() in self._fields or _compiled(_NAME).fullmatch(name) is not None
 
     def _mend_text(self, text: str, depth: int) -> str:
         if text[:1] in ("{", "[") and depth <= _MAX_DEPTH:  # a tool's arguments are JSON in a text
@@ -191,10 +188,10 @@ def may_hold_secret(text: str) -> bool:
         or "basic " in text
         or ("-" in text and ("sk-" in text or "xox" in text or "nvapi-" in text or "glpat-" in text))
         or ("_" in text and ("gh" in text or "hf_" in text or "gsk_" in text or "hub_pat_" in text))
-    ) and _SUSPECT.search(text) is not None
+    ) and _compiled(_SUSPECT).search(text) is not None
 
 
-_SUSPECT: Final = re.compile("authorization|cookie|api[-_ ]?key|" + _FORM)
+_SUSPECT: Final = "authorization|cookie|api[-_ ]?key|" + _FORM
 
 
 def _passes_luhn(number: str) -> bool:
