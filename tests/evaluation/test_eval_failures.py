@@ -39,7 +39,7 @@ async def slow(question: str) -> str:
 
 
 def bulky(question: str) -> str:
-    with start_span("bulky", input="x" * 9000):
+    with start_span("bulky", input=question + "x" * 9000):
         return question.upper()
 
 
@@ -210,6 +210,6 @@ def test_lost_spans_say_where_why_and_what_to_do(odd, tmp_path):
         check=False,
     )
     assert done.returncode == 4, done.stderr
-    assert f"spans could not be recorded in {home}" in done.stderr
+    assert f" spans could not be recorded in {home}" in done.stderr
     assert "MILLSTREAM_HOME" in done.stderr
     assert odd.json("accuracy_output.json")["average_score"] == 1

@@ -106,6 +106,7 @@ def local_logfire():
         send_to_logfire=False,
         console=False,
         inspect_arguments=False,
+        distributed_tracing=True,  # else it warns of every traceparent, in the tests after these, too
         additional_span_processors=[millstream.OTelSpanProcessor()],
         metrics=False,
     )

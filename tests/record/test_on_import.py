@@ -22,6 +22,11 @@ from millstream.record.integrations import on_import
 from millstream.record.integrations.on_import import forget, is_installed, when_imported
 
 
+def _wait_for_nothing():
+    on_import._waiting.clear()
+    on_import._leave_if_done()
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """A function that writes modules, by path and text, which can then be imported."""
@@ -36,11 +41,12 @@ def make(tmp_path, monkeypatch):
         importlib.invalidate_caches()
 
     monkeypatch.syspath_prepend(tmp_path)
+    millstream.uninstrument()
+    _wait_for_nothing()
     finders = list(sys.meta_path)
     yield write
-    on_import._waiting.clear()
-    on_import._leave_if_done()
-    assert sys.meta_path == finders
+    _wait_for_nothing()
+    assert [finder for finder in sys.meta_path if finder in finders] == finders
     for name in list(sys.modules):
         if name.partition(".")[0] in names:
             del sys.modules[name]

@@ -13,6 +13,8 @@ from millstream.record.journal import Journal
 
 LARGE: Final = 1024
 """Bytes of JSON from which on a value is stored as a blob."""
+NO_ROOM: Final = "there was no room for large inputs and outputs"
+"""Under this, spans are counted of which a large value could not be stored."""
 _STEM: Final = 128
 """Bytes at the beginning by which a list is taken for one that may have grown."""
 _TAIL: Final = 24

@@ -7,7 +7,7 @@ import msgspec
 from millstream import semconv
 from millstream.context import current
 from millstream.record import faults
-from millstream.record.blobs import LARGE
+from millstream.record.blobs import LARGE, NO_ROOM
 from millstream.record.sampling import Held
 from millstream.record.serialize import to_json
 from millstream.span import Span, SpanError, SpanEvent, Status, Usage
@@ -22,7 +22,6 @@ decode: Final = msgspec.json.Decoder(Span).decode
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _INCOMPLETE: Final = "millstream.incomplete"
 """Marks a span of which not all could be written."""
-_NO_ROOM: Final = "there was no room for large inputs and outputs"
 _STRUCTURE: Final = frozenset(
     {semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL, semconv.RESPONSE_MODEL}
 )
@@ -109,7 +108,7 @@ def _put(span: "LiveSpan", large: dict[str, bytes]) -> dict[str, str]:
         blobs = {pointer: put(value) for pointer, value in large.items()}
     there = {pointer: blob for pointer, blob in blobs.items() if blob is not None}
     if len(there) < len(blobs):  # the disk is full; the journal has said so
-        faults.counts[_NO_ROOM] += 1
+        faults.counts[NO_ROOM] += 1
         span.attributes = {**(span.attributes or {}), _INCOMPLETE: True}
     return there
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from millstream import context, sources
 from millstream.errors import StorageError
 from millstream.record import faults, policy
-from millstream.record.blobs import Blobs
+from millstream.record.blobs import NO_ROOM, Blobs
 from millstream.record.journal import DEFAULT_SEGMENT_BYTES, Journal
 from millstream.record.policy import DEFAULT_REDACTION, Policy, Processor
 from millstream.record.redaction import Redaction
@@ -282,9 +282,10 @@ def require_stored() -> None:
         StorageError: some could not be written.
     """
     journal = (get() or NOT_RECORDING).journal
-    if journal.lost:
+    if lost := journal.lost or faults.counts[NO_ROOM]:
+        what = "spans" if journal.lost else "large inputs and outputs of spans"
         raise StorageError(
-            f"{journal.lost} spans could not be recorded in {journal.home}: {journal.error}. "
+            f"{lost} {what} could not be recorded in {journal.home}: {journal.error}. "
             "Make room, or set MILLSTREAM_HOME to a folder that can be written"
         )
 

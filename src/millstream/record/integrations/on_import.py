@@ -101,7 +101,10 @@ class _Awaited:
         super().__setattr__(name, value)
         if name == "_initializing" and not value:
             self.__class__ = type(self).__mro__[2]  # as it was
-            _settle()
+            try:
+                _settle()
+            except Exception as fault:  # noqa: BLE001  # the user's import goes on
+                faults.swallow(fault, "an import could not be watched")
 
 
 @functools.cache
@@ -123,7 +126,7 @@ def _await(spec: Any) -> None:
 
 def _settle() -> None:
     """Do what was waiting for modules that are there now."""
-    for module in list(_waiting):
+    for module in _waiting.copy():
         while module in sys.modules:
             busy = _importing_with(module)
             if busy is None:
@@ -139,7 +142,7 @@ def _settle() -> None:
 def _importing_with(module: str) -> Any:
     """The spec of a module of the same package that is being imported; none where all of it is there."""
     package = module.partition(".")[0]
-    for name, loaded in list(sys.modules.items()):
+    for name, loaded in sys.modules.copy().items():  # in one piece: other threads import
         if name == package or name.startswith(f"{package}."):
             spec = getattr(loaded, "__spec__", None)
             if _is_importing(spec):
