@@ -16,8 +16,8 @@ demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in m
 	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py $(ARGS)
 
 test: .venv/.ready .venv-openai-2/.ready ## run the tests; those of frameworks that need openai 2 in an environment of theirs
-	.venv/bin/python -m pytest $(PARALLEL)
-	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(OPENAI_2_TESTS)
+	.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
+	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(ARGS) $(OPENAI_2_TESTS)
 
 check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .
