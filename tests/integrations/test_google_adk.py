@@ -27,9 +27,9 @@ import millstream
 from millstream import SpanKind, Status, Usage, current_span, semconv, start_span, track_function
 from millstream.errors import InputError
 from millstream.record.integrations.google_adk.messages import usage_of
-from millstream.record.live import LiveSpan
 from millstream.record.not_recorded import NOT_RECORDED
 from tests.integrations.conformance import SYSTEM, Conformance, look_up, model_calls, of_kind, text_of
+from tests.living import living_spans
 from tests.simulate.process import running
 
 SSE = RunConfig(streaming_mode=StreamingMode.SSE)
@@ -378,7 +378,7 @@ class TestStreams:
         here = {span.trace_id for span in spans()}
         assert len(spans()) == 10
         gc.collect()
-        living = [found for found in gc.get_objects() if isinstance(found, LiveSpan)]
+        living = living_spans()
         assert [span.name for span in living if span.trace_id in here] == []
 
 

@@ -17,9 +17,9 @@ from openai import BadRequestError
 
 import millstream
 from millstream import SpanKind, Status, context, semconv, start_span, track_function
-from millstream.record import live
 from millstream.record.integrations.langchain import _handler
 from tests.integrations.conformance import SYSTEM, Conformance, look_up, model_calls, text_of
+from tests.living import living_spans
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -296,4 +296,4 @@ async def test_nothing_is_kept(base_url, spans):
         next(model.stream(messages("Count.")))
     gc.collect()
     assert _handler.runs.known == {}
-    assert [one for one in gc.get_objects() if type(one) is live.LiveSpan] == []
+    assert living_spans() == []

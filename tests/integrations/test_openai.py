@@ -15,7 +15,6 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 import millstream
 from millstream import SpanKind, Status, current_span, semconv, start_span, track_function
 from millstream.record.integrations.openai.streams import Reply
-from millstream.record.live import LiveSpan
 from tests.integrations.conformance import (
     SYSTEM,
     Conformance,
@@ -25,6 +24,7 @@ from tests.integrations.conformance import (
     only_model_call,
     text_of,
 )
+from tests.living import living_spans
 from tests.simulate.process import running
 
 MAJOR = int(openai.__version__.split(".")[0])
@@ -190,7 +190,8 @@ def nothing_stays():
     yield
     for _ in range(5):  # what the first one closes may be in a cycle with its exception
         gc.collect()
-    assert not [each for each in gc.get_objects() if type(each) in (LiveSpan, Reply)]
+    assert not living_spans()
+    assert not [each for each in gc.get_objects() if type(each) is Reply]
 
 
 class City(pydantic.BaseModel):

@@ -34,8 +34,8 @@ from openai.types.responses import (
 import millstream
 from millstream import SpanKind, Status, current_span, semconv, start_span
 from millstream.record.integrations.openai_agents.runs import Run
-from millstream.record.live import LiveSpan
 from tests.integrations.conformance import SYSTEM, Conformance, look_up, of_kind, text_of
+from tests.living import living_spans
 from tests.simulate.process import running
 
 
@@ -148,7 +148,8 @@ def nothing_stays():
     yield
     gc.collect()
     gc.collect()  # what the first one closes may be in a cycle with its exception
-    assert not [each for each in gc.get_objects() if type(each) in (LiveSpan, Run)]
+    assert not living_spans()
+    assert not [each for each in gc.get_objects() if type(each) is Run]
 
 
 @pytest.fixture

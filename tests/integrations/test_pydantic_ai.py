@@ -51,9 +51,9 @@ import millstream
 from millstream import SpanKind, Status, current_span, semconv, start_span, track_function
 from millstream.errors import InputError
 from millstream.record.integrations.pydantic_ai import runs
-from millstream.record.live import LiveSpan
 from millstream.record.not_recorded import NOT_RECORDED
 from tests.integrations.conformance import SYSTEM, Conformance, look_up, model_calls, of_kind, text_of
+from tests.living import living_spans
 from tests.simulate.process import running
 
 SETTINGS = ModelSettings(temperature=0.25, max_tokens=50)
@@ -321,7 +321,7 @@ class TestRuns:
         assert not runs._runs
         gc.collect()
         here = {span.trace_id for span in spans()}
-        living = [found for found in gc.get_objects() if isinstance(found, LiveSpan)]
+        living = living_spans()
         assert [span.name for span in living if span.trace_id in here] == []
 
 

@@ -12,9 +12,9 @@ import pytest
 import millstream
 from millstream import SpanKind, Status, semconv
 from millstream.record import faults
-from millstream.record.live import LiveSpan
 from millstream.record.not_recorded import NOT_RECORDED
 from tests.integrations.conformance import SYSTEM, Conformance, look_up
+from tests.living import living_spans
 from tests.simulate.process import running
 
 with warnings.catch_warnings():
@@ -201,7 +201,7 @@ def tree(spans, parent=None):
 async def no_span_is_left():
     for _ in range(50):
         gc.collect()
-        if not any(type(thing) is LiveSpan for thing in gc.get_objects()):
+        if not living_spans():
             return True
         await asyncio.sleep(0.01)  # generators that were collected are closed by tasks
     return False

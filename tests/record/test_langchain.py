@@ -28,10 +28,11 @@ from openai import AuthenticationError
 
 import millstream
 from millstream import SpanKind, Status, context, start_span, track_function
-from millstream.record import faults, live
+from millstream.record import faults
 from millstream.record.integrations import langchain
 from millstream.record.integrations.langchain import handler
 from millstream.record.integrations.langchain.messages import message_json
+from tests.living import living_spans
 
 RULES = r"""
 models:
@@ -269,7 +270,7 @@ async def test_nothing_is_kept_of_finished_calls(chat):
         agent.invoke({"messages": [HumanMessage("weather?")]})
     assert langchain._handler.runs.known == {}
     gc.collect()
-    assert [one for one in gc.get_objects() if type(one) is live.LiveSpan] == []
+    assert living_spans() == []
 
 
 def tree(spans):

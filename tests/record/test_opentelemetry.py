@@ -25,6 +25,7 @@ from millstream import Status, context, inject, start_span
 from millstream.record import recorder
 from millstream.record.opentelemetry import joining
 from millstream.store import open_store
+from tests.living import living_spans
 
 
 @pytest.fixture
@@ -225,7 +226,7 @@ def test_a_processor_that_comes_late_copies_what_ends(spans):
 def test_nothing_is_retained(tracer):
     def live_spans():
         gc.collect()
-        return sum(isinstance(one, millstream.record.live.LiveSpan) for one in gc.get_objects())
+        return len(living_spans())
 
     before = live_spans()
     for _ in range(50):
