@@ -212,3 +212,12 @@ def test_the_quick_test_never_hides_what_the_thorough_one_would_find(value):
     thorough = Redaction()._mend(json.loads(text), 0)
     if thorough != json.loads(text):
         assert may_hold_secret(text)
+
+
+@pytest.mark.parametrize("name", ["cookie", "api_key", "Authorization"])
+def test_a_large_secret_is_known_by_the_name_of_its_argument(name, home, spans):
+    """Large values are stored apart from their names."""
+    with start_span("block", input={name: "opaque-token " * 300, "text": "plain " * 300}):
+        pass
+    assert "opaque-token" not in on_disk(home)
+    assert spans()[0].input == {name: "[redacted]", "text": "plain " * 300}

@@ -77,6 +77,7 @@ def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
     """Inputs and outputs, the large ones as blobs by JSON pointer: `"blobs":{"/input/messages":"<id>"}`."""
     parts: list[str] = []
     large: dict[str, bytes] = {}
+    redaction = span.recorder.redaction
     for name, value in (("input", given), ("output", made)):
         if value is None:
             continue
@@ -86,7 +87,8 @@ def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
             small: dict[str, msgspec.Raw] = {}
             for key, item in _fields(value).items():
                 data = bytes(item)
-                if len(data) >= LARGE:
+                # A secret that is known by its name stays beside it, to be redacted with the line.
+                if len(data) >= LARGE and not (redaction is not None and redaction.is_secret(key)):
                     large[f"/input/{key.replace('~', '~0').replace('/', '~1')}"] = data
                 else:
                     small[key] = item

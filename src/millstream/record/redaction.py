@@ -154,11 +154,12 @@ class Redaction:
         return value
 
     def _mend_field(self, name: str, value: Any, depth: int) -> Any:
-        if isinstance(value, str | list | dict) and value and self._is_secret(name):
+        if isinstance(value, str | list | dict) and value and self.is_secret(name):
             return self._replacement
         return self._mend(value, depth)
 
-    def _is_secret(self, name: str) -> bool:
+    def is_secret(self, name: str) -> bool:
+        """Whether the value of a field or header of this name is a secret, whatever it is."""
         return name.lower() in self._fields or _compiled(_NAME).fullmatch(name) is not None
 
     def _mend_text(self, text: str, depth: int) -> str:
