@@ -128,14 +128,8 @@ class SearchServer(Server):
             self.call("DELETE", "/_data_stream/*")
         for index in self.call("GET", "/_cat/indices?format=json&h=index&expand_wildcards=all"):
             self.call("DELETE", f"/{index['index']}")
-        for template in self.call("GET", "/_index_template")["index_templates"]:
-            self.call("DELETE", f"/_index_template/{template['name']}")
-        for name in self.call("GET", "/_template"):
-            self.call("DELETE", f"/_template/{name}")
-        for template in self.call("GET", "/_component_template")["component_templates"]:
-            self.call("DELETE", f"/_component_template/{template['name']}")
-        for name in self.call("GET", "/_ingest/pipeline"):
-            self.call("DELETE", f"/_ingest/pipeline/{name}")
+        for made in ("_index_template", "_component_template", "_template", "_ingest/pipeline"):
+            self.call("DELETE", f"/{made}/*")
         kept = self.call("GET", "/_cluster/settings")
         changed = {kind: {f"{name}.*": None for name in kept[kind]} for kind in kept if kept[kind]}
         if changed:
