@@ -21,7 +21,7 @@ def prepare() -> bool:
         go = _go()
         shutil.copytree(SOURCES, home / "source", dirs_exist_ok=True)
         for program, package in PACKAGES.items():
-            build = [go, "build", "-mod=readonly", "-trimpath", "-o", str(home / "bin" / program), package]
+            build = [go, "build", "-mod=readonly", "-o", str(home / "bin" / program), package]
             commands.run(build, folder=home / "source", environment={"GOTOOLCHAIN": "auto"})
 
     return cache.prepare(NAME, _recipe(), make)

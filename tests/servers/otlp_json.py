@@ -1,12 +1,13 @@
-"""OTLP's JSON, as plain dicts."""
+"""OTLP's JSON, as plain dicts; servers differ in how they write it."""
 
 import base64
+import re
 from collections.abc import Iterator
 from typing import Any
 
 
 def spans(requests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The spans of export requests, each with "resource" and "scope"; attributes are plain dicts."""
+    """The spans of export requests, as plain() gives them, each with its "resource" and the name of its "scope"."""
     for request in requests:
         for group in request.get("resourceSpans", []):
             resource = attributes(group.get("resource", {}))
@@ -15,15 +16,28 @@ def spans(requests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                     yield {**plain(span), "resource": resource, "scope": scoped.get("scope", {}).get("name", "")}
 
 
+def plain(item: dict[str, Any]) -> dict[str, Any]:
+    """A span, event or link with names as in OTLP JSON, attributes as a dict, times as int, and nothing that is null."""
+    made = {_camel(name): held for name, held in item.items() if held is not None}
+    for name, held in made.items():
+        if name in {"events", "links"}:
+            made[name] = [plain(each) for each in held]
+        elif name.endswith("UnixNano"):
+            made[name] = int(held)
+    return {**made, "attributes": attributes(item)}
+
+
 def attributes(holder: dict[str, Any]) -> dict[str, Any]:
     """The attributes of a resource, span, event or link."""
-    return {each["key"]: value(each.get("value", {})) for each in holder.get("attributes", [])}
+    return {each["key"]: value(each.get("value", {})) for each in holder.get("attributes") or []}
 
 
 def value(any_value: dict[str, Any]) -> Any:
     """What an AnyValue holds; None for an empty one."""
     for name, held in any_value.items():
-        match name:
+        if held is None:
+            continue
+        match _camel(name):
             case "intValue":
                 return int(held)
             case "bytesValue":
@@ -37,7 +51,5 @@ def value(any_value: dict[str, Any]) -> Any:
     return None
 
 
-def plain(span: dict[str, Any]) -> dict[str, Any]:
-    """A span, event or link as in OTLP JSON, its attributes as a plain dict."""
-    nested = {name: [plain(each) for each in span[name]] for name in ("events", "links") if name in span}
-    return {**span, **nested, "attributes": attributes(span)}
+def _camel(name: str) -> str:
+    return re.sub(r"_(\w)", lambda found: found[1].upper(), name)

@@ -1,5 +1,6 @@
 """Arize Phoenix and MLflow: trace back ends that take OTLP, and give it back."""
 
+import base64
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,4 +126,10 @@ class MLflow(TraceServer):
         return [self.call("GET", "/api/3.0/mlflow/traces/get", params={"trace_id": each})["trace"] for each in ids]
 
     def spans(self) -> list[dict[str, Any]]:
-        return [otlp_json.plain(span) for trace in self.traces() for span in trace.get("spans", [])]
+        return [_hexadecimal(otlp_json.plain(span)) for trace in self.traces() for span in trace.get("spans", [])]
+
+
+def _hexadecimal(span: dict[str, Any]) -> dict[str, Any]:
+    """The span with ids as OTLP JSON has them; MLflow gives bytes in base 64."""
+    ids = {name: span[name] for name in ("traceId", "spanId", "parentSpanId") if name in span}
+    return {**span, **{name: base64.b64decode(each).hex() for name, each in ids.items()}}
