@@ -7,7 +7,7 @@ OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai lla
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo test check format bench-recording clean
+.PHONY: help demo test test-servers check format bench-recording clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -18,6 +18,11 @@ demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in m
 test: .venv/.ready .venv-openai-2/.ready ## run the tests; those of frameworks that need openai 2 in an environment of theirs
 	.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
 	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(ARGS) $(OPENAI_2_TESTS)
+
+# What cannot be prepared has its tests skipped, with the reason; with CI=true they fail.
+test-servers: .venv/.ready ## prepare real search servers and OTLP receivers (JDK, Maven, Go, nginx) and test against them
+	-@nice .venv/bin/python -m tests.servers.prepare
+	.venv/bin/python -m pytest $(ARGS) tests/servers
 
 check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .

@@ -13,6 +13,7 @@ CHECKOUT = Path(__file__).parents[2]
 LOCKED = ".lock"
 STARTED = ".started"
 READY = ".ready"
+FAILED = ".failed"
 
 
 def root() -> Path:
@@ -36,7 +37,12 @@ def prepare(name: str, recipe: str, make: Callable[[Path], None]) -> bool:
             shutil.rmtree(home)
             home.mkdir()
             (home / STARTED).write_text(recipe)
-        make(home)
+        try:
+            make(home)
+        except NotPrepared as error:
+            (home / FAILED).write_text(str(error))
+            raise
+        (home / FAILED).unlink(missing_ok=True)
         (home / READY).write_text(recipe)
     return True
 
@@ -45,7 +51,9 @@ def prepared(name: str, recipe: str) -> Path:
     """The folder of this name, made from this recipe; raises NotPrepared."""
     home = root() / name
     if _text(home / READY) != recipe:
-        raise NotPrepared(f"{name} is not prepared. Prepare and test with: make test-servers")
+        why = _text(home / FAILED)
+        reason = f" ({why})" if why else ""
+        raise NotPrepared(f"{name} is not prepared{reason}. Prepare and test with: make test-servers")
     return home
 
 

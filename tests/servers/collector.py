@@ -19,7 +19,12 @@ class Collector(Server):
     """Takes OTLP over HTTP and gRPC: plainly, with TLS, with a bearer token, or not at all because it is full."""
 
     def __init__(
-        self, folder: Path, *, authority: Authority | None = None, token: str | None = None, full: bool = False
+        self,
+        folder: Path,
+        *,
+        authority: Authority | None = None,
+        token: str | None = None,
+        full: bool = False,
     ) -> None:
         super().__init__("collector", folder)
         self.token = token
@@ -90,7 +95,9 @@ class Collector(Server):
         return {
             "receivers": {"otlp": {"protocols": protocols}},
             "processors": limiter,
-            "exporters": {"file": {"path": str(self.folder / RECEIVED), "append": True, "flush_interval": "20ms"}},
+            "exporters": {
+                "file": {"path": str(self.folder / RECEIVED), "append": True, "flush_interval": "20ms"}
+            },
             "extensions": extensions,
             "service": {
                 "telemetry": {"metrics": {"level": "none"}},

@@ -8,7 +8,12 @@ from pathlib import Path
 
 from tests.servers.errors import NotPrepared
 
-FOLDERS = ("/usr/lib/jvm/*", "/usr/java/*", "/opt/java/*", "/Library/Java/JavaVirtualMachines/*/Contents/Home")
+FOLDERS = (
+    "/usr/lib/jvm/*",
+    "/usr/java/*",
+    "/opt/java/*",
+    "/Library/Java/JavaVirtualMachines/*/Contents/Home",
+)
 
 
 def find(at_least: int) -> Path:

@@ -1,5 +1,7 @@
 """nginx in front of a server: the passwords, API keys and TLS that servers from jars do not have."""
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -55,6 +57,13 @@ def _program() -> str:
     return commands.tool("nginx", package="nginx")
 
 
+def _htpasswd(user: str, password: str) -> str:
+    salt = os.urandom(8)
+    # The strongest that nginx knows on all systems, and of made-up passwords.
+    digest = hashlib.sha1(password.encode() + salt, usedforsecurity=False).digest()
+    return f"{user}:{{SSHA}}{base64.b64encode(digest + salt).decode()}\n"
+
+
 class Guard(Server):
     """nginx that lets a request through with the right password or API key, if there are any, else answers 401."""
 
@@ -81,7 +90,7 @@ class Guard(Server):
         return f"https://localhost:{self.port}" if self._authority else super().url
 
     def command(self) -> list[str]:
-        (self.folder / "passwords").write_text(f"{self._basic[0]}:{{PLAIN}}{self._basic[1]}\n" if self._basic else "")
+        (self.folder / "passwords").write_text(_htpasswd(*self._basic) if self._basic else "")
         config = self.folder / "nginx.conf"
         config.write_text(self._config())
         return [self._program, "-p", str(self.folder), "-e", "stderr", "-c", str(config)]
@@ -119,7 +128,9 @@ class Guard(Server):
             host=HOST,
             port=self.port,
             ssl=" ssl" if files else "",
-            certificate=f"ssl_certificate {files.certificate_file}; ssl_certificate_key {files.key_file};" if files else "",
+            certificate=f"ssl_certificate {files.certificate_file}; ssl_certificate_key {files.key_file};"
+            if files
+            else "",
             max_body_bytes=self._max_body_bytes,
             target=self._target,
         )

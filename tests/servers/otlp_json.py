@@ -13,7 +13,11 @@ def spans(requests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             resource = attributes(group.get("resource", {}))
             for scoped in group.get("scopeSpans", []):
                 for span in scoped.get("spans", []):
-                    yield {**plain(span), "resource": resource, "scope": scoped.get("scope", {}).get("name", "")}
+                    yield {
+                        **plain(span),
+                        "resource": resource,
+                        "scope": scoped.get("scope", {}).get("name", ""),
+                    }
 
 
 def plain(item: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,9 @@ def main(names: list[str]) -> int:
             failed += 1
             sys.stdout.write(f"{name}: {error}\n")
         else:
-            sys.stdout.write(f"{name}: made in {time.monotonic() - begun:.0f} s\n" if made else f"{name}: there\n")
+            sys.stdout.write(
+                f"{name}: made in {time.monotonic() - begun:.0f} s\n" if made else f"{name}: there\n"
+            )
         sys.stdout.flush()
     sys.stdout.write(f"{cache.root()}\n")
     return failed

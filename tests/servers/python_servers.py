@@ -40,5 +40,7 @@ def _uv(home: Path) -> str:
         if found and not commands.fails([found, "--version"]):
             return found
     python = str(home / "venv" / "bin" / "python")
-    commands.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"], folder=home)
+    commands.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "uv"], folder=home
+    )
     return str(home / "venv" / "bin" / "uv")

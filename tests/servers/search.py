@@ -109,7 +109,9 @@ class SearchServer(Server):
         answer = self.http.request(method, path, json=body)
         if answer.is_error:
             raise httpx.HTTPStatusError(
-                f"{method} {path}: {answer.status_code} {answer.text}", request=answer.request, response=answer
+                f"{method} {path}: {answer.status_code} {answer.text}",
+                request=answer.request,
+                response=answer,
             )
         return answer.json() if answer.content else None
 

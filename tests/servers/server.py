@@ -21,7 +21,16 @@ TAIL_LINES = 40
 # Below the ports that systems give to outgoing connections, so that none of those takes it before the server does.
 PORTS = range(20_000, 32_000)
 # Settings of whoever runs the tests are not settings of the servers.
-FOREIGN = ("OTEL_", "PHOENIX_", "MLFLOW_", "MILLSTREAM_", "PYTHON", "JAVA_TOOL_OPTIONS", "VIRTUAL_ENV", "COVERAGE")
+FOREIGN = (
+    "OTEL_",
+    "PHOENIX_",
+    "MLFLOW_",
+    "MILLSTREAM_",
+    "PYTHON",
+    "JAVA_TOOL_OPTIONS",
+    "VIRTUAL_ENV",
+    "COVERAGE",
+)
 
 
 def free_port() -> int:

@@ -1,6 +1,7 @@
 """What toxiproxy and nginx put between a client and a server."""
 
 import hashlib
+import random
 import socket
 import ssl
 import time
@@ -16,12 +17,21 @@ def get(url, *, timeout=5.0, **options):
 
 
 @pytest.fixture
+def long_path(opensearch3):
+    """The path of a document of 40,000 characters that cannot be compressed to less than half."""
+    opensearch3.call("PUT", "/notes/_doc/1", {"text": random.Random(1).randbytes(20_000).hex()})
+    return "/notes/_doc/1"
+
+
+@pytest.fixture
 def proxy(toxiproxy, opensearch3):
     return toxiproxy.proxy(opensearch3)
 
 
 def test_without_a_fault_all_comes_through(proxy, opensearch3):
-    assert get(proxy.url).json()["cluster_name"] == opensearch3.call("GET", "/_cluster/health")["cluster_name"]
+    assert (
+        get(proxy.url).json()["cluster_name"] == opensearch3.call("GET", "/_cluster/health")["cluster_name"]
+    )
 
 
 def test_latency(proxy):
@@ -55,11 +65,10 @@ def test_cut(proxy):
         get(proxy.url)
 
 
-def test_bandwidth(proxy, opensearch3):
-    opensearch3.call("PUT", "/notes/_doc/1?refresh=true", {"text": "x" * 40_000})
-    proxy.bandwidth(50)
+def test_bandwidth(proxy, long_path):
+    proxy.bandwidth(20)
     begun = time.monotonic()
-    answer = httpx.get(f"{proxy.url}/notes/_doc/1", timeout=20, trust_env=False)
+    answer = httpx.get(f"{proxy.url}{long_path}", timeout=20, trust_env=False)
     assert len(answer.json()["_source"]["text"]) == 40_000
     assert time.monotonic() - begun > 0.5
 
@@ -104,7 +113,10 @@ def test_a_body_that_is_too_large(guard, opensearch3):
     guarded = guard(opensearch3, max_body_bytes=1_000)
 
     assert httpx.post(f"{guarded.url}/notes/_doc", json={"text": "short"}, trust_env=False).is_success
-    assert httpx.post(f"{guarded.url}/notes/_doc", json={"text": "x" * 1_000}, trust_env=False).status_code == 413
+    assert (
+        httpx.post(f"{guarded.url}/notes/_doc", json={"text": "x" * 1_000}, trust_env=False).status_code
+        == 413
+    )
 
 
 def test_tls_and_its_fingerprint(guard, opensearch3, authority):
@@ -122,11 +134,11 @@ def test_tls_and_its_fingerprint(guard, opensearch3, authority):
     assert hashlib.sha256(certificate).hexdigest() == authority.fingerprint
 
 
-def test_tls_through_a_proxy_with_faults(guard, toxiproxy, opensearch3, authority):
+def test_tls_through_a_proxy_with_faults(guard, toxiproxy, opensearch3, authority, long_path):
     proxy = toxiproxy.proxy(guard(opensearch3, tls=True))
     trusting = ssl.create_default_context(cafile=str(authority.ca_file))
-
     assert get(proxy.url, verify=trusting).is_success
-    proxy.cut(3_500)
+
+    proxy.cut(10_000)
     with pytest.raises(httpx.TransportError):
-        httpx.get(f"{proxy.url}/_cluster/state", verify=trusting, trust_env=False)
+        httpx.get(f"{proxy.url}{long_path}", verify=trusting, trust_env=False)

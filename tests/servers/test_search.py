@@ -18,11 +18,17 @@ def test_each_test_finds_nothing_of_another(search_server, time):
     assert search_server.call("GET", "/_index_template") == {"index_templates": []}
     assert search_server.http.get("/_ingest/pipeline").json() == {}
 
-    template = {"index_patterns": ["left-*"], "template": {"settings": {"number_of_replicas": 0}}, "composed_of": ["part"]}
+    template = {
+        "index_patterns": ["left-*"],
+        "template": {"settings": {"number_of_replicas": 0}},
+        "composed_of": ["part"],
+    }
     search_server.call("PUT", "/_component_template/part", {"template": {"mappings": {"properties": {}}}})
     search_server.call("PUT", "/_index_template/left", template)
     search_server.call("PUT", "/_ingest/pipeline/left", {"processors": []})
-    search_server.call("PUT", "/_cluster/settings", {"persistent": {"action.auto_create_index": "-refused,*"}})
+    search_server.call(
+        "PUT", "/_cluster/settings", {"persistent": {"action.auto_create_index": "-refused,*"}}
+    )
     search_server.call("PUT", "/left-behind/_doc/1?refresh=true", {"time": time})
 
     with pytest.raises(httpx.HTTPStatusError, match="404"):

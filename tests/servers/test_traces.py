@@ -1,9 +1,12 @@
 """The collector, Phoenix and MLflow take a span of OpenTelemetry's own exporters and give it back."""
 
 import grpc
+import httpx
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -18,7 +21,9 @@ def span(**resource: str) -> ReadableSpan:
     """A span of one event and attributes of each type, ended."""
     provider = TracerProvider(resource=Resource({"service.name": "mill", **resource}), shutdown_on_exit=False)
     ended = provider.get_tracer("grinding").start_span("grind")
-    ended.set_attributes({"sacks": 2, "load": 0.5, "wet": False, "grain": "rye", "stones": ["upper", "lower"]})
+    ended.set_attributes(
+        {"sacks": 2, "load": 0.5, "wet": False, "grain": "rye", "stones": ["upper", "lower"]}
+    )
     ended.add_event("poured", {"sacks": 1})
     ended.end()
     return ended
@@ -42,7 +47,9 @@ def assert_is(received, sent, **more):
     assert received["startTimeUnixNano"] == pytest.approx(sent.start_time, abs=1_000, rel=0)
     expected = {"sacks": 2, "load": 0.5, "wet": False, "grain": "rye", "stones": ["upper", "lower"]}
     assert received["attributes"] == {**expected, **more}
-    assert [(event["name"], event["attributes"]) for event in received["events"]] == [("poured", {"sacks": 1})]
+    assert [(event["name"], event["attributes"]) for event in received["events"]] == [
+        ("poured", {"sacks": 1})
+    ]
 
 
 @pytest.mark.parametrize("time", [1, 2])
@@ -80,7 +87,10 @@ def test_collector_keeps_spans_over_a_kill(collector):
 def test_tls_collector(tls_collector, authority):
     ca = authority.ca_file
     sent = [span(), span()]
-    assert send(HttpExporter(f"{tls_collector.url}/v1/traces", certificate_file=str(ca)), sent[0]).name == "SUCCESS"
+    assert (
+        send(HttpExporter(f"{tls_collector.url}/v1/traces", certificate_file=str(ca)), sent[0]).name
+        == "SUCCESS"
+    )
     credentials = grpc.ssl_channel_credentials(ca.read_bytes())
     assert send(GrpcExporter(tls_collector.grpc, credentials=credentials), sent[1]).name == "SUCCESS"
 
@@ -99,9 +109,21 @@ def test_token_collector(token_collector):
 
 
 def test_full_collector(full_collector):
-    assert send(HttpExporter(f"{full_collector.url}/v1/traces", timeout=1), span()).name == "FAILURE"
-    assert send(GrpcExporter(full_collector.grpc, insecure=True, timeout=1), span()).name == "FAILURE"
-
+    request = encode_spans([span()])
+    headers = {"Content-Type": "application/x-protobuf"}
+    answer = httpx.post(
+        f"{full_collector.url}/v1/traces",
+        content=request.SerializeToString(),
+        headers=headers,
+        trust_env=False,
+    )
+    assert answer.status_code == 503
+    with (
+        grpc.insecure_channel(full_collector.grpc) as channel,
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        TraceServiceStub(channel).Export(request, timeout=5)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert full_collector.spans() == []
 
 

@@ -90,4 +90,6 @@ class Proxy:
 
     def _add(self, kind: str, *, upstream: bool, **attributes: int) -> None:
         stream = "upstream" if upstream else "downstream"
-        self._toxiproxy.call("POST", f"{self._path}/toxics", {"type": kind, "stream": stream, "attributes": attributes})
+        self._toxiproxy.call(
+            "POST", f"{self._path}/toxics", {"type": kind, "stream": stream, "attributes": attributes}
+        )

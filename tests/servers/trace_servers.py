@@ -112,7 +112,9 @@ class MLflow(TraceServer):
 
     def create_experiment(self, name: str) -> str:
         """The id of a new experiment."""
-        return str(self.call("POST", "/api/2.0/mlflow/experiments/create", json={"name": name})["experiment_id"])
+        return str(
+            self.call("POST", "/api/2.0/mlflow/experiments/create", json={"name": name})["experiment_id"]
+        )
 
     def clear(self) -> None:
         """Go on in a new experiment."""
@@ -121,12 +123,18 @@ class MLflow(TraceServer):
     def traces(self) -> list[dict[str, Any]]:
         """The traces of this test's experiment, as MLflow gives them: "trace_info" and "spans"."""
         where = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": self.experiment_id}}
-        found = self.call("POST", "/api/3.0/mlflow/traces/search", json={"locations": [where], "max_results": 500})
+        found = self.call(
+            "POST", "/api/3.0/mlflow/traces/search", json={"locations": [where], "max_results": 500}
+        )
         ids = [trace["trace_id"] for trace in found.get("traces", [])]
-        return [self.call("GET", "/api/3.0/mlflow/traces/get", params={"trace_id": each})["trace"] for each in ids]
+        return [
+            self.call("GET", "/api/3.0/mlflow/traces/get", params={"trace_id": each})["trace"] for each in ids
+        ]
 
     def spans(self) -> list[dict[str, Any]]:
-        return [_hexadecimal(otlp_json.plain(span)) for trace in self.traces() for span in trace.get("spans", [])]
+        return [
+            _hexadecimal(otlp_json.plain(span)) for trace in self.traces() for span in trace.get("spans", [])
+        ]
 
 
 def _hexadecimal(span: dict[str, Any]) -> dict[str, Any]:
