@@ -1,4 +1,4 @@
-"""Where what the servers are made of is kept: fetched and built once, from a recipe, into a folder of the checkout."""
+"""What the servers are made of: fetched and built once, from a recipe, into a folder of the checkout."""
 
 import fcntl
 import os
@@ -24,8 +24,8 @@ def root() -> Path:
 def prepare(name: str, recipe: str, make: Callable[[Path], None]) -> bool:
     """Have make fill the folder of this name, unless that was done from this recipe; True if it had to.
 
-    A make that was broken off is called again over what it left; what came of another recipe is removed first.
-    Two processes may prepare one cache: the second waits.
+    A make that was broken off is called again over what it left; what came of another recipe is removed
+    first. Two processes may prepare one cache: the second waits.
     """
     home = root() / name
     root().mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ RECEIVED = "received.jsonl"
 
 
 class Collector(Server):
-    """Takes OTLP over HTTP and gRPC: plainly, with TLS, with a bearer token, or not at all because it is full."""
+    """Takes OTLP over HTTP and gRPC: plainly, with TLS, with a bearer token, or not at all when full."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ def tool(name: str, *, package: str) -> str:
 
 
 def run(command: list[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Run a command to its end in a folder; raises NotPrepared with the end of what it printed if it fails."""
+    """Run a command in a folder; if it fails, raises NotPrepared with the end of what it printed."""
     done = subprocess.run(
         command,
         cwd=folder,

@@ -17,14 +17,15 @@ FOLDERS = (
 
 
 def find(at_least: int) -> Path:
-    """The home of the oldest JDK of this version or newer; raises NotPrepared, which names those there are."""
+    """The home of the oldest JDK of this version or newer; raises NotPrepared that names those there are."""
     versions = {home.resolve(): version for home in _homes() if (version := _version(home))}
     fitting = [home for home, version in versions.items() if version >= at_least]
     if fitting:
         return min(fitting, key=lambda home: versions[home])
     there = ", ".join(str(version) for version in sorted(versions.values())) or "none"
     raise NotPrepared(
-        f"A JDK of version {at_least} or newer is needed; there: {there}. Install one, or say where one is: JAVA_HOME"
+        f"A JDK of version {at_least} or newer is needed; there: {there}. "
+        "Install one, or say where one is: JAVA_HOME"
     )
 
 

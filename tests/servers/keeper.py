@@ -1,7 +1,7 @@
 """Runs one server and ends it, with all its children, as soon as the process that asked for it is gone.
 
 A program of its own, so that a test process killed by SIGKILL leaves no server: keeper.py LOG COMMAND…
-It prints the server's process group, and ends the server when its standard input closes or its parent changes.
+It prints the server's process group; the server ends when its standard input closes or its parent changes.
 """
 
 import os
@@ -25,7 +25,7 @@ def keep(log: Path, command: list[str]) -> int:
     try:
         sys.stdout.write(f"{server.pid}\n")
         sys.stdout.flush()
-        # A child that the test process forked may hold the pipe open for longer than it lives: its id is looked at, too.
+        # A child that the test process forked may hold the pipe open after it: its id is looked at, too.
         while server.poll() is None and os.getppid() == parent:
             if select.select([sys.stdin], [], [], LOOK_S)[0]:
                 break

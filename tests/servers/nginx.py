@@ -65,7 +65,7 @@ def _htpasswd(user: str, password: str) -> str:
 
 
 class Guard(Server):
-    """nginx that lets a request through with the right password or API key, if there are any, else answers 401."""
+    """nginx before a server: without the right password or API key, where one is set, it answers 401."""
 
     def __init__(
         self,

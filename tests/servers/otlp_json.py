@@ -7,7 +7,7 @@ from typing import Any
 
 
 def spans(requests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The spans of export requests, as plain() gives them, each with its "resource" and the name of its "scope"."""
+    """The spans of export requests, as plain() gives them, with their "resource" and their scope's name."""
     for request in requests:
         for group in request.get("resourceSpans", []):
             resource = attributes(group.get("resource", {}))
@@ -21,7 +21,7 @@ def spans(requests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def plain(item: dict[str, Any]) -> dict[str, Any]:
-    """A span, event or link with names as in OTLP JSON, attributes as a dict, times as int, and nothing that is null."""
+    """A span, event or link: names as in OTLP JSON, attributes as a dict, times as int, no nulls."""
     made = {_camel(name): held for name, held in item.items() if held is not None}
     for name, held in made.items():
         if name in {"events", "links"}:

@@ -1,4 +1,4 @@
-"""One real server in a process of its own, on loopback: started, waited for, paused, killed, started again."""
+"""One real server in a process of its own, on loopback: started, waited for, paused, killed, restarted."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from tests.servers.errors import ServerError
 KEEPER = Path(__file__).with_name("keeper.py")
 HOST = "127.0.0.1"
 TAIL_LINES = 40
-# Below the ports that systems give to outgoing connections, so that none of those takes it before the server does.
+# Below the ports of outgoing connections, so that none of those takes it before the server does.
 PORTS = range(20_000, 32_000)
 # Settings of whoever runs the tests are not settings of the servers.
 FOREIGN = (
@@ -53,7 +53,7 @@ def wait_until(what: str, holds: Callable[[], Any], timeout_s: float) -> Any:
 
 
 class Server:
-    """A server's process. Its data and its log lie in a folder, and stay there when it is killed or started again."""
+    """A server's process. Its data and its log lie in a folder, and stay when it is killed or restarted."""
 
     def __init__(self, name: str, folder: Path, *, start_s: float = 60) -> None:
         self.name = name

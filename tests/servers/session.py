@@ -1,4 +1,4 @@
-"""The servers of one test session: each starts at first use and is found running, at its start state, by each test."""
+"""The servers of one test session: each starts at first use and ends with the session."""
 
 from collections.abc import Callable
 from contextlib import ExitStack

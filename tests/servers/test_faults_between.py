@@ -1,12 +1,12 @@
 """What toxiproxy and nginx put between a client and a server."""
 
 import hashlib
-import random
 import socket
 import ssl
 import time
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.servers.server import HOST
@@ -19,7 +19,7 @@ def get(url, *, timeout=5.0, **options):
 @pytest.fixture
 def long_path(opensearch3):
     """The path of a document of 40,000 characters that cannot be compressed to less than half."""
-    opensearch3.call("PUT", "/notes/_doc/1", {"text": random.Random(1).randbytes(20_000).hex()})
+    opensearch3.call("PUT", "/notes/_doc/1", {"text": np.random.default_rng(1).bytes(20_000).hex()})
     return "/notes/_doc/1"
 
 

@@ -133,7 +133,7 @@ def test_what_is_not_prepared_is_skipped_with_a_reason_and_required_in_ci(monkey
     def get():
         return search.SearchServer("opensearch3", tmp_path / "server")
 
-    with pytest.raises(pytest.skip.Exception, match="opensearch3 is not prepared.*make test-servers"):
+    with pytest.raises(pytest.skip.Exception, match=r"opensearch3 is not prepared.*make test-servers"):
         prepared(get)
     monkeypatch.setenv("CI", "true")
     with pytest.raises(NotPrepared):

@@ -1,4 +1,4 @@
-"""The four search servers: each starts, is what it says, keeps a document over kill -9, and is wiped for the next test."""
+"""The four search servers: each starts, is what it says, keeps documents over kill -9, and is wiped."""
 
 import httpx
 import pytest
