@@ -8,6 +8,7 @@ MillstreamError
 │   ├── StepLimitError                  an agent reached max_iterations without an answer
 │   └── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
 ├── UnreachableError (ConnectionError)  a server that is needed does not answer         [transient]
+├── RefusedError (PermissionError)      a server answers, and takes nothing until somebody mends something
 └── StorageError (OSError)              the journal or an output file cannot be written
 
 `exit_code` is what the command line exits with; `transient` says whether trying again can help.
@@ -63,10 +64,25 @@ class ItemTimeoutError(WorkflowError, TimeoutError):
 
 
 class UnreachableError(MillstreamError, ConnectionError):
-    """A server that is needed does not answer."""
+    """A server that is needed does not answer, or cannot now.
+
+    Args:
+        message: what does not answer, and what to do.
+        retry_after_s: seconds that the server asked to wait.
+    """
 
     exit_code = 4
     transient = True
+
+    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(MillstreamError, PermissionError):
+    """A server answers, and takes nothing until somebody mends something: credentials, certificate, mapping."""
+
+    exit_code = 4
 
 
 class StorageError(MillstreamError, OSError):
