@@ -4,6 +4,9 @@ export PYTHON ?= python3
 
 OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain))
 
+# What an environment is made from; the package holds one module in C.
+BUILT_FROM = pyproject.toml setup.py scripts/venv src/millstream/record/_lane.c
+
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
@@ -39,18 +42,18 @@ bench-recording: .venv-bench/.ready ## what recording costs, beside other SDKs; 
 	.venv-bench/bin/python -m benchmarks.recording $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote
-	rm -rf .venv .venv-demo .venv-openai-2 .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf build src/millstream/record/*.so .venv .venv-demo .venv-openai-2 .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
-.venv-demo/.ready: pyproject.toml scripts/venv
+.venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo
 
-.venv/.ready: pyproject.toml scripts/venv
+.venv/.ready: $(BUILT_FROM)
 	@scripts/venv .venv all dev
 
-.venv-openai-2/.ready: pyproject.toml scripts/venv
+.venv-openai-2/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-openai-2 langchain,web frameworks-openai-2
 
-.venv-bench/.ready: pyproject.toml scripts/venv
+.venv-bench/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-bench "" bench
 	@for sdk in langfuse logfire mlflow nat; do \
 		scripts/venv .venv-bench "" bench-$$sdk || echo "$$sdk could not be installed; its rows will say so" >&2; \

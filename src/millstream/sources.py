@@ -77,7 +77,7 @@ class RandomIds:
     _MADE_AT_ONCE = 256
 
     def __init__(self, seed: int | None = None) -> None:
-        self._bytes = os.urandom if seed is None else Random(seed).randbytes  # noqa: S311  # ids are not secrets
+        self._random = Random(seed)  # noqa: S311  # ids are not secrets
         self.ready_traces: list[str] = []
         """Trace ids, to be taken from the end by who finds a call too dear."""
         self.ready_spans: list[str] = []
@@ -100,12 +100,13 @@ class RandomIds:
             return self._make(self.ready_spans, 16)
 
     def _make(self, ready: list[str], length: int) -> str:
-        digits = self._bytes(self._MADE_AT_ONCE * length // 2).hex(" ", length // 2)  # split in C
+        digits = self._random.randbytes(self._MADE_AT_ONCE * length // 2).hex(" ", length // 2)  # split in C
         first, *others = digits.split(" ")
         ready += others
         return first
 
     def _start_anew(self) -> None:
+        self._random.seed()
         self.ready_traces.clear()
         self.ready_spans.clear()
 

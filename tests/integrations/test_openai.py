@@ -426,15 +426,33 @@ def test_embeddings_by_number_and_size(client, spans):
 
 
 def test_uninstrumented_in_the_middle_of_a_stream(client, spans):
-    methods = [SyncAPIClient.request, AsyncAPIClient.request, openai.Stream.__init__]
+    init, methods = openai.Stream.__init__, [SyncAPIClient.request, AsyncAPIClient.request]
+    bodies = [method.__wrapped__.__code__ for method in methods]
     stream = client.chat.completions.create(**asked("Count."), stream=True)
     next(stream)
     millstream.uninstrument()
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == TEXT
     client.chat.completions.create(**asked("Count."))
     assert_whole(only_model_call(spans()), chunks=5, usage=False)
-    originals = [SyncAPIClient.request, AsyncAPIClient.request, openai.Stream.__init__]
-    assert [method.__wrapped__ for method in methods] == originals
+    assert [method.__code__ for method in methods] == bodies
+    assert openai.Stream.__init__ is init.__wrapped__
+
+
+@pytest.mark.parametrize("where", ["class", "client"])
+def test_a_method_that_somebody_kept_is_recorded(where, server, spans, monkeypatch):
+    with OpenAI(base_url=server.base_url, max_retries=0) as client:
+        owner = OpenAI if where == "class" else client
+        kept = owner.request  # as other instrumentations do; they leave it there when they are taken off
+        monkeypatch.setattr(owner, "request", kept, raising=False)
+        client.chat.completions.create(**asked("Count."))
+        millstream.instrument("openai")
+        client.chat.completions.create(**asked("Count."))
+        assert len(list(client.chat.completions.create(**asked("Count."), stream=True))) > 5
+        millstream.uninstrument()
+        client.chat.completions.create(**asked("Count."))
+    whole, streamed = spans()
+    assert_whole(whole)
+    assert_whole(streamed, chunks=5, usage=False)
 
 
 def test_azure(server, instrumented, spans):

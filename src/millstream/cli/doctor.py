@@ -16,6 +16,7 @@ import msgspec
 from millstream import __version__
 from millstream.record import journal_home
 from millstream.record.integrations import available
+from millstream.record.lane import COMPILED
 
 _EXTRAS: Final = {
     "profiling": ("numpy", "scipy", "matplotlib", "pyarrow", "jinja2"),
@@ -52,7 +53,12 @@ def _this() -> Finding:
     return Finding(
         "millstream",
         ok=True,
-        detail=f"{__version__}, Python {platform.python_version()} on {platform.system()}",
+        detail=f"{__version__}, Python {platform.python_version()} on {platform.system()}, recording "
+        + (
+            "compiled"
+            if COMPILED
+            else "in plain Python (built without a C compiler: the same, at twice the price)"
+        ),
     )
 
 

@@ -6,8 +6,8 @@ process is killed. So `kill -9` loses at most the line that each thread was copy
 while room is made, never while copying. What is not written yet reads as blank. A living process holds a
 lock on its segment; readers tell by it who still writes.
 
-`mmap.write` is one call into C that takes room and copies, so threads, signal handlers and finalizers that
-record in the middle of anything need no lock until the window is full.
+A window's `write` is one call into C that takes room and copies, so threads, signal handlers and finalizers
+that record in the middle of anything need no lock until the window is full.
 """
 
 import atexit
@@ -38,8 +38,31 @@ _NO_FALLOCATE: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 class _NoRoom:
     """A window that is always full: the first line, and whoever comes while the next window is made, wait."""
 
-    def write(self, line: bytes) -> int:
+    def write(self, line: bytes) -> None:
         raise ValueError(line)
+
+    def seal(self) -> None:
+        pass
+
+
+class _Window:
+    """A part of the file that lines are copied into, one after another."""
+
+    def __init__(self, map: mmap.mmap) -> None:  # noqa: A002  # what it is
+        self._map = map
+        self.write = map.write
+
+    def seal(self) -> None:
+        """From here on nothing fits."""
+        self._map.seek(0, os.SEEK_END)
+
+
+try:
+    from millstream.record import _lane
+except ImportError:  # built without a compiler
+    _new_window: Callable[[mmap.mmap], "_Window | _lane.Window"] = _Window
+else:
+    _new_window = _lane.Window
 
 
 class Journal:
@@ -68,8 +91,10 @@ class Journal:
         self._writer = ""
         self._number = 0
         self._fd = -1
-        self._window: mmap.mmap | _NoRoom = _NoRoom()
-        self.write: Callable[[bytes], object] = self._window.write
+        self._map: mmap.mmap | None = None
+        self.window: _Window | _lane.Window | _NoRoom = _NoRoom()
+        """The part of the file that lines are copied into now."""
+        self.write: Callable[[bytes], object] = self.window.write
         """Copies a line into the file; raises ValueError where there is no room, and then `begin` or
         `finish_after_growing` makes some."""
         self.segment = ""
@@ -201,7 +226,7 @@ class Journal:
     def _grow(self, line: bytes) -> None:
         """Write a line, after mapping the next window, of the next segment when this one is full."""
         try:
-            self._window.write(line)
+            self.window.write(line)
         except ValueError:
             pass
         else:
@@ -222,10 +247,11 @@ class Journal:
             size = needed
             self._reserve(start, size)
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        window = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED | _POPULATE, prot=protection, offset=start)
+        map_ = mmap.mmap(self._fd, size, flags=mmap.MAP_SHARED | _POPULATE, prot=protection, offset=start)
+        window = _new_window(map_)
         window.write(line)
-        self._window, self._window_start, self._window_size = window, start, size
-        self.write = window.write
+        self._map, self._window_start, self._window_size = map_, start, size
+        self.window, self.write = window, window.write
 
     def _reserve(self, start: int, size: int) -> None:
         """See that the disk has room for `size` bytes from `start` of the file."""
@@ -266,13 +292,13 @@ class Journal:
         return fd, path.stem
 
     def _close(self) -> None:
-        fd, window, start = self._fd, self._window, self._window_start
+        fd, map_, window, start = self._fd, self._map, self.window, self._window_start
         self._forget()
         if fd < 0:
             return
-        if isinstance(window, mmap.mmap):
-            window.seek(0, os.SEEK_END)  # from here on nothing fits: the file may shrink under the map
-            end = start + window.rfind(b"}\n", 0) + 2
+        if map_ is not None:
+            window.seal()  # the file may shrink under the map
+            end = start + map_.rfind(b"}\n", 0) + 2
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end)
         os.close(fd)
@@ -281,6 +307,7 @@ class Journal:
         atexit.unregister(self.close)
         self._fd = -1
         self.segment = ""
-        self._window = _NoRoom()
-        self.write = self._window.write
+        self._map = None
+        self.window = _NoRoom()
+        self.write = self.window.write
         self._window_start = self._window_size = 0

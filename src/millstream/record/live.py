@@ -149,8 +149,29 @@ class LiveSpan(context.SpanContext, eq=False):
         if self.generation != active.generation:
             return
         self.generation = ENDED
-        failure = None
-        told_ns, end_ns = end_ns, self.start_ns
+        lane = active.lane
+        if lane is not None and error is None and status is _OK and end_ns is None:
+            try:
+                end_ns, output = lane.finish(self, output), _UNSET
+            except Exception:  # noqa: BLE001, S110  # it comes again below, where it is seen to
+                pass
+            else:
+                if end_ns is None:
+                    above = self.parent
+                    if type(above) is LiveSpan and above.generation == ENDED:
+                        self.parent = open_around(above)  # a chain of ended spans would never be freed
+                    return
+        try:
+            self._end_here(error, status, output, end_ns)
+        except RecursionError:  # there was no room for so much as the call; who called may try again
+            self.generation = active.generation
+            raise
+
+    def _end_here(
+        self, error: BaseException | None, status: Status, output: Any, told_ns: int | None
+    ) -> None:
+        """End any span."""
+        active, failure, end_ns = self.recorder, None, self.start_ns
         try:
             end_ns = self.anchor_ns + active.monotonic_ns() if told_ns is None else told_ns
             if output is not _UNSET and active.capture_content:
@@ -173,7 +194,7 @@ class LiveSpan(context.SpanContext, eq=False):
             return
         above = self.parent
         if type(above) is LiveSpan and above.generation == ENDED:
-            self.parent = open_around(above)  # a chain of ended spans would never be freed
+            self.parent = open_around(above)
         if _subscribers and not _publishing():
             self._publish(end_ns, status, failure)
 

@@ -1,8 +1,9 @@
 """Starting a span: under which parent, in which trace, and whether at all."""
 
 import functools
+from contextvars import Token
 from sys import modules
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -18,6 +19,8 @@ from millstream.span import SpanKind
 _UNSET: Final = msgspec.UNSET
 _subscribers: Final = steps.subscribers
 _publishing: Final = steps.publishing.get
+_LEAST: Final = "0" * 32
+"""Sampled wherever any trace is."""
 
 
 def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept in one piece
@@ -101,7 +104,7 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     if workload_id is None:
         workload_id = active.workload_id
     if workload_id is not None:
-        head += _scope(workload_id)
+        head += scope_of(workload_id)
     span = LiveSpan(
         trace_id,
         span_id,
@@ -136,19 +139,32 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     return span
 
 
-def drops_root(active: "recorder.Recorder", name: str) -> bool:
-    """Whether a call that would be the root of a trace is not to be recorded at all, which is counted."""
-    if active.holds or active.remote_parent is not None or context.OTEL in modules:
+def drop_root(
+    active: "recorder.Recorder", name: str, marker: LiveSpan
+) -> "Token[context.SpanContext | None] | Literal[False] | None":
+    """Make `marker` current if a call would be the root of a trace that is not sampled, which is counted.
+
+    Returns:
+        What takes the marker back; `False` where it is current; `None` where a span is to be opened, which
+        may still find out that its trace is not sampled.
+    """
+    if active.lane is not None:
+        return active.lane.drop_root(name, marker)
+    above = context.current.get()
+    if above is marker:
         return False
-    try:
-        trace_id = active.ready_traces.pop()
-    except IndexError:
-        trace_id = active.ids.trace_id()
-    if _is_sampled(active, name, trace_id):
-        active.ready_traces.append(trace_id)  # decided once: the root that is opened next takes it
-        return False
+    if above is not None or active.holds or active.remote_parent is not None or context.OTEL in modules:
+        return None
+    if _is_sampled(active, name, _LEAST):  # else no id is spent on it
+        try:
+            trace_id = active.ready_traces.pop()
+        except IndexError:
+            trace_id = active.ids.trace_id()
+        if _is_sampled(active, name, trace_id):
+            active.ready_traces.append(trace_id)  # decided once: the root that is opened next takes it
+            return None
     active.not_sampled.add()
-    return True
+    return context.current.set(marker)
 
 
 def _is_sampled(active: "recorder.Recorder", name: str, trace_id: str) -> bool:
@@ -169,7 +185,8 @@ def label_of(name: str, kind: SpanKind) -> str:
 
 
 @functools.lru_cache(1024)
-def _scope(workload_id: str) -> str:
+def scope_of(workload_id: str) -> str:
+    """The part of a span's line that says its workload."""
     return f',"workload_id":{to_json(workload_id).decode()}'
 
 

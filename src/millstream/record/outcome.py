@@ -5,12 +5,15 @@ import re
 from enum import Enum
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from millstream.record import faults
 from millstream.record.serialize import to_text
 from millstream.span import SpanError, Status, Usage
 
 _E = TypeVar("_E", bound=Enum)
 _TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
+_COUNTS: Final = frozenset({int, type(None)})
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
 
 
@@ -51,12 +54,8 @@ def known_trace_id(trace_id: Any) -> str | None:
 
 def whole_counts(usage: Usage) -> Usage:
     """The usage with counts that are whole numbers; others become unknown."""
-    return Usage(
-        _whole(usage.input_tokens),
-        _whole(usage.output_tokens),
-        _whole(usage.cache_read_tokens),
-        _whole(usage.reasoning_tokens),
-    )
+    counts = msgspec.structs.astuple(usage)
+    return usage if _COUNTS.issuperset(map(type, counts)) else Usage(*map(_whole, counts))
 
 
 def _whole(count: Any) -> int | None:

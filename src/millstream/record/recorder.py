@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from millstream import context, sources
 from millstream.errors import StorageError
@@ -17,6 +17,9 @@ from millstream.record.policy import DEFAULT_REDACTION, Policy, Processor
 from millstream.record.redaction import Redaction
 from millstream.record.sampling import Sampling
 from millstream.record.tally import Tally
+
+if TYPE_CHECKING:
+    from millstream.record import _lane
 
 _recorders: Final["weakref.WeakSet[Recorder]"] = weakref.WeakSet()
 """All of them, for forks: one that is not in use now may be again."""
@@ -71,6 +74,8 @@ class Recorder:
         self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
         self.journal = Journal(home, segment_bytes)
         self.blobs = Blobs(self.journal, self.redact)
+        self.lane: _lane.Lane | None = None
+        """Opens and ends the commonest spans, where it is compiled."""
         _recorders.add(self)
 
     def stats(self) -> dict[str, Any]:
@@ -81,7 +86,8 @@ class Recorder:
         dropped = {**faulty, **({"journal cannot be written": lost} if lost else {})}
         if by_processors := self.dropped.value:
             dropped["by a processor"] = by_processors
-        if unsampled := self.not_sampled.value:
+        unsampled = self.not_sampled.value + (0 if self.lane is None else self.lane.dropped)
+        if unsampled:
             dropped["traces that were not sampled"] = unsampled
         return {
             "made": ended + by_processors,
@@ -100,6 +106,8 @@ class Recorder:
         """In a forked child: our own segment, our own counts, and no claim on the parent's open spans."""
         self.generation += 1
         self.not_sampled = Tally()
+        if self.lane is not None:
+            self.lane.dropped = 0
         self.dropped = Tally()
         self.journal.forget_parent()
 
@@ -146,17 +154,25 @@ def _resolve() -> Recorder | None:
             try:
                 _install_hooks()
                 if not _disabled():
-                    state.recorder = Recorder(
+                    recorder = Recorder(
                         journal_home(),
                         clock=sources.active.clock,
                         ids=sources.active.ids,
                         policy=policy.from_environment(),
                     )
+                    recorder.lane = _lane_for(recorder)
+                    state.recorder = recorder
             except Exception as error:  # noqa: BLE001  # telemetry never breaks the user's program
                 faults.swallow(error, "recording could not begin")
             finally:
                 state.resolved, state.resolving = True, False
     return state.recorder
+
+
+def _lane_for(recorder: Recorder) -> "_lane.Lane | None":
+    from millstream.record.lane import lane_for  # noqa: PLC0415  # which imports us
+
+    return lane_for(recorder)
 
 
 def _disabled() -> bool:
@@ -244,6 +260,7 @@ class recording:  # noqa: N801  # used as a function and as a block
                 policy=chosen,
                 segment_bytes=segment_bytes,
             )
+            self._recorder.lane = _lane_for(self._recorder)
         self._below = (default, sources.active.clock, sources.active.ids)
         state.blocks.append(self)
         state.recorder, sources.active.clock, sources.active.ids = self._recorder, self._clock, self._ids

@@ -17,8 +17,8 @@ from millstream.context import SpanContext, current
 from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan, leave, unended
 from millstream.record.not_recorded import NOT_RECORDED, NOT_SAMPLED
-from millstream.record.opening import drops_root, label_of, open_span
-from millstream.record.serialize import to_text
+from millstream.record.opening import drop_root, label_of, open_span
+from millstream.record.serialize import to_json, to_text
 from millstream.span import SpanKind, Status
 
 P = ParamSpec("P")
@@ -27,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNSET: Final = msgspec.UNSET
 _state: Final = recorder.state
 _OK: Final = Status.OK
+_FUNCTION: Final = SpanKind.FUNCTION
 _get_current: Final = current.get
 _set_current: Final = current.set
 _reset_current: Final = current.reset
@@ -116,13 +117,13 @@ def _is(predicate: Callable[[Any], bool], function: Any) -> bool:
 class _Call:
     """What is known of a tracked function before it is called: how to start the span of a call."""
 
-    __slots__ = ("_bind", "_label", "metadata", "name", "workload_id")
+    __slots__ = ("_bind", "label", "metadata", "name", "workload_id")
 
     def __init__(
         self, function: Callable[..., Any], name: str | None, metadata: dict[str, Any], *, opens_scope: bool
     ) -> None:
         self.name = to_text(name or getattr(function, "__name__", None) or type(function).__name__)
-        self._label = label_of(self.name, SpanKind.FUNCTION)
+        self.label = label_of(self.name, _FUNCTION)
         self.workload_id = self.name if opens_scope else None
         self.metadata = metadata
         self._bind = _binder(function)
@@ -133,15 +134,23 @@ class _Call:
         if active is None:
             return None
         try:
-            span = open_span(
-                active,
-                self.name,
-                SpanKind.FUNCTION,
-                self._bind(args, kwargs) if active.capture_content else _UNSET,
-                _get_current(),
-                self.workload_id,
-                self._label,
-            )
+            content = self._bind(args, kwargs) if active.capture_content else _UNSET
+            lane, span = active.lane, None
+            if lane is not None:
+                given = None if content is _UNSET else to_json(content, active.content_limit)
+                span = lane.open(self.name, _FUNCTION, self.label, self.workload_id, given)
+                if span is None and given is not None:
+                    content = msgspec.Raw(given)
+            if span is None:
+                span = open_span(
+                    active,
+                    self.name,
+                    _FUNCTION,
+                    content,
+                    _get_current(),
+                    self.workload_id,
+                    self.label,
+                )
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be started")
             return None
@@ -151,26 +160,31 @@ class _Call:
 
 
 def _wrap_function(function: Callable[P, R], call: _Call) -> Callable[P, R]:  # noqa: C901  # kept in one piece
-    start, name = call.start, call.name
+    start, name, label, workload_id = call.start, call.name, call.label, call.workload_id
+    bare = not call.metadata
 
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:  # noqa: C901
         active = _state.recorder
+        span = None
         if active is None:
             if _state.resolved:
                 return function(*args, **kwargs)
         elif active.bounds is not None:
-            above = _get_current()
-            if above is NOT_SAMPLED:
-                return function(*args, **kwargs)
-            if above is None and drops_root(active, name):
-                token = _set_current(NOT_SAMPLED)
+            lane = active.lane
+            drop = drop_root(active, name, NOT_SAMPLED) if lane is None else lane.drop_root(name, NOT_SAMPLED)
+            if drop is not None:
+                if drop is False:
+                    return function(*args, **kwargs)
                 try:
                     return function(*args, **kwargs)
                 finally:
-                    _reset_current(token)
-        span = start(args, kwargs)
-        if span is None or span is NOT_RECORDED:
-            return function(*args, **kwargs)
+                    _reset_current(drop)
+        elif active.lane is not None and bare and not active.capture_content:
+            span = active.lane.open(name, _FUNCTION, label, workload_id, None)
+        if span is None:
+            span = start(args, kwargs)
+            if span is None or span is NOT_RECORDED:
+                return function(*args, **kwargs)
         token = _set_current(span)
         try:
             result = function(*args, **kwargs)
@@ -195,16 +209,15 @@ def _wrap_coroutine(function: Callable[..., Any], call: _Call) -> Callable[..., 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
         active = _state.recorder
         if active is not None and active.bounds is not None:
-            above = _get_current()
-            if above is NOT_SAMPLED:
+            drop = drop_root(active, call.name, NOT_SAMPLED)
+            if drop is False:
                 return await function(*args, **kwargs)
-            if above is None and drops_root(active, call.name):
-                token = _set_current(NOT_SAMPLED)
+            if drop is not None:
                 try:
                     return await function(*args, **kwargs)
                 finally:
                     with contextlib.suppress(ValueError):  # closed in another context than it ran in
-                        _reset_current(token)
+                        _reset_current(drop)
         span = call.start(args, kwargs)
         if span is None or span is NOT_RECORDED:
             return await function(*args, **kwargs)

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+
 from millstream import context
 from millstream.span import SpanKind
 
@@ -23,74 +25,55 @@ SpanOf = Callable[[tuple[Any, ...], dict[str, Any]], context.SpanContext | None]
 _DONE: Final = object()
 
 
-class Call:
-    """One call of a wrapped method.
+class Call(msgspec.Struct, eq=False):
+    """One call of a wrapped method, and a block inside it; a stream enters it once for each piece.
 
     Attributes:
         kind: of the runs that the method makes.
+        end_run: ends those that an exception leaves.
+        span: current inside, where it is not `None`.
         streams: whether the method is a generator.
         runs: those that have begun.
     """
 
-    __slots__ = ("kind", "runs", "streams")
+    kind: SpanKind
+    end_run: EndRun
+    span: context.SpanContext | None = None
+    streams: bool = False
+    runs: list[UUID] = []
+    _outer_span: context.SpanContext | None = None
+    _outer_call: "Call | None" = None
 
-    def __init__(self, kind: SpanKind, *, streams: bool) -> None:
-        self.kind = kind
-        self.streams = streams
-        self.runs: list[UUID] = []
+    def __enter__(self) -> None:
+        outer = self._outer_span = context.current.get()
+        self._outer_call = current_call.get()
+        if self.span is not None and self.span is not outer:
+            context.current.set(self.span)
+        current_call.set(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for run_id in self.runs:
+                self.end_run(run_id, error)
+        self.span = context.current.get()
+        # Set, not reset by token: an asynchronous generator may be closed by another task.
+        if self.span is not self._outer_span:
+            context.current.set(self._outer_span)
+        current_call.set(self._outer_call)
 
 
 current_call: Final[ContextVar[Call | None]] = ContextVar("millstream_integration_call", default=None)
 """The innermost wrapped method that this code runs in."""
 
 
-class _Inside:
-    """A block inside a call; a stream enters it once for each piece."""
-
-    __slots__ = ("_call", "_end_run", "_inner", "_outer")
-
-    def __init__(
-        self,
-        kind: SpanKind,
-        end_run: EndRun,
-        span: context.SpanContext | None = None,
-        *,
-        streams: bool = False,
-    ) -> None:
-        self._call = Call(kind, streams=streams)
-        self._end_run = end_run
-        self._inner = span
-        self._outer: tuple[context.SpanContext | None, Call | None] = (None, None)
-
-    def __enter__(self) -> None:
-        self._outer = (context.current.get(), current_call.get())
-        if self._inner is not None and self._inner is not self._outer[0]:
-            context.current.set(self._inner)
-        current_call.set(self._call)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
-            for run_id in self._call.runs:
-                self._end_run(run_id, error)
-        self._inner = context.current.get()
-        # Set, not reset by token: an asynchronous generator may be closed by another task.
-        if self._inner is not self._outer[0]:
-            context.current.set(self._outer[0])
-        current_call.set(self._outer[1])
-
-
-def _no_span(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """The call is part of no span that is known before it begins."""
-
-
 def wrap(
-    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf = _no_span
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf | None = None
 ) -> Callable[..., Any]:
     """A method that does the same inside a `Call` of `kind`; it may be asynchronous, and a generator.
 
-    Inside, the span that `span_of` gives is current.
+    Inside, the span that `span_of` gives is current. Where one of `kind` is already, that is it.
     """
     if inspect.isasyncgenfunction(method):
         return _wrap_asynchronous_stream(method, kind, end_run, span_of)
@@ -100,26 +83,38 @@ def wrap(
 
         @functools.wraps(method)
         async def asynchronous(*args: Any, **kwargs: Any) -> Any:
-            with _Inside(kind, end_run, span_of(args, kwargs)):
+            if span_of is None:
+                span = None
+            elif getattr(context.current.get(), "kind", None) is kind:
+                return await method(*args, **kwargs)
+            else:
+                span = span_of(args, kwargs)
+            with Call(kind, end_run, span):
                 return await method(*args, **kwargs)
 
         return asynchronous
 
     @functools.wraps(method)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        with _Inside(kind, end_run, span_of(args, kwargs)):
+        if span_of is None:
+            span = None
+        elif getattr(context.current.get(), "kind", None) is kind:
+            return method(*args, **kwargs)
+        else:
+            span = span_of(args, kwargs)
+        with Call(kind, end_run, span):
             return method(*args, **kwargs)
 
     return plain
 
 
 def _wrap_stream(
-    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf | None
 ) -> Callable[..., Any]:
     @functools.wraps(method)
     def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
         pieces = method(*args, **kwargs)
-        inside = _Inside(kind, end_run, span_of(args, kwargs), streams=True)
+        inside = Call(kind, end_run, None if span_of is None else span_of(args, kwargs), streams=True)
         try:
             while True:
                 with inside:
@@ -135,12 +130,12 @@ def _wrap_stream(
 
 
 def _wrap_asynchronous_stream(
-    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf | None
 ) -> Callable[..., Any]:
     @functools.wraps(method)
     async def stream(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         pieces = method(*args, **kwargs)
-        inside = _Inside(kind, end_run, span_of(args, kwargs), streams=True)
+        inside = Call(kind, end_run, None if span_of is None else span_of(args, kwargs), streams=True)
         try:
             while True:
                 with inside:

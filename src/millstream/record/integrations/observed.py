@@ -8,6 +8,7 @@ span.
 
 import contextlib
 import functools
+import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import Token
 from types import TracebackType
@@ -25,7 +26,9 @@ from millstream.span import SpanKind, Usage
 P = ParamSpec("P")
 T = TypeVar("T")
 _UNSET: Final = msgspec.UNSET
+_state: Final = recorder.state
 _DONE: Final = object()
+_is_unknown: Final = functools.partial(operator.is_, None)
 
 PARAMETERS: Final = {
     "temperature": semconv.REQUEST_TEMPERATURE,
@@ -56,7 +59,7 @@ def quietly(function: Callable[P, object]) -> Callable[P, None]:
     return wrapper
 
 
-class Observed:
+class Observed(msgspec.Struct, eq=False):
     """A step that is being recorded.
 
     As a block (`with step:`) it is current inside, and ends with the block. `with step.inside():` makes it
@@ -68,12 +71,9 @@ class Observed:
             other one ends it.
     """
 
-    __slots__ = ("_chunks", "inner", "span")
-
-    def __init__(self, span: LiveSpan, *, inner: bool) -> None:
-        self.span = span
-        self.inner = inner
-        self._chunks = 0
+    span: LiveSpan
+    inner: bool
+    _chunks: int = 0
 
     @quietly
     def know(self, attributes: Mapping[str, Any]) -> None:
@@ -81,10 +81,9 @@ class Observed:
         self._know(attributes)
 
     def _know(self, attributes: Mapping[str, Any]) -> None:
-        known = (self.inner and self.span.attributes) or ()
-        self.span.set_attributes(
-            {key: value for key, value in attributes.items() if value is not None and key not in known}
-        )
+        if self.inner and (known := self.span.attributes):
+            attributes = {key: value for key, value in attributes.items() if key not in known}
+        self.span.set_attributes(_told(attributes))
 
     @quietly
     def request(
@@ -103,7 +102,6 @@ class Observed:
             self.know({semconv.TIME_TO_FIRST_CHUNK_S: elapsed_s})
         self._chunks += 1
 
-    @quietly
     def answer(
         self,
         output: Any = _UNSET,
@@ -114,20 +112,24 @@ class Observed:
         finish_reasons: list[str] | None = None,
     ) -> None:
         """Record what came back; of a model, an OpenAI message."""
-        span = self.span
-        if output is not _UNSET and not (self.inner and span.output is not None):
-            span.set_output(output)
-        if usage is not None and not (self.inner and span.usage is not None):
-            span.set_usage(usage)
-        elif usage is not None and span.kind is SpanKind.EMBEDDING:  # several requests, one after another
-            span.set_usage(_sum(span.usage, usage))
-        self._know(
-            {
-                semconv.RESPONSE_MODEL: model,
-                semconv.RESPONSE_ID: response_id,
-                semconv.RESPONSE_FINISH_REASONS: finish_reasons,
-            }
-        )
+        span, inner = self.span, self.inner
+        try:
+            if output is not _UNSET and not (inner and span.output is not None):
+                span.set_output(output)
+            if usage is not None:
+                if not (inner and span.usage is not None):
+                    span.set_usage(usage)
+                elif span.kind is SpanKind.EMBEDDING:  # several requests, one after another
+                    span.set_usage(_sum(span.usage, usage))
+            self._know(
+                {
+                    semconv.RESPONSE_MODEL: model,
+                    semconv.RESPONSE_ID: response_id,
+                    semconv.RESPONSE_FINISH_REASONS: finish_reasons,
+                }
+            )
+        except Exception as fault:  # noqa: BLE001  # whatever a framework's new version does
+            faults.swallow(fault, "an answer could not be recorded whole")
 
     def end(self, error: BaseException | None = None) -> None:
         """End the step; of a call that another integration has begun, its own word counts."""
@@ -191,28 +193,35 @@ def begin(
         attributes: what is known from the start; `None` is unknown.
         parent: the span it starts in; default the current one.
     """
-    active = recorder.get()
+    active = _state.recorder or recorder.get()
     if active is None:
         return Observed(NOT_RECORDED, inner=False)
     above = parent or context.current.get()
     try:
-        if isinstance(above, LiveSpan) and above.is_open and _is_same_call(above, kind, name):
+        if isinstance(above, LiveSpan) and above.kind is kind and _is_same_call(above, name):
             step = Observed(above, inner=True)
             step.know(attributes or {})
         else:
-            step = Observed(open_span(active, name, kind, content, parent=above), inner=False)
-            known = {key: value for key, value in (attributes or {}).items() if value is not None}
-            step.span.set_attributes({semconv.FRAMEWORK: framework, **known})
+            step = Observed(open_span(active, name, kind, content, above), inner=False)
+            step.span.set_attributes(_told({semconv.FRAMEWORK: framework, **(attributes or {})}))
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return Observed(NOT_RECORDED, inner=False)
     return step
 
 
-def _is_same_call(above: LiveSpan, kind: SpanKind, name: str) -> bool:
-    if above.kind is not kind:
-        return False
-    return kind in (SpanKind.LLM, SpanKind.EMBEDDING) or (kind is SpanKind.TOOL and above.name == name)
+def _told(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those that are not `None`."""
+    if any(map(_is_unknown, attributes.values())):
+        return {key: value for key, value in attributes.items() if value is not None}
+    return attributes
+
+
+def _is_same_call(above: LiveSpan, name: str) -> bool:
+    """Whether a step inside a span of its kind is the same call."""
+    kind = above.kind
+    is_model = kind is SpanKind.LLM or kind is SpanKind.EMBEDDING
+    return above.is_open and (is_model or (kind is SpanKind.TOOL and above.name == name))
 
 
 def model_call(

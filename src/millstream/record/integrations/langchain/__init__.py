@@ -116,7 +116,7 @@ def _span_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> context.SpanConte
         manager = args[_RUN_MANAGER]
     if isinstance(manager, list):
         manager = manager[0] if manager else None
-    step = _handler.runs.step(getattr(manager, "run_id", None))
+    step = None if manager is None else _handler.runs.step(manager.run_id)
     return None if step is None or step.inner else step.span
 
 

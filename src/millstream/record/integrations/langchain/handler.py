@@ -21,6 +21,8 @@ from millstream.record.integrations.observed import PARAMETERS
 from millstream.span import SpanKind
 
 _P = ParamSpec("_P")
+_FAULT: Final = "a LangChain callback could not be recorded"
+_state: Final = recorder.state
 _MAX_PLAIN_BYTES: Final = 10_000
 
 
@@ -32,7 +34,7 @@ def _guarded(callback: Callable[_P, None]) -> Callable[_P, None]:
         try:
             callback(*args, **kwargs)
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-            faults.swallow(fault, "a LangChain callback could not be recorded")
+            faults.swallow(fault, _FAULT)
 
     return wrapper
 
@@ -54,7 +56,6 @@ class Handler(BaseCallbackHandler):
 
     # Model calls
 
-    @_guarded
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -65,10 +66,13 @@ class Handler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         """A chat model is called."""
-        active = recorder.get()
-        if active is not None:
-            content = messages_json(messages) if active.capture_content else msgspec.UNSET
-            self._start_model("chat", content, serialized, run_id, parent_run_id, kwargs)
+        try:
+            active = _state.recorder or recorder.get()
+            if active is not None:
+                content = messages_json(messages) if active.capture_content else msgspec.UNSET
+                self._start_model("chat", content, serialized, run_id, parent_run_id, kwargs)
+        except Exception as fault:  # noqa: BLE001  # as `_guarded`, which would be felt here
+            faults.swallow(fault, _FAULT)
 
     @_guarded
     def on_llm_start(
@@ -107,8 +111,10 @@ class Handler(BaseCallbackHandler):
                 attributes[PARAMETERS[key]] = value
         step = self.runs.start(SpanKind.LLM, str(name), content, run_id, parent_run_id, attributes)
         call = current_call.get()
-        if step is not None and call is not None and call.streams and call.kind is SpanKind.LLM:
-            step.__enter__()
+        if step is None or call is None or call.kind is not SpanKind.LLM:
+            return
+        if call.streams or (kwargs.get("batch_size") == 1 and len(call.runs) == 1):
+            step.__enter__()  # until the wrapped method returns, or hands out a piece
 
     @_guarded
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
@@ -126,15 +132,17 @@ class Handler(BaseCallbackHandler):
         if step is not None and event["event"] == "content-block-delta":
             step.piece(event["delta"])
 
-    @_guarded
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """A model answered."""
-        step = self.runs.close(run_id)
-        if step is not None:
-            try:
-                tell_answer(step, response)
-            finally:
-                step.end()
+        try:
+            step = self.runs.close(run_id)
+            if step is not None:
+                try:
+                    tell_answer(step, response)
+                finally:
+                    step.end()
+        except Exception as fault:  # noqa: BLE001  # as `_guarded`, which would be felt here
+            faults.swallow(fault, _FAULT)
 
     @_guarded
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import msgspec
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from millstream.record import faults
@@ -26,12 +26,33 @@ _NO_CALLS: Final = frozenset({"human", "system"})
 
 
 def messages_json(batches: list[list[BaseMessage]]) -> Any:
-    """The messages of a call, batches one after another; unset where they could not be read."""
+    """The messages of a call, batches one after another; unset where they could not be read.
+
+    What most messages of a long conversation are is read here, the rest by `message_json`.
+    """
+    result: list[dict[str, Any]] = []
     try:
-        return [message_json(message) for batch in batches for message in batch]
+        for batch in batches:
+            for message in batch:
+                kind, fields = type(message), message.__dict__
+                if kind is HumanMessage:
+                    said = {"role": "user", "content": fields["content"]}
+                elif kind is AIMessage and not fields["invalid_tool_calls"]:
+                    said = {"role": "assistant", "content": fields["content"]}
+                    if calls := fields["tool_calls"]:
+                        said["tool_calls"] = list(map(_tool_call, calls))
+                elif kind is ToolMessage:
+                    said = {"role": "tool", "content": fields["content"]}
+                    said["tool_call_id"] = fields["tool_call_id"]
+                else:
+                    said = message_json(message)
+                if name := fields["name"]:
+                    said["name"] = name
+                result.append(said)
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "the messages of a model call could not be recorded")
         return msgspec.UNSET
+    return result
 
 
 def message_json(message: BaseMessage) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
+
 from millstream import context
 from millstream.record import recorder
 from millstream.record.integrations.calls import current_call
@@ -12,21 +14,17 @@ from millstream.record.integrations.observed import Observed, begin
 from millstream.record.live import leave
 from millstream.span import SpanKind, Status
 
+_state: Final = recorder.state
 _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """A run that has begun: the span that it is in, and the step that it is, if it is one."""
 
-    __slots__ = ("children", "parent_run_id", "span", "step")
-
-    def __init__(
-        self, span: context.SpanContext | None, step: Observed | None, parent_run_id: UUID | None
-    ) -> None:
-        self.span = span
-        self.step = step
-        self.parent_run_id = parent_run_id
-        self.children: set[UUID] = set()
+    span: context.SpanContext | None
+    step: Observed | None
+    parent_run_id: UUID | None
+    children: set[UUID] = set()
 
 
 class Runs:
@@ -61,7 +59,7 @@ class Runs:
         attributes: Mapping[str, Any] | None = None,
     ) -> Observed | None:
         """Start the step of a run; `None` while nothing is recorded."""
-        if recorder.get() is None:
+        if (_state.recorder or recorder.get()) is None:
             return None
         step = begin(
             kind,
@@ -96,7 +94,7 @@ class Runs:
             return None
         if run.parent_run_id is not None and (parent := self.known.get(run.parent_run_id)):
             parent.children.discard(run_id)
-        for child in tuple(run.children):
+        for child in tuple(run.children):  # of which closing takes them out
             if (below := self.known.get(child)) and below.step is None:
                 self.close(child)
         step = run.step

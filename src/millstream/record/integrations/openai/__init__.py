@@ -14,11 +14,13 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 from millstream.record.integrations.calls import Patches
 from millstream.record.integrations.on_import import forget, when_imported
 from millstream.record.integrations.openai import tools
+from millstream.record.integrations.openai.in_place import Bodies
 from millstream.record.integrations.openai.requests import begin_request
 from millstream.record.integrations.openai.streams import follow_stream
 from millstream.record.opening import current_span
 from millstream.span import SpanKind
 
+_bodies: Final = Bodies()
 _patches: Final = Patches()
 _users: Final[set[str]] = set()
 """Who has the calls recorded: we, or frameworks that want the details of their own calls."""
@@ -41,8 +43,8 @@ def uninstall() -> None:
 def use(user: str) -> None:
     """Record calls on behalf of `user`; for others than "openai", those inside of a model call only."""
     _users.add(user)
-    _patches.put(SyncAPIClient, "request", _recording)
-    _patches.put(AsyncAPIClient, "request", _recording_async)
+    _bodies.put(SyncAPIClient, "request", _recording)
+    _bodies.put(AsyncAPIClient, "request", _recording_async)
     _patches.put(Stream, "__init__", _followed)
     _patches.put(AsyncStream, "__init__", _followed)
 
@@ -51,6 +53,7 @@ def leave(user: str) -> None:
     """Record no longer on behalf of `user`."""
     _users.discard(user)
     if not _users:
+        _bodies.undo()
         _patches.undo()
 
 
