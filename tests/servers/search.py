@@ -78,7 +78,7 @@ class SearchServer(Server):
     """A single node without security; what that lacks is put in front of it (nginx.py)."""
 
     def __init__(self, kind: str, folder: Path) -> None:
-        super().__init__(kind, folder, start_s=120)
+        super().__init__(kind, folder, start_s=180)
         self.kind = kind
         self.version = KINDS[kind].version
         self.is_opensearch = KINDS[kind].product == "opensearch"

@@ -20,6 +20,8 @@ HOST = "127.0.0.1"
 TAIL_LINES = 40
 # Below the ports of outgoing connections, so that none of those takes it before the server does.
 PORTS = range(20_000, 32_000)
+STOP_S = 10
+STOPPED = "TZX"  # stopped, or gone
 # Settings of whoever runs the tests are not settings of the servers.
 FOREIGN = (
     "OTEL_",
@@ -127,6 +129,7 @@ class Server:
     def pause(self) -> None:
         """Stop its processes by SIGSTOP: connections are taken by the system, and nothing is answered."""
         os.killpg(self._group, signal.SIGSTOP)
+        wait_until(f"{self.name} has stopped", self._stopped, STOP_S)
 
     def resume(self) -> None:
         """Let its processes go on."""
@@ -150,6 +153,15 @@ class Server:
         if not self.running:
             raise ServerError(f"{self.name} ended while it was starting")
         return self.ready()
+
+    def _stopped(self) -> bool:
+        """Whether all its threads have stopped, which takes a while on a busy machine; True without /proc."""
+        for thread in Path("/proc").glob("[0-9]*/task/*/stat"):
+            with suppress(OSError):
+                state, _, group = thread.read_text().rpartition(")")[2].split()[:3]
+                if int(group) == self._group and state not in STOPPED:
+                    return False
+        return True
 
     def _tail(self) -> str:
         return "\n".join(self.log().splitlines()[-TAIL_LINES:]) or "(it is empty)"

@@ -20,7 +20,7 @@ class TraceServer(Server):
     health = "/"
 
     def __init__(self, name: str, folder: Path) -> None:
-        super().__init__(name, folder, start_s=180)
+        super().__init__(name, folder, start_s=300)
         self._program = python_servers.program(name)
 
     def ready(self) -> bool:
