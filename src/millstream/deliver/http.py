@@ -1,0 +1,225 @@
+"""HTTP to one endpoint, for sinks: answers as they are, and what goes wrong as two kinds of error.
+
+    client = HttpClient(endpoint, name="the collector", extra="otlp", headers=headers)
+    answer = client.request("POST", "/v1/traces", body, {"content-type": ...}, passed={400, 413})
+
+`UnreachableError` is what may be well again by itself, `RefusedError` what a person has to mend.
+"""
+
+import time
+from collections.abc import Collection, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from millstream.deliver.endpoint import checked_headers, credentials, parse_endpoint
+from millstream.errors import MissingExtraError, RefusedError, UnreachableError
+
+TOO_LARGE: Final = 413
+NOT_FOUND: Final = 404
+BAD_REQUEST: Final = 400
+TOO_MANY: Final = 429
+_OK: Final = range(200, 300)
+_REDIRECTION: Final = range(300, 400)
+_CREDENTIALS: Final = (401, 407)
+_FORBIDDEN: Final = 403
+_TIMEOUT: Final = 408
+_SERVER_FAULT: Final = 500
+_NOT_IMPLEMENTED: Final = (501, 505)
+_LONGEST_WAIT_S: Final = 3600.0
+_LONGEST_REASON: Final = 200
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a server answered; names of headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds that the server asked to wait, at most an hour."""
+        return _retry_after(self.headers.get("retry-after"))
+
+
+class HttpClient:
+    """Connections to one endpoint, kept open; safe to use from several threads.
+
+    The constructor checks its arguments and uses no network.
+
+    Args:
+        endpoint: `http://` or `https://`; may hold `user:password@` and a path, which goes before each path.
+        name: what answers there, as the subject of a sentence: "the collector".
+        extra: the extra of this package that brings what is needed.
+        api_key: what follows `ApiKey ` in the header, or `id:key`.
+        bearer_token: what follows `Bearer `.
+        headers: sent with each request.
+        ca_certs: a file or folder of certificates (PEM) to trust instead of the system's.
+        verify_certs: whether the server must prove who it is.
+        ssl_assert_fingerprint: SHA-256 of the server's certificate, or of a CA that it sends along and that
+            signed it; hexadecimal, with or without colons. Then nothing else is trusted.
+        client_cert: a file (PEM) with a certificate to show.
+        client_key: a file (PEM) with its key, where `client_cert` does not hold it.
+        timeout_s: for the answer; for the connection it is 5 s at most.
+        connections: how many are kept open.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        MissingExtraError: the extra is not installed.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        name: str,
+        extra: str,
+        username: str | None = None,
+        password: str | None = None,
+        api_key: str | None = None,
+        bearer_token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        ca_certs: str | None = None,
+        verify_certs: bool = True,
+        ssl_assert_fingerprint: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
+        timeout_s: float = 30.0,
+        connections: int = 1,
+    ) -> None:
+        self._endpoint = parse_endpoint(endpoint)
+        self._credentials = credentials(
+            self._endpoint, username=username, password=password, api_key=api_key, bearer_token=bearer_token
+        )
+        self._headers = checked_headers(headers)
+        if self._credentials.authorization is not None:
+            self._headers["authorization"] = self._credentials.authorization
+        self._name = name
+        try:
+            from millstream.deliver import connections as third_party  # noqa: PLC0415  # urllib3 is optional
+        except ImportError as error:
+            raise MissingExtraError(f"Sending to {name}", extra) from error
+        self._pool = third_party.Pool(
+            self._endpoint,
+            third_party.Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key),
+            timeout_s=timeout_s,
+            connections=connections,
+        )
+
+    @property
+    def url(self) -> str:
+        """The endpoint, for people: without credentials."""
+        return self._endpoint.shown
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        passed: Collection[int] = (),
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Ask once (again at once where a connection that had been idle proves to be closed).
+
+        Args:
+            method: `GET`, `POST`, …
+            path: begins with `/`, percent-encoded; is put behind the endpoint's own.
+            body: is sent as it is.
+            headers: added to those of the client; names in lower case.
+            passed: statuses above 299 that are answers to the caller.
+            timeout_s: for this answer.
+
+        Raises:
+            UnreachableError: no answer, or 408, 429 or 5xx.
+            RefusedError: TLS fails, or any other status above 299.
+        """
+        every = {**self._headers, **(headers or {})}
+        try:
+            answer = Answer(*self._pool.request(method, self._endpoint.path + path, body, every, timeout_s))
+        except OSError as error:
+            self._failed(error)
+        if answer.status not in _OK and answer.status not in passed:
+            self._refuse(answer)
+        return answer
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    def _failed(self, error: OSError) -> NoReturn:
+        """There was no answer."""
+        if isinstance(error, PermissionError):
+            raise RefusedError(f"{self._subject} cannot be trusted: {error}") from error
+        raise UnreachableError(f"{self._subject} does not answer: {error}") from error
+
+    def _refuse(self, answer: Answer) -> NoReturn:
+        status, said = answer.status, _said(answer)
+        if status in {TOO_MANY, _TIMEOUT}:
+            raise UnreachableError(
+                f"{self._subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
+            )
+        if status >= _SERVER_FAULT and status not in _NOT_IMPLEMENTED:
+            raise UnreachableError(
+                f"{self._subject} cannot answer now ({status}{said})", retry_after_s=answer.retry_after_s
+            )
+        if status in _CREDENTIALS:
+            raise RefusedError(
+                f"{self._subject} does not accept {self._credentials.kind} ({status}{said}): "
+                f"{self._credentials.mend}"
+            )
+        if status == _FORBIDDEN:
+            raise RefusedError(f"{self._subject} does not allow it ({status}{said})")
+        if status == NOT_FOUND:
+            raise RefusedError(f"{self._subject} has nothing there ({status}{said}): correct `endpoint`")
+        if status in _REDIRECTION:
+            raise RefusedError(f"{self._subject} sends elsewhere ({status}): correct `endpoint`")
+        raise RefusedError(f"{self._subject} refuses what is sent ({status}{said})")
+
+    @property
+    def _subject(self) -> str:
+        return f"{self._name} at {self.url}"
+
+
+def reason_of(body: bytes) -> str:
+    """The server's own words in an answer of JSON, on one line, at most 200 characters; else nothing."""
+    try:
+        told = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    for name in ("error", "message", "detail", "reason"):
+        if isinstance(told, dict) and name in told:
+            told = told[name]
+            if isinstance(told, dict):
+                told = told.get("reason", told.get("message", told.get("type")))
+            break
+    return shortened(told) if isinstance(told, str) else ""
+
+
+def shortened(text: str) -> str:
+    """One printable line of at most 200 characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LONGEST_REASON]).split())
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+
+
+def _said(answer: Answer) -> str:
+    reason = reason_of(answer.body)
+    return f": {reason}" if reason else ""
+
+
+def _retry_after(value: Any) -> float | None:
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    if not 0 <= seconds < float("inf"):
+        return None
+    return min(seconds, _LONGEST_WAIT_S)
