@@ -14,6 +14,7 @@ MillstreamError
 `exit_code` is what the command line exits with; `transient` says whether trying again can help.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -80,7 +81,7 @@ class UnreachableError(MillstreamError, ConnectionError):
 
 
 class RefusedError(MillstreamError, PermissionError):
-    """A server answers, and takes nothing until somebody mends something: credentials, certificate, mapping."""
+    """A server answers, and takes nothing until somebody mends credentials, a certificate or a mapping."""
 
     exit_code = 4
 
@@ -89,3 +90,15 @@ class StorageError(MillstreamError, OSError):
     """The journal or an output file cannot be written."""
 
     exit_code = 4
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint for a name that is not known: `; did you mean 'x'? Known: x, y`, or `; known: x, y`."""
+    import difflib  # noqa: PLC0415  # few programs make a mistake
+
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if not close:  # the right words with something around them
+        close = [name for name in names if name in word or word in name][:1]
+    hint = f"; did you mean {close[0]!r}? Known" if close else "; known"
+    return f"{hint}: {', '.join(names) if names else 'none'}"

@@ -10,12 +10,11 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.errors import InputError
+from millstream.errors import InputError, nearest
 from millstream.evaluation.config import DatasetConfig, FilterConfig
 from millstream.evaluation.readers import Row, read_rows
 from millstream.evaluation.wording import counted
 from millstream.workflow.answers import answer_text
-from millstream.workflow.validation import nearest
 
 _MAX_NAMED: Final = 5
 

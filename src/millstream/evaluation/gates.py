@@ -5,9 +5,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, nearest
 from millstream.evaluation.summary import EvalSummary
-from millstream.workflow.validation import nearest
 
 
 class Gate(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from millstream.errors import ConfigError, MillstreamError, MissingExtraError
+from millstream.errors import ConfigError, MillstreamError, MissingExtraError, nearest
 from millstream.record import instrument
 from millstream.workflow.checks import check_tool_name
 from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
@@ -25,7 +25,7 @@ from millstream.workflow.llms import (
 )
 from millstream.workflow.modules import import_modules
 from millstream.workflow.registry import parse_component
-from millstream.workflow.validation import join_path, nearest
+from millstream.workflow.validation import join_path
 
 _WORKFLOW = "workflow"
 _building: ContextVar[tuple[str, ...]] = ContextVar("millstream_building", default=())

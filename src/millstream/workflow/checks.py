@@ -8,13 +8,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, nearest
 from millstream.workflow.components import FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.llms import OpenAIConfig, api_key_of, base_url_of, parse_llm
 from millstream.workflow.modules import import_module
 from millstream.workflow.registry import is_known, parse_component
-from millstream.workflow.validation import Problems, join_path, nearest
+from millstream.workflow.validation import Problems, join_path
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LLM_FIELDS = ("llm", "llm_name")

@@ -7,10 +7,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, nearest
 from millstream.workflow.environment import expand
 from millstream.workflow.secrets import masked
-from millstream.workflow.validation import Problems, join_path, nearest, parse_model
+from millstream.workflow.validation import Problems, join_path, parse_model
 from millstream.workflow.yaml_file import override, read_yaml
 
 SECTIONS = ("general", "llms", "embedders", "functions", "workflow", "eval")

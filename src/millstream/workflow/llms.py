@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, nearest
 from millstream.workflow.registry import load_entry_point
-from millstream.workflow.validation import nearest, parse_model
+from millstream.workflow.validation import parse_model
 
 LLM_GROUP = "millstream.llms"
 NO_KEY = "not-needed"

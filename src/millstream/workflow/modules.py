@@ -11,8 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from millstream.errors import ConfigError
-from millstream.workflow.validation import nearest
+from millstream.errors import ConfigError, nearest
 
 
 def import_modules(names: Sequence[str], directory: Path) -> list[ModuleType]:

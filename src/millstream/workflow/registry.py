@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, nearest
 from millstream.workflow.components import FunctionBaseConfig, LLMFrameworkEnum
-from millstream.workflow.validation import nearest, parse_model
+from millstream.workflow.validation import parse_model
 
 BuildT = TypeVar("BuildT", bound=Callable[..., Any])
 

@@ -1,14 +1,13 @@
 """pydantic's errors as sentences about the user's file: where, what is wrong, what was probably meant."""
 
-import difflib
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from millstream.errors import ConfigError, InputError
+from millstream.errors import ConfigError, InputError, nearest
 from millstream.workflow.secrets import is_secret_key
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -34,16 +33,6 @@ def parse_model(model: type[ModelT], mapping: Any, where: str = "") -> ModelT:
     except ValidationError as error:
         lines = [_sentence(model, dict(problem), where) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not known: `; did you mean 'x'? Known: x, y`, or `; known: x, y`."""
-    names = sorted(set(known))
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if not close:  # the right words with something around them
-        close = [name for name in names if name in word or word in name][:1]
-    hint = f"; did you mean {close[0]!r}? Known" if close else "; known"
-    return f"{hint}: {', '.join(names) if names else 'none'}"
 
 
 def join_path(*parts: str | int) -> str:

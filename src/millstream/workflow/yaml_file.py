@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from millstream.errors import ConfigError
-from millstream.workflow.validation import join_path, nearest
+from millstream.errors import ConfigError, nearest
+from millstream.workflow.validation import join_path
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
