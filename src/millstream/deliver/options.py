@@ -1,0 +1,221 @@
+"""Options from a workflow file for what a plugin brings: checked against its signature, then passed to it."""
+
+import contextlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import msgspec
+
+from millstream.errors import ConfigError, nearest
+
+_WORDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a mapping of keys",
+    "null": "nothing",
+    "Path": "a path",
+}
+"""What msgspec calls things, in the words of a workflow file."""
+_NAMES: Final = re.compile(r"`([^`]*)`")
+_EXPECTED: Final = re.compile(r"Expected (?P<need>.+?)(?:, got `(?P<got>\w+)`)?(?: - at `\$(?P<at>.*)`)?")
+
+
+@contextlib.contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Put what is wrong to the problems, one a line, and go on."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += str(error).splitlines()
+
+
+def component(value: Any, where: str) -> dict[str, Any]:
+    """One component as `_type` and its keys, whether written so or as `type` and a nested `config`.
+
+    Args:
+        value: what the workflow file holds.
+        where: its path there, for errors.
+
+    Raises:
+        ConfigError: it is no mapping, says no type, or says a key twice.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{where}: a mapping with a _type is needed here, not {type(value).__name__} {value!r}"
+        )
+    keys = dict(value)
+    kind = keys.pop("_type", None)
+    if kind is None:
+        kind = keys.pop("type", None)
+        nested = keys.get("config")
+        if kind is not None and isinstance(nested, Mapping):
+            del keys["config"]
+            twice = sorted(map(str, nested.keys() & keys.keys()))
+            if twice:
+                raise ConfigError(
+                    f"{where}: {', '.join(twice)} is given both in config and beside it; keep one"
+                )
+            keys = {**nested, **keys}
+    if not isinstance(kind, str) or not kind:
+        raise ConfigError(f"{where}: the key '_type' is missing; it says which component this is")
+    return {"_type": kind, **keys}
+
+
+class Accepted:
+    """The options that a class or factory takes: its keywords and, by its `aliases`, other names for them.
+
+    Attributes:
+        names: every name that is understood.
+        keys: the keywords, with their types and defaults, for people: `{name, type, required, default}`.
+    """
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        parameters: list[inspect.Parameter] = []
+        self._free = True
+        with contextlib.suppress(TypeError, ValueError):  # of what is written in C nothing may be known
+            parameters = list(inspect.signature(make).parameters.values())
+            self._free = any(one.kind is one.VAR_KEYWORD for one in parameters)
+        hints = _hints(make)
+        self._types = {
+            one.name: hints.get(one.name, Any)
+            for one in parameters
+            if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)
+        }
+        self._defaults = {one.name: one.default for one in parameters}
+        self._aliases: Mapping[str, str] = getattr(make, "aliases", {})
+        self.names = [*self._types, *self._aliases]
+
+    @property
+    def keys(self) -> list[dict[str, Any]]:
+        """See the class."""
+        return [
+            {"name": name, "type": kind, "required": self._required(name), "default": self._default(name)}
+            for name, kind in self._types.items()
+        ]
+
+    def takes(self, key: str) -> bool:
+        """Whether there is an option of this name."""
+        return self._free or key in self.names
+
+    def read(self, options: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+        """The options as keywords, converted to what their annotations say, and what is wrong with them.
+
+        Args:
+            options: of which those that are taken are read.
+            where: path of their mapping in the workflow file.
+        """
+        found: dict[str, Any] = {}
+        problems: list[str] = []
+        for key, value in options.items():
+            if not self.takes(key):
+                continue
+            name = self._aliases.get(key, key)
+            if name in found:
+                problems.append(f"{where}.{key}: it is another name of {name}, which is given too; keep one")
+                continue
+            try:
+                found[name] = _convert(value, self._types.get(name, Any))
+            except msgspec.ValidationError as error:
+                found[name] = None
+                problems.append(_sentence(error, value, self._types[name], f"{where}.{key}"))
+        missing = [name for name in self._types if self._required(name) and name not in found]
+        problems += [f"{where}: the key {name!r} is missing" for name in missing]
+        return found, problems
+
+    def _required(self, name: str) -> bool:
+        return self._defaults[name] is inspect.Parameter.empty
+
+    def _default(self, name: str) -> Any:
+        return None if self._required(name) else self._defaults[name]
+
+
+def read(options: Mapping[str, Any], where: str, *accepted: Accepted) -> list[dict[str, Any]]:
+    """The keywords for each of those that share a mapping of options.
+
+    Args:
+        options: without `_type`.
+        where: path of their mapping in the workflow file.
+        *accepted: what each takes; an option that several take goes to all of them.
+
+    Raises:
+        ConfigError: everything that is wrong, one problem a line.
+    """
+    known = [name for one in accepted for name in one.names]
+    problems = [
+        f"{where}.{key}: unknown key{nearest(str(key), known)}"
+        for key in options
+        if not any(one.takes(str(key)) for one in accepted)
+    ]
+    keywords: list[dict[str, Any]] = []
+    for one in accepted:
+        found, wrong = one.read(options, where)
+        keywords.append(found)
+        problems += wrong
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return keywords
+
+
+def _hints(make: Callable[..., Any]) -> dict[str, Any]:
+    target = inspect.getattr_static(make, "__init__") if isinstance(make, type) else make
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except Exception:  # noqa: BLE001  # a plugin's annotations may name anything; then nothing is known of types
+        return {}
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=False, dec_hook=_path)
+    except TypeError:  # no type of msgspec: the plugin looks at it itself
+        return value
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{_kind(value)}`")
+
+
+def _sentence(error: msgspec.ValidationError, value: Any, kind: Any, where: str) -> str:
+    """What msgspec says, in our words. A value is shown where it can be no secret: no text is asked for."""
+    choices = _choices(kind)
+    if choices and isinstance(value, str):
+        return f"{where}: {value!r} is none of its values{nearest(value, choices)}"
+    match = _EXPECTED.fullmatch(str(error))
+    if match is None:
+        return f"{where}: {str(error)[:1].lower()}{str(error)[1:]}"
+    need = _NAMES.sub(_in_words, match["need"])
+    got = _WORDS.get(match["got"] or "", match["got"])
+    if "text" not in need and isinstance(value, str | int | float):
+        got = repr(value)
+    text = f", not {got}" if got else ""
+    hint = "; put it in quotes" if need == "text" and match["got"] in ("int", "float", "bool") else ""
+    inside = re.sub(r"\[(\d+)\]", r".\1", match["at"] or "").replace("[...]", "")
+    return f"{where}{inside}: {need} is needed here{text}{hint}"
+
+
+def _in_words(names: re.Match[str]) -> str:
+    """Types that msgspec names, such as `int | null`; that an option may be absent goes without saying."""
+    return " or ".join(_WORDS.get(name, name) for name in names[1].split(" | ") if name != "null")
+
+
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    return [choice for inner in get_args(kind) for choice in _choices(inner)]
+
+
+def _kind(value: Any) -> str:
+    """The type of a YAML value as msgspec calls it."""
+    if value is None:
+        return "null"
+    name = type(value).__name__
+    return {"dict": "object", "list": "array"}.get(name, name)

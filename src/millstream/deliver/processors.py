@@ -1,0 +1,78 @@
+"""The processors of one sink: built from a workflow file, and run on what is sent there."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from millstream import semconv
+from millstream.deliver.options import collected
+from millstream.deliver.plugins import PROCESSORS, Section
+from millstream.errors import ConfigError
+from millstream.record import faults
+from millstream.record.policy import Processor
+from millstream.span import Span, SpanError
+
+_STRUCTURE: Final = frozenset(
+    {semconv.OPERATION_NAME, semconv.PROVIDER_NAME, semconv.REQUEST_MODEL, semconv.RESPONSE_MODEL}
+)
+"""Attributes that are no content."""
+_INCOMPLETE: Final = "millstream.incomplete"
+
+
+def build_processors(value: Any, where: str) -> tuple[Processor, ...]:
+    """The processors of a list in a workflow file, in its order.
+
+    Args:
+        value: names, and mappings with `_type`, or with `type` and `config`; `None` is none.
+        where: its path there, for errors.
+
+    Raises:
+        ConfigError: everything that is wrong, one problem a line.
+    """
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise ConfigError(
+            f"{where}: a list is needed here, such as [redaction, {{_type: sampling, rate: 0.1}}]"
+        )
+    built: list[Processor] = []
+    problems: list[str] = []
+    for index, entry in enumerate(value):
+        section = {"_type": entry} if isinstance(entry, str) else entry
+        with collected(problems):
+            built.append(Section(PROCESSORS, section, f"{where}.{index}").make("__call__"))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return tuple(built)
+
+
+def process(span: Span, processors: Sequence[Processor]) -> Span | None:
+    """Have the processors change a span that is to be sent; `None` where one of them drops it.
+
+    One that raises may be one that redacts: the span then goes on without any content, and is counted.
+    """
+    try:
+        for processor in processors:
+            kept = processor(span)
+            if kept is None:
+                return None
+            span = kept
+    except Exception as fault:  # noqa: BLE001  # a user's processor may raise anything
+        faults.swallow(fault, "a processor of an exporter raised; its span was sent without content")
+        return _without_content(span)
+    return span
+
+
+def _without_content(span: Span) -> Span:
+    """Structure, usage and times of a span."""
+    kept = {key: value for key, value in span.attributes.items() if key in _STRUCTURE}
+    return msgspec.structs.replace(
+        span,
+        error=None if span.error is None else SpanError(span.error.type, ""),
+        input=msgspec.UNSET,
+        output=msgspec.UNSET,
+        attributes={**kept, _INCOMPLETE: True},
+        events=[],
+        links=[],
+    )
