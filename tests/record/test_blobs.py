@@ -235,7 +235,7 @@ def test_any_sequence_of_lists_comes_back(tmp_path_factory, small_windows, lists
 def test_reader_keeps_no_file_open(tmp_path):
     with millstream.recording(home=tmp_path), start_span("x", input=["x" * 3000]):
         pass
-    reader = BlobReader(None, millstream.store.open.Counter())
+    reader = BlobReader(millstream.store.open.Counter())
     (segment,) = list_segments(tmp_path)
     assert len(list(reader.read(segment.path))) == 2
     assert reader._file is None

@@ -4,24 +4,26 @@
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import msgspec
 
+from millstream.span import Span
 from millstream.store.segments import read_lines
 
-_BLOB: Final = b'{"blob":"'
-_ID: Final = slice(len(_BLOB), len(_BLOB) + 32)
-_MARK: Final = b'"blobs":{"/'
-_TRACE_ID: Final = slice(13, 45)
+BLOB: Final = b'{"blob":"'
+"""A line that begins so is one."""
+_ID: Final = slice(len(BLOB), len(BLOB) + 32)
+MARK: Final = b'"blobs":{"/'
+"""Stands in the line of a span that refers to some; a user's words may hold it, too."""
 _KEPT: Final = 16
 """Values kept, for the next span often goes on from the last."""
 _LARGEST_KEPT: Final = 1 << 20
-_encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_ids: Final = msgspec.json.Decoder(dict[str, str]).decode
+_MOST_PASSED: Final = 1 << 20
+"""Bytes."""
+_decode: Final = msgspec.json.Decoder().decode
 
 
 class _Blob(msgspec.Struct):
@@ -33,21 +35,29 @@ class _Blob(msgspec.Struct):
     items: msgspec.Raw = msgspec.Raw()
 
 
+class _References(msgspec.Struct):
+    """Of a span's line: the ids of its blobs by JSON pointer."""
+
+    blobs: dict[str, str] = {}
+
+
+_decode_references: Final = msgspec.json.Decoder(_References).decode
 _decode_blob: Final = msgspec.json.Decoder(_Blob).decode
 
 
 class BlobReader:
-    """Reads the segments of one process, one after another, and gives the lines of its spans, whole.
+    """Reads the segments of one process, one after another, and puts the large values of its spans back.
 
     Args:
-        trace_ids: only spans of these traces need be whole; `None` for all.
         rejected: counts, by reason, what could not be put back; added to.
     """
 
-    def __init__(self, trace_ids: Collection[str] | None, rejected: Counter[str]) -> None:
-        self._wanted = None if trace_ids is None else {trace_id.encode() for trace_id in trace_ids}
+    def __init__(self, rejected: Counter[str]) -> None:
         self._rejected = rejected
-        self._places: dict[bytes, tuple[Path, int, int]] = {}
+        self._places: dict[Path, dict[bytes, tuple[int, int]]] = {}
+        self._passed: dict[bytes, bytes] = {}
+        """Lines of blobs that were just read, for the span that refers to them is near."""
+        self._passed_size = 0
         self._values: dict[str, bytes] = {}
         self._file: tuple[Path, BinaryIO] | None = None
 
@@ -55,22 +65,33 @@ class BlobReader:
         """The lines of a segment's spans."""
         try:
             for offset, line in read_lines(path):
-                if line.startswith(_BLOB):
-                    self._places[line[_ID]] = (path, offset, len(line))
-                elif _MARK in line and (self._wanted is None or line[_TRACE_ID] in self._wanted):
-                    yield self._whole(line)
+                if line.startswith(BLOB):
+                    self.note(path, offset, line)
                 else:
                     yield line
         finally:
-            self._close()
+            self.close()
 
-    def _whole(self, line: bytes) -> bytes:
-        """A span's line with its large values in their places; one that is not there is left out."""
+    def note(self, path: Path, offset: int, line: bytes) -> None:
+        """A blob's line stands here."""
+        blob = line[_ID]
+        self._places.setdefault(path, {})[blob] = (offset, len(line))
+        if self._passed_size > _MOST_PASSED:
+            self._passed.clear()
+            self._passed_size = 0
+        self._passed[blob] = line
+        self._passed_size += len(line)
+
+    def forget(self, path: Path) -> None:
+        """Nothing refers to the blobs of this segment any more."""
+        self._places.pop(path, None)
+
+    def fill(self, span: Span, line: bytes) -> None:
+        """Put a span's large values in their places; one that is not there is left out."""
         try:
-            fields = _decode(line)
-            blobs = _decode_ids(fields.pop("blobs"))
-        except (msgspec.DecodeError, KeyError):  # torn, or the mark stood in the user's words
-            return line
+            blobs = _decode_references(line).blobs
+        except msgspec.DecodeError:  # the mark stood in the user's words
+            return
         for pointer, blob in blobs.items():
             value = self._value(blob)
             if value is None:
@@ -78,12 +99,9 @@ class BlobReader:
                 continue
             _, name, *inner = pointer.split("/", 2)
             if inner:
-                outer = _decode(fields[name])
-                outer[inner[0].replace("~1", "/").replace("~0", "~")] = msgspec.Raw(value)
-                fields[name] = msgspec.Raw(_encode(outer))
+                getattr(span, name)[inner[0].replace("~1", "/").replace("~0", "~")] = _decode(value)
             else:
-                fields[name] = msgspec.Raw(value)
-        return _encode(fields)
+                setattr(span, name, _decode(value))
 
     def _value(self, blob: str) -> bytes | None:
         """The JSON of a blob, put together from the blobs that it goes on from."""
@@ -105,25 +123,33 @@ class BlobReader:
             self._values[blob] = value
         return value
 
-    def _load(self, blob: str) -> Any:
-        place = self._places.get(blob.encode())
-        if place is None:
+    def _load(self, blob: str) -> _Blob | None:
+        key = blob.encode()
+        line = self._passed.get(key) or self._line(key)
+        if line is None:
             return None
-        path, offset, length = place
+        try:
+            return _decode_blob(line)
+        except msgspec.DecodeError:
+            return None
+
+    def _line(self, blob: bytes) -> bytes | None:
+        found = next(((path, at[blob]) for path, at in self._places.items() if blob in at), None)
+        if found is None:
+            return None
+        path, (offset, length) = found
         if self._file is None or self._file[0] != path:
-            self._close()
+            self.close()
             try:
                 self._file = (path, path.open("rb"))
             except OSError:  # removed meanwhile
                 return None
         file = self._file[1]
         file.seek(offset)
-        try:
-            return _decode_blob(file.read(length))
-        except msgspec.DecodeError:
-            return None
+        return file.read(length)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         if self._file is not None:
             self._file[1].close()
             self._file = None
@@ -131,4 +157,4 @@ class BlobReader:
 
 def span_lines(path: Path) -> Iterator[bytes]:
     """The lines of a segment's spans as they stand there, for who only counts them."""
-    return (line for _, line in read_lines(path) if not line.startswith(_BLOB))
+    return (line for _, line in read_lines(path) if not line.startswith(BLOB))

@@ -10,7 +10,7 @@ the call has ended, and has been given, is dropped.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -61,10 +61,14 @@ class Merger:
 
     Args:
         merged: counts the spans that went into others, by kind; added to.
+        gone: is told of each such span, and of the one that it went into, `None` where that was given before.
     """
 
-    def __init__(self, merged: Counter[str]) -> None:
+    def __init__(
+        self, merged: Counter[str], gone: Callable[[Span, Span | None], object] | None = None
+    ) -> None:
         self._merged = merged
+        self._gone = gone
         self._traces: defaultdict[str, _Trace] = defaultdict(_Trace)
         self._held: dict[str, str] = {}
         """The traces of all held spans, the longest held first."""
@@ -113,14 +117,18 @@ class Merger:
             yield from self._release([span.span_id, *self._waited(span.span_id, trace)], trace)
         elif not self._was_given(span):
             yield span
-        while self._ready:
-            trace_id, key = self._ready.pop()
-            yield from self._release([key], self._traces[trace_id])
-            self._forget(trace_id)
+        yield from self.released()
         self._forget(span.trace_id)
         if len(self._held) > MOST_HELD:
             key, trace_id = next(iter(self._held.items()))
             yield from self._give(key, self._traces[trace_id])
+
+    def released(self) -> Iterator[Span]:
+        """The spans that waited only for those that were dropped since."""
+        while self._ready:
+            trace_id, key = self._ready.pop()
+            yield from self._release([key], self._traces[trace_id])
+            self._forget(trace_id)
 
     def rest(self) -> Iterator[Span]:
         """The spans that are still held; nothing more comes."""
@@ -214,6 +222,8 @@ class Merger:
                 trace.held[key].span.parent_id = outer.span_id
                 trace.below[outer.span_id].append(key)
         self._remember(inner.span_id, outer.span_id)
+        if self._gone is not None:
+            self._gone(inner, outer)
 
     def _was_given(self, span: Span) -> bool:
         """Whether the call that this is about has been given already; else it is, now."""
@@ -227,6 +237,8 @@ class Merger:
         if given is not None and may_be_one(given, span) and (given.usage or not span.usage):
             self._merged[span.kind.value] += 1
             self._remember(span.span_id, given.span_id)
+            if self._gone is not None:
+                self._gone(span, None)
             return True
         self._given[key] = without_content(span)
         if len(self._given) > MOST_HELD:

@@ -92,8 +92,8 @@ class JournalStore:
                 of_process[segment.writer].append(segment)
         for segments in of_process.values():
             merger = Merger(self.merged)
-            reader = SpanReader(trace_ids, self.rejected, watcher=merger)
-            blobs = BlobReader(trace_ids, self.rejected)
+            blobs = BlobReader(self.rejected)
+            reader = SpanReader(trace_ids, self.rejected, watcher=merger, blobs=blobs)
             for segment in segments:
                 for span in reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE):
                     yield from merger.ended(span)

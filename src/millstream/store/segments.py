@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from millstream.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 
 class State(str, Enum):
@@ -74,10 +77,25 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             if text := line.strip(_BLANK):
                 offset = start + line.index(text)
                 if b"\x00" in text:
-                    yield from ((offset + found.start(), found[0]) for found in _NO_NULS.finditer(text))
+                    yield from texts(text, offset)
                 else:
                     yield offset, text
             start += len(line)
+
+
+def texts(line: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """What stands between the NUL bytes of a line, and where."""
+    return ((offset + found.start(), found[0]) for found in _NO_NULS.finditer(line))
+
+
+def is_written(file: "FileDescriptorLike") -> bool:
+    """Whether a living process holds an open segment."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
 
 
 _BLANK: Final = b" \t\r\n\x00"
@@ -87,9 +105,7 @@ _NO_NULS: Final = re.compile(rb"[^\x00]+")
 def _describe(path: Path) -> Segment:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
+        if is_written(file):
             state = State.LIVE
         else:
             file.seek(max(status.st_size - 2, 0))

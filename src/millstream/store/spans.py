@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import msgspec
 
 from millstream.span import Span, Status
+from millstream.store.blobs import MARK, BlobReader
 
 _decode: Final = msgspec.json.Decoder(Span).decode
 _TRACE_KEY: Final = b'{"trace_id":"'
@@ -18,6 +19,10 @@ _HEAD: Final = re.compile(
     rb'"name":"(?:[^"\\]|\\.)*+","kind":"[A-Z]+","start_ns":[0-9]++(?=[,}])'
 )
 """What a line holds from a span's start on, whole."""
+
+
+class NotWholeError(Exception):
+    """A line is being written at this moment."""
 
 
 class Watcher(Protocol):
@@ -41,6 +46,7 @@ class SpanReader:
         rejected: counts, by reason, of lines that are no spans; added to.
         unopened: ids of spans that ended here and began in earlier lines; added to.
         watcher: is told of each span that has only begun.
+        blobs: puts large values back; without it they are left out.
     """
 
     def __init__(
@@ -49,14 +55,16 @@ class SpanReader:
         rejected: Counter[str],
         unopened: set[str] | None = None,
         watcher: Watcher | None = None,
+        blobs: BlobReader | None = None,
     ) -> None:
         self._wanted = None if trace_ids is None else {trace_id.encode() for trace_id in trace_ids}
         self._rejected = rejected
         self._unopened = unopened
         self._watcher = watcher
+        self._blobs = blobs
         self._open: dict[str, Span] = {}
 
-    def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:  # noqa: C901
+    def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:
         """The spans that end in these lines.
 
         Args:
@@ -65,31 +73,50 @@ class SpanReader:
                 where the writer is, and the last.
         """
         for line in lines:
-            if self._is_of_another_trace(line):
-                continue
-            if line.endswith(_DROPPED):
-                self._drop(line)
-                continue
             try:
-                span = _decode(line)
-            except msgspec.DecodeError as error:
-                whole = isinstance(error, msgspec.ValidationError) and line.startswith(b"{")
-                if growing and not whole:
-                    return
-                rescued = self._rescue(line, error)
-                if rescued is None:
-                    continue
-                span = rescued
-            if not (self._wanted is None or span.trace_id.encode() in self._wanted):
-                continue
-            if span.end_ns is None and span.status is None:
-                self._open[span.span_id] = span
-                if self._watcher is not None:
-                    self._watcher.opened(span)
-            else:
-                if self._open.pop(span.span_id, None) is None and self._unopened is not None:
-                    self._unopened.add(span.span_id)
+                span = self.take(line, growing=growing)
+            except NotWholeError:
+                return
+            if span is not None:
                 yield span
+
+    def take(self, line: bytes, *, growing: bool = False, whole: bool = True) -> Span | None:  # noqa: C901
+        """The span that ends in a line; `None` where one begins, and of a line that is no span.
+
+        Args:
+            line: the next one.
+            growing: whether it may be being written at this moment.
+            whole: whether large values are wanted.
+
+        Raises:
+            NotWholeError: it is being written; come back for it later.
+        """
+        if self._is_of_another_trace(line):
+            return None
+        if line.endswith(_DROPPED):
+            self._drop(line)
+            return None
+        try:
+            span = _decode(line)
+        except msgspec.DecodeError as error:
+            if growing and not (isinstance(error, msgspec.ValidationError) and line.startswith(b"{")):
+                raise NotWholeError from error
+            rescued = self._rescue(line, error)
+            if rescued is None:
+                return None
+            span = rescued
+        if not (self._wanted is None or span.trace_id.encode() in self._wanted):
+            return None
+        if span.end_ns is None and span.status is None:
+            self._open[span.span_id] = span
+            if self._watcher is not None:
+                self._watcher.opened(span)
+            return None
+        if self._open.pop(span.span_id, None) is None and self._unopened is not None:
+            self._unopened.add(span.span_id)
+        if whole and self._blobs is not None and MARK in line:
+            self._blobs.fill(span, line)
+        return span
 
     def _is_of_another_trace(self, line: bytes) -> bool:
         """Whether that can be seen without taking the line apart."""
