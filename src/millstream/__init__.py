@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from millstream.context import ObservabilityContext, extract, inject, inject_environment
+    from millstream.context import extract, inject, inject_environment
     from millstream.errors import MillstreamError
     from millstream.profiler import profile
     from millstream.record import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         track_unregistered_function,
         uninstrument,
     )
+    from millstream.record.observability import ObservabilityContext
     from millstream.record.opentelemetry import OTelSpanProcessor
     from millstream.span import Span, SpanKind, Status, Usage
     from millstream.store import open_store
@@ -53,7 +54,7 @@ _HOMES: Final = {
     "LLMFrameworkEnum": "millstream.workflow",
     "MillstreamError": "millstream.errors",
     "OTelSpanProcessor": "millstream.record.opentelemetry",
-    "ObservabilityContext": "millstream.context",
+    "ObservabilityContext": "millstream.record.observability",
     "Redaction": "millstream.record",
     "Sampling": "millstream.record",
     "Span": "millstream.span",

@@ -1,16 +1,16 @@
-"""Where am I: the current span, the workflow chain, and W3C Trace Context in and out of the process."""
+"""Where am I: the current span, and W3C Trace Context and Baggage in and out of the process."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import msgspec
 
 from millstream import sources, w3c
-from millstream.errors import InputError
+from millstream.chain import MEMBER, Chain
 
 
 class _Place(msgspec.Struct, eq=False):
@@ -31,10 +31,13 @@ class SpanContext(_Place, eq=False, kw_only=True):
             so that spans of one trace stay in order when the wall clock is set.
         sampled: whether the process that the trace came from records it.
         opened_in: what another tracing library had current when the span was opened; `None` without one.
+        workflow: the workflows that the span is in, of those that were invoked with a context; children
+            inherit it.
     """
 
     sampled: bool = True
     opened_in: Any = None
+    workflow: Chain | None = None
 
     @classmethod
     def remote(cls, trace_id: str, span_id: str, *, sampled: bool = True) -> "SpanContext":
@@ -85,14 +88,36 @@ def _nothing() -> None:
     """Stands for a function of a module that is being imported."""
 
 
-def parse_traceparent(value: str) -> SpanContext | None:
-    """The remote span that a `traceparent` header names; `None` when the header is not valid."""
+def parse_traceparent(value: str, baggage: Iterable[str] = ()) -> SpanContext | None:
+    """The remote span that a `traceparent` header names, in the workflow that the members of a baggage tell of.
+
+    Returns:
+        `None` when the header is not valid.
+    """
     told = w3c.parse_traceparent(value)
-    return None if told is None else SpanContext.remote(told[0], told[1], sampled=told[2])
+    if told is None:
+        return None
+    span = SpanContext.remote(told[0], told[1], sampled=told[2])
+    if any(_is_ours(member) for member in baggage):
+        span.workflow = Chain.of_member(w3c.baggage_values(baggage)[MEMBER], span.trace_id)
+    return span
+
+
+def environment_parent() -> SpanContext | None:
+    """The span that the environment of this process names."""
+    return parse_traceparent(
+        os.environ.get("TRACEPARENT", ""), w3c.parse_baggage(os.environ.get("BAGGAGE", ""))
+    )
+
+
+def _is_ours(member: str) -> bool:
+    return member.startswith(MEMBER) and member[len(MEMBER) :].lstrip(" \t").startswith("=")
 
 
 def inject(carrier: Any) -> None:
     """Write the current span into `carrier` as `traceparent`, with `tracestate` and `baggage` if any.
+
+    The names and ids of the workflows that it is in are a member of the baggage.
 
     Without a current span nothing is written, so a carrier's own headers stay as they are.
 
@@ -130,8 +155,11 @@ def _headers() -> dict[str, str]:
     state = _tracestate.get() or _environment_tracestate()
     if state is not None and state[0] == span.trace_id:
         headers[w3c.TRACESTATE] = state[1]
-    if baggage := _members():
-        headers[w3c.BAGGAGE] = ",".join(baggage)
+    members = [member for member in _members() if not _is_ours(member)]
+    if span.workflow is not None:
+        members.append(span.workflow.member(span.trace_id))
+    if members:
+        headers[w3c.BAGGAGE] = ",".join(members)
     return headers
 
 
@@ -156,8 +184,8 @@ def extract(carrier: Any) -> Iterator[SpanContext | None]:
         The remote span, or `None`.
     """
     headers = w3c.read(carrier)
-    remote = parse_traceparent(headers.get(w3c.TRACEPARENT, ""))
     baggage = w3c.parse_baggage(headers.get(w3c.BAGGAGE, ""))
+    remote = parse_traceparent(headers.get(w3c.TRACEPARENT, ""), baggage)
     restore: list[tuple[ContextVar[Any], Any]] = []
     if remote is not None:
         state = w3c.parse_tracestate(headers.get(w3c.TRACESTATE, ""))
@@ -189,91 +217,3 @@ def _environment_tracestate() -> tuple[str, str] | None:
     state = w3c.parse_tracestate(os.environ.get("TRACESTATE", ""))
     told = w3c.parse_traceparent(os.environ.get("TRACEPARENT", "")) if state else None
     return (told[0], state) if told and state else None
-
-
-class WorkflowMetadata(msgspec.Struct, frozen=True):
-    """One workflow of a chain. Times are Unix seconds."""
-
-    workflow_name: str
-    workflow_id: str
-    parent_workflow_id: str | None = None
-    start_time: float | None = None
-    end_time: float | None = None
-    status: str = "running"
-    tags: dict[str, str] = {}
-
-
-class ObservabilityContext(msgspec.Struct):
-    """A chain of workflows that belong to one trace, root first; can travel as a dict.
-
-    Attributes:
-        trace_id: 32 hex digits, the trace id of the chain's spans.
-        root_span_id: 16 hex digits, the span of the first workflow.
-        current_span_id: 16 hex digits, the span of the last workflow.
-        workflow_chain: the workflows from the root to the current one.
-        custom_attributes: what `add_attribute` added; children inherit a copy.
-    """
-
-    trace_id: str
-    root_span_id: str
-    current_span_id: str
-    workflow_chain: tuple[WorkflowMetadata, ...] = ()
-    custom_attributes: dict[str, Any] = {}
-    version: int = 1
-
-    @classmethod
-    def create_root_context(cls, workflow_name: str, trace_id: str | None = None) -> Self:
-        """A chain of one workflow, in a new trace unless `trace_id` is given."""
-        span_id = sources.active.ids.span_id()
-        return cls(
-            trace_id=trace_id or sources.active.ids.trace_id(),
-            root_span_id=span_id,
-            current_span_id=span_id,
-            workflow_chain=(WorkflowMetadata(workflow_name, span_id),),
-        )
-
-    def create_child_context(self, workflow_name: str) -> Self:
-        """The chain with one more workflow at its end; this context stays as it is."""
-        span_id = sources.active.ids.span_id()
-        child = WorkflowMetadata(workflow_name, span_id, parent_workflow_id=self.current_span_id)
-        return type(self)(
-            trace_id=self.trace_id,
-            root_span_id=self.root_span_id,
-            current_span_id=span_id,
-            workflow_chain=(*self.workflow_chain, child),
-            custom_attributes=dict(self.custom_attributes),
-        )
-
-    def add_attribute(self, key: str, value: Any) -> None:
-        """Add a custom attribute to this context and to the children made from it later."""
-        self.custom_attributes[key] = value
-
-    def get_current_workflow(self) -> WorkflowMetadata | None:
-        """The last workflow of the chain."""
-        return self.workflow_chain[-1] if self.workflow_chain else None
-
-    def get_workflow_depth(self) -> int:
-        """How deep the current workflow is: 0 for the root."""
-        return max(len(self.workflow_chain) - 1, 0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and scalars, with the version of this form."""
-        built: dict[str, Any] = msgspec.to_builtins(self)
-        return built
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
-        """The context that `to_dict` wrote.
-
-        Raises:
-            InputError: a field is missing or of the wrong type, or the version is unknown.
-        """
-        try:
-            context = msgspec.convert(dict(value), cls)
-        except msgspec.ValidationError as error:
-            raise InputError(f"not an ObservabilityContext: {error}") from error
-        if context.version != 1:
-            raise InputError(
-                f"ObservabilityContext version {context.version} is not known; this release reads 1"
-            )
-        return context

@@ -36,6 +36,8 @@ TIME_TO_FIRST_CHUNK_S: Final = "gen_ai.response.time_to_first_chunk"
 CHUNK_COUNT: Final = "millstream.chunk_count"
 
 FRAMEWORK: Final = "millstream.framework"
+WORKFLOW: Final = "millstream.workflow"
+"""The workflows that a span is in, of those invoked with a context: what `chain.Chain.recorded` says."""
 GUARDRAIL_TRIGGERED: Final = "millstream.guardrail.triggered"
 EVAL_ITEM_ID: Final = "millstream.eval.item_id"
 EVAL_REP: Final = "millstream.eval.rep"

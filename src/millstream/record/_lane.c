@@ -1,8 +1,8 @@
 /* The fast lane: opens and ends the commonest spans, byte for byte as opening.py and live.py do.
  *
  * It decides nothing. Whatever is not common (another tracing library, sampling, processors, large values,
- * attributes, text that is not ASCII, a full window, any error) it declines, and the Python code does the whole
- * of it, with the same ids and times. So this module may be absent: the same lines are then written, more slowly.
+ * attributes, workflows with a context, text that is not ASCII, a full window, any error) it declines, and the
+ * Python code does the whole of it, with the same ids and times. So this module may be absent: the same lines are then written, more slowly.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -104,12 +104,12 @@ static PyType_Spec window_spec = {
 
 enum field {
     TRACE_ID, SPAN_ID, WORKLOAD_ID, ANCHOR_NS, RECORDER, SINK, HEAD, INPUT, OUTPUT, USAGE, ATTRIBUTES, EVENTS,
-    CHUNK_COUNT,
+    CHUNK_COUNT, WORKFLOW,
     FIELDS
 };
 static const char *const field_names[FIELDS] = {
     "trace_id", "span_id", "workload_id", "anchor_ns", "recorder", "sink", "head", "input", "output", "usage",
-    "attributes", "events", "chunk_count",
+    "attributes", "events", "chunk_count", "workflow",
 };
 
 /* What a lane is made with, in this order; kept alive by it. */
@@ -397,7 +397,8 @@ lane_open(Lane *self, PyObject *const *args, Py_ssize_t count)
     }
     else {
         if (Py_TYPE(parent) != (PyTypeObject *)self->parts[SPAN_TYPE] ||
-            get(self, parent, RECORDER) != self->parts[OWNER] || get(self, parent, SINK) != self->parts[JOURNAL]) {
+            get(self, parent, RECORDER) != self->parts[OWNER] || get(self, parent, SINK) != self->parts[JOURNAL] ||
+            get(self, parent, WORKFLOW) != Py_None) {
             goto done;
         }
         anchor = Py_NewRef(get(self, parent, ANCHOR_NS));

@@ -7,7 +7,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from millstream import context
+from millstream import context, semconv
+from millstream.chain import Chain
 from millstream.record import faults, recorder, steps
 from millstream.record.live import LiveSpan, ancestry
 from millstream.record.not_recorded import NOT_RECORDED, NotRecorded, NotSampled
@@ -35,6 +36,7 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     trace_id: str | None = None,
     span_id: str | None = None,
     start_ns: int | None = None,
+    workflow: Chain | None = None,
 ) -> LiveSpan:
     """Start a span and write its opening line, without making it the current one.
 
@@ -47,8 +49,9 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         workload_id: opens a workload scope of this name; inherited when `None`.
         label: `label_of(name, kind)`, from callers that start many spans of one name.
         trace_id: for a root, the trace to make instead of a new one.
-        span_id: of a span that another tracing library has made; then `parent` is final.
+        span_id: of a span that has one already, as from another tracing library; then `parent` is final.
         start_ns: Unix nanoseconds; default now.
+        workflow: of a span that is a workflow's own; inherited when `None`.
 
     Returns:
         The open span; one that keeps nothing where its trace is not sampled.
@@ -93,6 +96,8 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         now_ns = anchor_ns + active.monotonic_ns()
         if workload_id is None:
             workload_id = above.workload_id
+        if workflow is None:
+            workflow = above.workflow
     if span_id is None:
         try:
             span_id = active.ready_spans.pop()
@@ -122,21 +127,30 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     )
     if opened_in is not None:
         span.opened_in = opened_in
-    opening = f"{head}}}\n".encode()
+    opening = f"{head}}}\n" if workflow is None else _begin_in(workflow, span)
     if type(sink) is Held:
         sink.root = sink.root or span
-        sink.begin(opening)
+        sink.begin(opening.encode())
     else:
         try:
-            sink.write(opening)
+            sink.write(opening.encode())
         except ValueError:
-            sink.begin(opening)
+            sink.begin(opening.encode())
     if _subscribers and not _publishing():
         try:
             steps.publish_start(span.shown(), ancestry(span))
         except Exception as fault:  # noqa: BLE001  # the span is there all the same
             faults.swallow(fault, "a subscriber could not be told")
     return span
+
+
+def _begin_in(workflow: Chain, span: LiveSpan) -> str:
+    """Put a span into a workflow; gives its opening line, which tells of it, too, should the process die."""
+    span.workflow = workflow
+    place = workflow.recorded()
+    span.set_attribute(semconv.WORKFLOW, place)
+    place.pop("custom", None)  # redaction has a say in it, at the end
+    return f'{span.head},"attributes":{{"{semconv.WORKFLOW}":{to_json(place).decode()}}}}}\n'
 
 
 def drop_root(

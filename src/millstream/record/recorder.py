@@ -71,7 +71,7 @@ class Recorder:
         """Grows at every fork, so that a child knows the spans that its parent has open."""
         self.workload_id = os.environ.get("MILLSTREAM_NAME") or None
         """Of spans that no scope is around."""
-        self.remote_parent = context.parse_traceparent(os.environ.get("TRACEPARENT", ""))
+        self.remote_parent = context.environment_parent()
         self.journal = Journal(home, segment_bytes)
         self.blobs = Blobs(self.journal, self.redact)
         self.lane: _lane.Lane | None = None
