@@ -1,12 +1,34 @@
-"""How far one sink has come in a journal: durable, and held by one process at a time."""
+"""How far one sink has come in a journal: durable, and held by one process at a time.
 
+`<home>/delivery/<name>.json` says, of each segment that is not done, how far it was read and which spans
+before that are still owed: small, for what is owed is what is in flight or held. Names of segments that are
+done go to `<name>.done`, some at a time. A process that dies between two saves sends again what it had
+settled since.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import weakref
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
+from urllib.parse import quote, unquote
 
 import msgspec
 
-from millstream.errors import MillstreamError
+from millstream.errors import MillstreamError, StorageError
+from millstream.record import faults
+from millstream.store.following import end_of_content
+from millstream.store.segments import State, list_segments
+
+_MOST_DONE: Final = 64
+"""Names of done segments in the state itself."""
+_NOT_SAVED: Final = "the state of delivery cannot be written; what is sent now may be sent again"
+_NOT_READ: Final = "the state of delivery was not readable; it begins anew, and sends again what it sent"
+_NO_LOCKS: Final = "the folder of recordings has no file locks; two processes may send the same"
 
 
 class Busy(MillstreamError):  # noqa: N818  # no fault: another process sees to this sink
@@ -32,29 +54,84 @@ class Counts(msgspec.Struct):
     """What became of the spans for one sink, since it was first configured.
 
     Attributes:
-        rejected: by reason.
-        dropped: by reason.
+        rejected: by reason; a Counter.
+        dropped: by reason; a Counter.
         evicted: that were removed from the journal before they were settled.
     """
 
     sent: int = 0
     retried: int = 0
-    rejected: Counter[str] = msgspec.field(default_factory=Counter)
+    rejected: dict[str, int] = {}
     skipped: int = 0
-    dropped: Counter[str] = msgspec.field(default_factory=Counter)
+    dropped: dict[str, int] = {}
     evicted: int = 0
+
+    def __post_init__(self) -> None:
+        self.rejected = Counter(self.rejected)
+        self.dropped = Counter(self.dropped)
+
+
+class Progress(msgspec.Struct):
+    """How far one segment that is not done was read.
+
+    Attributes:
+        read: bytes; what ended before is settled, except for what is owed.
+        owed: where spans ended that are not settled; of those that died, where they began.
+        over: whether the process has died, and those open in it are among the owed.
+    """
+
+    read: int = 0
+    owed: set[int] = set()
+    over: bool = False
+
+
+class SinkState(msgspec.Struct):
+    """All that is kept of a sink.
+
+    Attributes:
+        segments: those that are not done, by name; one that is not here was not begun.
+        done: those that need not be opened again.
+    """
+
+    segments: dict[str, Progress] = {}
+    done: set[str] = set()
+    counts: Counts = msgspec.field(default_factory=Counts)
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(SinkState).decode
+
+
+def known_sinks(home: Path) -> list[str]:
+    """Names of the sinks that were ever delivered to from a home."""
+    return sorted(unquote(path.stem) for path in (home / "delivery").glob("*.json"))
+
+
+def read_state(home: Path, name: str) -> SinkState:
+    """What is kept of a sink at this moment, whoever holds it; nothing is changed.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError where there is none.
+        msgspec.DecodeError: it is broken.
+    """
+    state = _decode(_file(home, name, "json").read_bytes())
+    with contextlib.suppress(FileNotFoundError):
+        state.done.update(_file(home, name, "done").read_text().split())
+    return state
 
 
 class Cursor:
-    """The state of one sink, in `<home>/delivery/<name>.json`.
+    """The state of one sink, held until it is closed. Opened by `Cursor.open`."""
 
-    Attributes:
-        counts: may be added to at any time; kept by `save`.
-    """
-
-    home: Path
-    name: str
-    counts: Counts
+    def __init__(self, home: Path, name: str, lock_fd: int) -> None:
+        self.home = home
+        self.name = name
+        self._lock_fd = lock_fd
+        self._state = SinkState()
+        self._done: set[str] = set()
+        """All that are done; those of the state are the latest of them."""
+        self._saved = b""
+        _open_cursors.add(self)
 
     @classmethod
     def open(cls, home: Path, name: str, begin: Literal["all", "now"] = "all") -> Self:
@@ -70,12 +147,168 @@ class Cursor:
             Busy: another process, or another cursor of this one, holds it.
             StorageError: it cannot be made.
         """
-        raise NotImplementedError
+        path = _file(home, name, "lock")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock_fd = _lock(path, home, name)
+        except OSError as error:
+            raise StorageError(
+                f"{path.parent} cannot be written: {error.strerror}. Delivery keeps there what it has sent"
+            ) from error
+        cursor = cls(home, name, lock_fd)
+        try:
+            cursor._load(begin)
+        except BaseException:
+            cursor._let_go()
+            raise
+        return cursor
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the spans; to be added to, and kept by `save`."""
+        return self._state.counts
+
+    @property
+    def segments(self) -> dict[str, Progress]:
+        """Progress in segments that are not done, by name."""
+        return self._state.segments
+
+    def progress(self, segment: str) -> Progress:
+        """Progress in a segment that is not done."""
+        found = self._state.segments.get(segment)
+        if found is None:
+            found = self._state.segments[segment] = Progress()
+        return found
+
+    def is_done(self, segment: str) -> bool:
+        """Whether a segment need not be opened again."""
+        return segment in self._done
+
+    def finish(self, segment: str) -> None:
+        """A segment need not be opened again."""
+        self._state.segments.pop(segment, None)
+        self._state.done.add(segment)
+        self._done.add(segment)
 
     def save(self) -> None:
         """Keep what is settled and counted. Never raises: what cannot be kept is sent again, another day."""
-        raise NotImplementedError
+        if self._lock_fd < 0:
+            return
+        try:
+            if len(self._state.done) > _MOST_DONE:
+                _append(_file(self.home, self.name, "done"), self._state.done)
+                self._state.done = set()
+            state = _encode(self._state)
+            if state != self._saved:
+                _replace(_file(self.home, self.name, "json"), state)
+                self._saved = state
+        except OSError as error:
+            faults.swallow(error, _NOT_SAVED)
 
     def close(self) -> None:
         """Save, and let go of it."""
-        raise NotImplementedError
+        self.save()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _load(self, begin: Literal["all", "now"]) -> None:
+        state = _file(self.home, self.name, "json")
+        try:
+            self._state = _decode(state.read_bytes())
+        except FileNotFoundError:
+            if begin == "now":
+                self._begin_now()
+        except (OSError, msgspec.DecodeError) as error:
+            faults.swallow(error, _NOT_READ)
+        self._done = self._state.done | self._done_before()
+        for name in self._state.segments.keys() & self._done:  # it died between two files
+            del self._state.segments[name]
+        self.save()
+
+    def _begin_now(self) -> None:
+        """Leave out what is there. What is open in living processes comes when it ends."""
+        segments = list_segments(self.home)
+        living = {segment.writer for segment in segments if segment.state is State.LIVE}
+        for segment in segments:
+            name = segment.path.stem
+            if segment.writer in living:
+                self._state.segments[name] = Progress(end_of_content(segment.path))
+            elif segment.size:  # else it may have been begun just now
+                self._state.done.add(name)
+
+    def _done_before(self) -> set[str]:
+        """The names in the file of done segments, which is cut to those that are still there."""
+        path = _file(self.home, self.name, "done")
+        try:
+            done = set(path.read_text().split())
+            there = {file.stem for file in (self.home / "journal").iterdir()}
+            if len(done - there) > _MOST_DONE:
+                done &= there
+                _replace(path, "".join(f"{name}\n" for name in sorted(done)).encode())
+        except FileNotFoundError:
+            return set()
+        except (OSError, UnicodeDecodeError) as error:
+            faults.swallow(error, _NOT_READ)
+            return set()
+        return done
+
+
+_open_cursors: Final["weakref.WeakSet[Cursor]"] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A forked child holds nothing: else a sink would stay taken when its parent ends."""
+    for cursor in list(_open_cursors):
+        cursor._let_go()  # noqa: SLF001  # ours
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _file(home: Path, name: str, ending: str) -> Path:
+    """Of a sink; names are a user's, and may hold anything."""
+    return home / "delivery" / f"{quote(name, safe=' ')}.{ending}"
+
+
+def _lock(path: Path, home: Path, name: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 20, 0).decode(errors="replace").strip() or "another process"
+        os.close(fd)
+        raise Busy(f"Process {holder} delivers to {name} from {home} already") from None
+    except OSError as error:
+        faults.swallow(error, _NO_LOCKS)
+    with contextlib.suppress(OSError):  # for messages only
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _append(path: Path, names: Iterable[str]) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        lines = [f"{name}\n" for name in sorted(names)]
+        _write(fd, "".join(["\n", *lines]).encode())  # the last line there may be torn
+    finally:
+        os.close(fd)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    new = path.with_name(f"{path.name}.new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        _write(fd, data)
+    finally:
+        os.close(fd)
+    new.replace(path)
+
+
+def _write(fd: int, data: bytes) -> None:
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -98,6 +99,26 @@ def is_written(file: "FileDescriptorLike") -> bool:
     return False
 
 
+def may_go_on(writer: str) -> bool:
+    """Whether a process that holds no segment lives here, and may begin another.
+
+    Args:
+        writer: as its segments name it: when it began to record, and its id. A process of this id that
+            started later is another one.
+    """
+    began_ns, _, process = writer.partition("-")
+    try:
+        status = Path(f"/proc/{int(process)}/stat").read_bytes().rpartition(b")")[2].split()
+        up_s = float(Path("/proc/uptime").read_bytes().split()[0])
+        started_s = time.time() - up_s + int(status[_START_TICKS]) / os.sysconf("SC_CLK_TCK")
+        return status[0] not in _DEAD and started_s <= int(began_ns) / 1e9 + _CLOCK_S
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+_START_TICKS: Final = 19  # of what follows the name in the file
+_DEAD: Final = (b"Z", b"X")
+_CLOCK_S: Final = 2
 _BLANK: Final = b" \t\r\n\x00"
 _NO_NULS: Final = re.compile(rb"[^\x00]+")
 

@@ -1,0 +1,363 @@
+"""The spans of one process, read from its segments one after another, and what of them is settled."""
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from millstream.deliver.ahead import Ahead
+from millstream.deliver.cursor import Cursor, Place
+from millstream.record import faults
+from millstream.span import Span
+from millstream.store.blobs import BLOB, BlobReader
+from millstream.store.following import Lines
+from millstream.store.merge import Merger
+from millstream.store.segments import may_go_on
+from millstream.store.spans import NotWholeError, SpanReader
+
+_LOGFIRE: Final = b"logfire"
+"""Stands in spans whose inputs are compared where duplicates are merged."""
+_BEGINNING_S: Final = 60
+"""A segment without content that nobody holds may be one that was begun just now; not for so long."""
+_UNREADABLE: Final = "a recording cannot be read; it is delivered when it can"
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A span to be delivered, and what to say when it is settled."""
+
+    span: Span
+    place: Place
+
+
+class _Segment:
+    """One of those that were read, and are not done.
+
+    Attributes:
+        known: up to where it was read before this process; what is not owed there is settled.
+        open: spans that began here and have not ended.
+        awaited: spans that began here, ended in a later segment, and are not settled.
+    """
+
+    __slots__ = ("awaited", "known", "name", "open", "path", "progress")
+
+    def __init__(self, folder: Path, name: str, cursor: Cursor) -> None:
+        self.name = name
+        self.path = folder / f"{name}.jsonl"
+        self.progress = cursor.progress(name)
+        self.known = self.progress.read
+        self.open = 0
+        self.awaited = 0
+
+
+class Stream:
+    """Reads on in the segments of one process.
+
+    After a restart all segments that are not done are read again from their beginnings, so that what is
+    merged, and into what, is decided as before; what is settled already is passed over then, and its large
+    values are not looked for.
+
+    Args:
+        writer: the process, as its segments name it.
+        folder: of the segments.
+        cursor: what is settled.
+        newer: looks for new segments, and tells this stream of them by `add`.
+        between: called after each part of a file that is read.
+        rejected: counts, by reason, of lines that are no spans; added to.
+        merged: counts, by kind, of spans that were one call with another; added to.
+
+    Attributes:
+        ended: whether the process is dead, and all its spans were given.
+    """
+
+    def __init__(
+        self,
+        writer: str,
+        folder: Path,
+        cursor: Cursor,
+        *,
+        newer: Callable[[], object],
+        between: Callable[[], object],
+        rejected: Counter[str],
+        merged: Counter[str],
+    ) -> None:
+        self.ended = False
+        self._writer = writer
+        self._folder = folder
+        self._cursor = cursor
+        self._newer = newer
+        self._between = between
+        self._rejected = rejected
+        self._merged = merged
+        self._new_rejected: Counter[str] = Counter()
+        self._merger = Merger(Counter(), gone=self._gone)
+        self._blobs = BlobReader(self._new_rejected)
+        self._reader = SpanReader(None, self._new_rejected, watcher=self, blobs=self._blobs)
+        self._next: deque[str] = deque()
+        """Segments that were not begun."""
+        self._segments: dict[str, _Segment] = {}
+        self._current: _Segment | None = None
+        self._before: _Segment | None = None
+        self._lines: Lines | None = None
+        """Of the current segment."""
+        self._batch: deque[tuple[int, bytes]] = deque()
+        """Lines that were taken from it."""
+        self._live = False
+        self._began: dict[str, tuple[_Segment, int]] = {}
+        """Where the open spans began, by id."""
+        self._pending: dict[int, list[Place]] = {}
+        """Places of the spans that the merger holds, by their `id()`; first their own."""
+        self._ready: deque[Item] = deque()
+        self._given: dict[Place, list[Place]] = {}
+        """What is settled with the spans that were given."""
+        self._awaiting: dict[Place, _Segment] = {}
+        """Of spans that began in another segment than they ended in: the former."""
+        self._ahead: Ahead | None = None
+
+    def add(self, name: str) -> None:
+        """There is a segment that follows those that are known."""
+        self._next.append(name)
+        self.ended = False
+
+    def read(self, limit: int) -> list[Item]:
+        """The next spans, at most so many."""
+        ready = self._ready
+        while len(ready) < limit and (self._batch or self._more()):
+            offset, line = self._batch.popleft()
+            try:
+                self._take(offset, line)
+            except NotWholeError:
+                self._batch.clear()
+                self._lines.go_back(offset)  # type: ignore[union-attr]  # the batch is of it
+                break
+        return [ready.popleft() for _ in range(min(limit, len(ready)))]
+
+    def settle(self, place: Place) -> None:
+        """A span that was given need not be given again."""
+        for one in self._given.pop(place, ()):
+            self._settle(one)
+
+    def keep_progress(self) -> None:
+        """Tell the cursor how far this came."""
+        if (segment := self._current) is not None and self._lines is not None:
+            segment.progress.read = max(segment.progress.read, self._offset(self._lines))
+        for segment in list(self._segments.values()):
+            if (
+                segment is not self._current
+                and not segment.open
+                and not segment.awaited
+                and not segment.progress.owed
+            ):
+                del self._segments[segment.name]
+                self._cursor.finish(segment.name)
+
+    def left(self) -> int:
+        """How many spans have ended, or were interrupted, and are not settled."""
+        owed = sum(len(segment.progress.owed) for segment in self._segments.values())
+        owed += sum(len(known.owed) for name in self._next if (known := self._cursor.segments.get(name)))
+        if self.ended:
+            return owed
+        return owed + self._count_ahead()
+
+    def _offset(self, lines: Lines) -> int:
+        return self._batch[0][0] if self._batch else lines.offset
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of it is left."""
+        return self.ended and not self._segments
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._lines is not None:
+            self._lines.close()
+        self._blobs.close()
+
+    # Told by the reader
+
+    def opened(self, span: Span) -> None:
+        """A span began in the line that is being read."""
+        self._forget_opening(span)
+        segment, offset = self._here
+        segment.open += 1
+        self._began[span.span_id] = (segment, offset)
+        self._merger.opened(span)
+
+    def dropped(self, span: Span) -> None:
+        """A span that began will not come."""
+        self._forget_opening(span)
+        self._merger.dropped(span)
+        for one in self._merger.released():
+            self._give(one)
+
+    def _forget_opening(self, span: Span) -> _Segment | None:
+        began = self._began.pop(span.span_id, None)
+        if began is None:
+            return None
+        began[0].open -= 1
+        return began[0]
+
+    # Reading
+
+    def _more(self) -> bool:
+        """Take lines of the current segment, or of those after it; whether there are any now."""
+        while True:
+            if self._current is None and not self._begin_next():
+                return False
+            lines = self._lines
+            assert lines is not None  # noqa: S101  # for mypy
+            try:
+                live = lines.is_written()  # first: what is written in between belongs to what is read
+                batch = lines.take(live=live)
+                beginning = not (batch or live) and self._is_beginning(lines)
+            except FileNotFoundError:
+                self._evicted()
+                continue
+            except OSError as error:
+                faults.swallow(error, _UNREADABLE)
+                return False
+            if batch:
+                self._batch.extend(batch)
+                self._live = live
+                self._between()
+                return True
+            self.close()
+            if live or beginning:
+                return False
+            self._leave()
+
+    def _begin_next(self) -> bool:
+        if not self._next:
+            if self.ended:
+                return False
+            self._newer()
+        if not self._next:
+            if not may_go_on(self._writer):
+                self._end()
+            return False
+        segment = _Segment(self._folder, self._next.popleft(), self._cursor)
+        self._segments[segment.name] = self._current = segment
+        self._lines = Lines(segment.path)
+        return True
+
+    def _leave(self) -> None:
+        """The current segment was read to its end."""
+        self.keep_progress()
+        if self._before is not None:  # a span may refer to the blobs of the segment before, not to older ones
+            self._blobs.forget(self._before.path)
+        self._before, self._current, self._lines = self._current, None, None
+
+    def _is_beginning(self, lines: Lines) -> bool:
+        return lines.size() == 0 and not self._next and lines.age_s(time.time()) < _BEGINNING_S
+
+    def _evicted(self) -> None:
+        """The current segment was removed; what was not read of it is gone."""
+        segment = self._current
+        assert segment is not None  # noqa: S101  # for mypy
+        here = {place for places in (*self._pending.values(), *self._given.values()) for place in places}
+        gone = {offset for offset in segment.progress.owed if Place(segment.name, offset) not in here}
+        segment.progress.owed -= gone
+        unread = 0 if self._ahead is None else self._ahead.counts.pop(segment.name, 0)
+        self._cursor.counts.evicted += len(gone) + unread
+        self.close()
+        self._leave()
+
+    def _take(self, offset: int, line: bytes) -> None:
+        segment = self._current
+        assert segment is not None  # noqa: S101  # for mypy
+        if line.startswith(BLOB):
+            self._blobs.note(segment.path, offset, line)
+            return
+        is_new = offset >= segment.known
+        is_owed = is_new or offset in segment.progress.owed
+        self._here = (segment, offset)
+        span = self._reader.take(line, growing=self._live, whole=is_owed or _LOGFIRE in line)
+        if span is not None:
+            began = self._forget_opening(span)
+            place = Place(segment.name, offset)
+            if is_owed:
+                segment.progress.owed.add(offset)
+                if began is not None and began is not segment:
+                    began.awaited += 1
+                    self._awaiting[place] = began
+            if is_new and self._ahead is not None:
+                self._ahead.passed(place)
+            self._ended(span, place)
+        if self._new_rejected:
+            if is_new:
+                self._rejected.update(self._new_rejected)
+            self._new_rejected.clear()
+
+    def _ended(self, span: Span, place: Place) -> None:
+        self._pending[id(span)] = [place]
+        for one in self._merger.ended(span):
+            self._give(one)
+
+    def _end(self) -> None:
+        """The process is dead: give what was open in it, and what was held."""
+        for span in self._reader.still_open(interrupted=True):
+            segment, offset = self._began.pop(span.span_id)
+            segment.open -= 1
+            if not segment.progress.over:
+                segment.progress.owed.add(offset)
+            self._ended(span, Place(segment.name, offset))
+        for one in self._merger.rest():
+            self._give(one)
+        for segment in self._segments.values():
+            segment.progress.over = True
+        self.ended = True
+
+    # Settling
+
+    def _gone(self, inner: Span, outer: Span | None) -> None:
+        """A span went into another, or into one that was given: it is settled with it, or now."""
+        places = self._pending.pop(id(inner))
+        owed = [place for place in places if self._is_owed(place)]
+        if owed:
+            self._merged[inner.kind.value] += 1
+        if outer is not None:
+            self._pending[id(outer)] += owed
+        else:
+            for place in owed:
+                self._settle(place)
+
+    def _give(self, span: Span) -> None:
+        places = self._pending.pop(id(span))
+        if owed := [place for place in places if self._is_owed(place)]:
+            self._given[places[0]] = owed
+            self._ready.append(Item(span, places[0]))
+
+    def _is_owed(self, place: Place) -> bool:
+        segment = self._segments.get(place.segment)
+        return segment is not None and place.offset in segment.progress.owed
+
+    def _settle(self, place: Place) -> None:
+        segment = self._segments.get(place.segment)
+        if segment is not None:
+            segment.progress.owed.discard(place.offset)
+        began = self._awaiting.pop(place, None)
+        if began is not None:
+            began.awaited -= 1
+
+    # Counting
+
+    def _count_ahead(self) -> int:
+        self.keep_progress()
+        here, names = Place("", 0), list(self._next)
+        if self._current is not None and self._lines is not None:
+            here = Place(self._current.name, self._offset(self._lines))
+            names.insert(0, here.segment)
+        elif self._before is not None:
+            here = Place(self._before.name, sys.maxsize)
+        if self._ahead is None or self._ahead.at < here:
+            self._ahead = Ahead(self._folder, here, self._reader.open_ids)
+        known = self._cursor.segments
+        self._ahead.count(names, {name: known[name].read for name in names if name in known})
+        count = self._ahead.counts.total()
+        if self._ahead.is_written or may_go_on(self._writer):
+            return count
+        is_over = any(progress.over for name, progress in known.items() if name in self._segments)
+        return count + (0 if is_over else len(self._ahead.open_ids))
