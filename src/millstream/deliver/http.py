@@ -153,34 +153,35 @@ class HttpClient:
     def _failed(self, error: OSError) -> NoReturn:
         """There was no answer."""
         if isinstance(error, PermissionError):
-            raise RefusedError(f"{self._subject} cannot be trusted: {error}") from error
-        raise UnreachableError(f"{self._subject} does not answer: {error}") from error
+            raise RefusedError(f"{self.subject} cannot be trusted: {error}") from error
+        raise UnreachableError(f"{self.subject} does not answer: {error}") from error
 
     def _refuse(self, answer: Answer) -> NoReturn:
         status, said = answer.status, _said(answer)
         if status in {TOO_MANY, _TIMEOUT}:
             raise UnreachableError(
-                f"{self._subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
+                f"{self.subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
             )
         if status >= _SERVER_FAULT and status not in _NOT_IMPLEMENTED:
             raise UnreachableError(
-                f"{self._subject} cannot answer now ({status}{said})", retry_after_s=answer.retry_after_s
+                f"{self.subject} cannot answer now ({status}{said})", retry_after_s=answer.retry_after_s
             )
         if status in _CREDENTIALS:
             raise RefusedError(
-                f"{self._subject} does not accept {self._credentials.kind} ({status}{said}): "
+                f"{self.subject} does not accept {self._credentials.kind} ({status}{said}): "
                 f"{self._credentials.mend}"
             )
         if status == _FORBIDDEN:
-            raise RefusedError(f"{self._subject} does not allow it ({status}{said})")
+            raise RefusedError(f"{self.subject} does not allow it ({status}{said})")
         if status == NOT_FOUND:
-            raise RefusedError(f"{self._subject} has nothing there ({status}{said}): correct `endpoint`")
+            raise RefusedError(f"{self.subject} has nothing there ({status}{said}): correct `endpoint`")
         if status in _REDIRECTION:
-            raise RefusedError(f"{self._subject} sends elsewhere ({status}): correct `endpoint`")
-        raise RefusedError(f"{self._subject} refuses what is sent ({status}{said})")
+            raise RefusedError(f"{self.subject} sends elsewhere ({status}): correct `endpoint`")
+        raise RefusedError(f"{self.subject} refuses what is sent ({status}{said})")
 
     @property
-    def _subject(self) -> str:
+    def subject(self) -> str:
+        """What answers where, to begin a sentence with."""
         return f"{self._name} at {self.url}"
 
 
