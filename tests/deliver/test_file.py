@@ -314,16 +314,16 @@ def test_a_forked_child_does_not_hold_the_file_of_a_parent_that_died(tmp_path):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, check=False
-    )
-    assert done.returncode == -signal.SIGKILL
+    parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
     try:
+        assert parent.wait(timeout=10) == -signal.SIGKILL
         began = time.monotonic()
         send(path, spans)
         assert time.monotonic() - began < 5
     finally:
-        os.kill(int(done.stdout), signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+        parent.stdout.close()
     assert ids(path) == once(spans)
 
 

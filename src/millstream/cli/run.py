@@ -98,7 +98,7 @@ def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json
 @click.command()
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(*, as_json: bool) -> None:
-    """List the components that are registered, with their keys."""
+    """List the components that are registered, exporters and processors, with their keys."""
     groups = _components()
     if as_json:
         click.echo(json.dumps(groups, indent=2, default=str))
@@ -171,6 +171,7 @@ def _check(config: Any, problems: Any) -> None:
 
 
 def _components() -> dict[str, list[dict[str, Any]]]:
+    from millstream.deliver.plugins import EXPORTERS, PROCESSORS  # noqa: PLC0415
     from millstream.evaluation.registry import evaluator_types  # noqa: PLC0415
     from millstream.record.integrations import available  # noqa: PLC0415
     from millstream.workflow.llms import LLM_GROUP, PROVIDERS  # noqa: PLC0415
@@ -191,7 +192,26 @@ def _components() -> dict[str, list[dict[str, Any]]]:
         "llms": llms,
         "integrations": [{"name": name} for name in available()],
         "evaluators": [{"name": name} for name in evaluator_types()],
+        "exporters": _plugins(EXPORTERS),
+        "processors": _plugins(PROCESSORS),
     }
+
+
+def _plugins(group: str) -> list[dict[str, Any]]:
+    """What installed packages bring to a group; one that cannot be loaded says why."""
+    from millstream.deliver.options import Accepted  # noqa: PLC0415
+    from millstream.deliver.plugins import available, load_entry_point  # noqa: PLC0415
+
+    items: list[dict[str, Any]] = []
+    for name, point in available(group).items():
+        try:
+            made = load_entry_point(point)
+        except ConfigError as error:
+            items.append({"name": name, "description": str(error), "keys": []})
+            continue
+        keys = [{**key, "type": _type_text(key["type"])} for key in Accepted(made).keys]
+        items.append({"name": name, "description": _first_line(made), "keys": keys})
+    return items
 
 
 def _first_line(build: Any) -> str:

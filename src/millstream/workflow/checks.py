@@ -8,6 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from millstream.deliver.exporters import build_all
 from millstream.errors import ConfigError, nearest
 from millstream.workflow.components import FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
@@ -22,18 +23,23 @@ _FUNCTION_FIELDS = ("tool_names",)
 
 
 def check_config(config: WorkflowConfig) -> None:
-    """Check the components of a workflow file: that they exist, their keys, and whom they name.
+    """Check the components and exporters of a workflow file: that they exist, their keys, whom they name.
 
     The user's modules are imported; nothing is built, run or contacted.
 
     Raises:
         ConfigError: everything that is wrong, one problem a line.
+        MissingExtraError: something that an exporter needs is not installed.
     """
     problems = Problems()
+    with problems.collect():
+        for exporter in build_all(config.general.telemetry.tracing):
+            exporter.sink.close()
+    before = len(problems.lines)
     for index, name in enumerate(config.general.modules):
         with problems.collect():
             import_module(name, config.directory, where=join_path("general.modules", index))
-    imported = not problems.lines
+    imported = len(problems.lines) == before
     for name, mapping in config.llms.items():
         where = join_path("llms", name)
         with problems.collect():

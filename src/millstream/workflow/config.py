@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from millstream.errors import ConfigError, nearest
+from millstream.deliver.options import component
+from millstream.errors import nearest
 from millstream.workflow.environment import expand
 from millstream.workflow.secrets import masked
 from millstream.workflow.validation import Problems, join_path, parse_model
@@ -51,21 +52,21 @@ class LogConfig(_Section):
         return self
 
 
+class JournalConfig(_Section):
+    """`general.telemetry.journal`: how much is kept of what processes that have ended recorded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_bytes: int | None = Field(default=None, ge=1)
+    max_age_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
 class TelemetryConfig(_Section):
-    """`general.telemetry`."""
+    """`general.telemetry`. Exporters are still mappings with `_type`: what delivers checks them."""
 
     logging: dict[str, LogConfig] = {}
-    tracing: dict[str, Any] = {}
-
-    @field_validator("tracing")
-    @classmethod
-    def _no_exporters(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if value:
-            raise ValueError(
-                f"exporters ({', '.join(value)}) are not in this version; remove the section: every span is"
-                " recorded in the journal anyway, and `millstream journal export` prints it"
-            )
-        return value
+    tracing: dict[str, dict[str, Any]] = {}
+    journal: JournalConfig = JournalConfig()
 
 
 class GeneralConfig(_Section):
@@ -178,13 +179,14 @@ def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
             tree[section] = _components(tree[section], section, problems)
     if "workflow" in tree:
         with problems.collect():
-            tree["workflow"] = _component(tree["workflow"], "workflow")
+            tree["workflow"] = component(tree["workflow"], "workflow")
     tree = _inside(tree, ("general", "telemetry", "logging"), problems)
+    tree = _inside(tree, ("general", "telemetry", "tracing"), problems)
     tree = _inside(tree, ("eval", "evaluators"), problems)
     dataset = _at(tree, ("eval", "general", "dataset"))
     if isinstance(dataset, dict) and ("type" in dataset or "_type" in dataset):
         with problems.collect():
-            eval_general = tree["eval"]["general"] | {"dataset": _component(dataset, "eval.general.dataset")}
+            eval_general = tree["eval"]["general"] | {"dataset": component(dataset, "eval.general.dataset")}
             tree["eval"] = tree["eval"] | {"general": eval_general}
     problems.raise_if_any()
     return tree
@@ -213,31 +215,7 @@ def _at(tree: Any, path: tuple[str, ...]) -> Any:
 
 def _components(group: dict[str, Any], where: str, problems: Problems) -> dict[str, Any]:
     components: dict[str, Any] = {}
-    for name, component in group.items():
+    for name, entry in group.items():
         with problems.collect():
-            components[str(name)] = _component(component, join_path(where, str(name)))
+            components[str(name)] = component(entry, join_path(where, str(name)))
     return components
-
-
-def _component(value: Any, where: str) -> dict[str, Any]:
-    """One component as `_type` and its keys, whether written so or as `type` and `config`."""
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f"{where}: a mapping with a _type is needed here, not {type(value).__name__} {value!r}"
-        )
-    keys = dict(value)
-    kind = keys.pop("_type", None)
-    if kind is None:
-        kind = keys.pop("type", None)
-        nested = keys.get("config")
-        if kind is not None and isinstance(nested, dict):
-            del keys["config"]
-            twice = sorted(map(str, nested.keys() & keys.keys()))
-            if twice:
-                raise ConfigError(
-                    f"{where}: {', '.join(twice)} is given both in config and beside it; keep one"
-                )
-            keys = nested | keys
-    if not isinstance(kind, str) or not kind:
-        raise ConfigError(f"{where}: the key '_type' is missing; it says which component this is")
-    return {"_type": kind, **keys}
