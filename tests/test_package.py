@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PUBLIC = """
-    Builder FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum MillstreamError
-    OTelSpanProcessor ObservabilityContext Redaction Sampling Span SpanKind Status Usage __version__
+    Builder CrossWorkflowProcessor FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum MillstreamError
+    OTelSpanProcessor ObservabilityContext ObservabilityWorkflowInvoker Redaction Sampling Span SpanKind Status
+    Usage WorkflowRelationshipProcessor __version__
     current_span extract inject inject_environment instrument open_store profile recording
     register_function start_span stats subscribe track_function track_unregistered_function uninstrument
 """

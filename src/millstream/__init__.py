@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     )
     from millstream.record.observability import ObservabilityContext
     from millstream.record.opentelemetry import OTelSpanProcessor
+    from millstream.record.processors.cross_workflow import CrossWorkflowProcessor
+    from millstream.record.processors.workflow_relationship import WorkflowRelationshipProcessor
     from millstream.span import Span, SpanKind, Status, Usage
     from millstream.store import open_store
     from millstream.workflow import (
@@ -43,11 +45,13 @@ if TYPE_CHECKING:
         LLMFrameworkEnum,
         register_function,
     )
+    from millstream.workflow.invoker import ObservabilityWorkflowInvoker
 
 __version__: Final = "0.1.0"
 
 _HOMES: Final = {
     "Builder": "millstream.workflow",
+    "CrossWorkflowProcessor": "millstream.record.processors.cross_workflow",
     "FunctionBaseConfig": "millstream.workflow",
     "FunctionInfo": "millstream.workflow",
     "IntermediateStep": "millstream.record",
@@ -55,12 +59,14 @@ _HOMES: Final = {
     "MillstreamError": "millstream.errors",
     "OTelSpanProcessor": "millstream.record.opentelemetry",
     "ObservabilityContext": "millstream.record.observability",
+    "ObservabilityWorkflowInvoker": "millstream.workflow.invoker",
     "Redaction": "millstream.record",
     "Sampling": "millstream.record",
     "Span": "millstream.span",
     "SpanKind": "millstream.span",
     "Status": "millstream.span",
     "Usage": "millstream.span",
+    "WorkflowRelationshipProcessor": "millstream.record.processors.workflow_relationship",
     "current_span": "millstream.record",
     "extract": "millstream.context",
     "inject": "millstream.context",
@@ -80,6 +86,7 @@ _HOMES: Final = {
 
 __all__ = [  # kept beside the table above by a test
     "Builder",
+    "CrossWorkflowProcessor",
     "FunctionBaseConfig",
     "FunctionInfo",
     "IntermediateStep",
@@ -87,12 +94,14 @@ __all__ = [  # kept beside the table above by a test
     "MillstreamError",
     "OTelSpanProcessor",
     "ObservabilityContext",
+    "ObservabilityWorkflowInvoker",
     "Redaction",
     "Sampling",
     "Span",
     "SpanKind",
     "Status",
     "Usage",
+    "WorkflowRelationshipProcessor",
     "__version__",
     "current_span",
     "extract",

@@ -1,4 +1,4 @@
-"""Which workflows a span is in, outermost first: what spans record of them, and what travels between processes."""
+"""Which workflows a span is in: what spans record of them, and what travels between processes."""
 
 import re
 from typing import Any, Final, Self
@@ -45,7 +45,7 @@ class Chain(msgspec.Struct, eq=False):
         return self.workflows[-1]
 
     def recorded(self) -> dict[str, Any]:
-        """What each span in the workflow records: `{"chain": [[name, id], …], "start_time": …, "custom": …}`."""
+        """What each span in the workflow records: `{"chain": [[name, id], …], "start_time": …}`, and `custom`."""
         place: dict[str, Any] = {
             "chain": [(workflow.workflow_name, workflow.workflow_id) for workflow in self.workflows],
             "start_time": self.innermost.start_time,

@@ -89,7 +89,7 @@ def _nothing() -> None:
 
 
 def parse_traceparent(value: str, baggage: Iterable[str] = ()) -> SpanContext | None:
-    """The remote span that a `traceparent` header names, in the workflow that the members of a baggage tell of.
+    """The remote span that a `traceparent` header names, in the workflow that a baggage tells of.
 
     Returns:
         `None` when the header is not valid.

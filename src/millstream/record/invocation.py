@@ -3,7 +3,7 @@
 from contextlib import suppress
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -25,11 +25,11 @@ class Invocation:
         parent: the workflow that it is called in; the running one when `None`, and without one it is a root.
         message: the span's input.
         workload_id: opens a workload scope of this name.
+        trace_id: 32 hex digits; the call is a root of this trace where the parent is in another.
 
     Attributes:
         context: the call's own.
-        span: of kind WORKFLOW.
-        output: what the block made, for the span.
+        span: of kind WORKFLOW, for its output and attributes.
     """
 
     context: ObservabilityContext
@@ -41,8 +41,9 @@ class Invocation:
         parent: ObservabilityContext | None = None,
         message: Any = _UNSET,
         workload_id: str | None = None,
+        trace_id: str | None = None,
     ) -> None:
-        self.output: Any = _UNSET
+        self._trace_id = trace_id
         self._name = name
         self._parent = parent
         self._message = message
@@ -53,8 +54,8 @@ class Invocation:
     def begin(self) -> None:
         """Open the span; `enter` makes it the current one."""
         parent = self._parent or running_context()
-        if parent is None:
-            self.context = ObservabilityContext.create_root_context(self._name)
+        if parent is None or self._trace_id not in (None, parent.trace_id):
+            self.context = ObservabilityContext.create_root_context(self._name, self._trace_id)
         else:
             self.context = parent.create_child_context(self._name)
         self._workflow = self.context.invoke(self._message, self._workload_id)
@@ -79,9 +80,9 @@ class Invocation:
     def end(self, error: BaseException | None = None, status: Status = Status.OK) -> None:
         """End the span with its outcome, which the context has, too."""
         if self._workflow is not None:
-            self._workflow.end(error, status, self.output)
+            self._workflow.end(error, status)
 
-    def __enter__(self) -> "Invocation":
+    def __enter__(self) -> Self:
         self.begin()
         self.enter()
         return self
@@ -94,5 +95,3 @@ class Invocation:
             self.end(None, Status.CANCELLED)
         else:
             self.end(error)
-
-

@@ -147,7 +147,7 @@ class ObservabilityContext:
         return type(self)(self._span, _checked(str(span_id).lower(), _SpanId, "span_id", "16 hex digits"))
 
     def add_attribute(self, key: str, value: Any) -> None:
-        """Add a custom attribute: spans of this workflow that start or end later have it, and later children."""
+        """Add a custom attribute, for spans of this workflow that start later, its own, and later children."""
         self.custom_attributes[to_text(key)] = value
 
     def get_current_workflow(self) -> WorkflowMetadata:
@@ -181,7 +181,9 @@ class ObservabilityContext:
             InputError: a field is missing, unknown or wrong, or the version is unknown.
         """
         if not isinstance(value, Mapping):
-            raise InputError(f"an ObservabilityContext is read from the dict of to_dict, not from {type(value)}")
+            raise InputError(
+                f"an ObservabilityContext is read from the dict of to_dict, not from {type(value)}"
+            )
         version = value.get("version", VERSION)
         if version != VERSION:
             raise InputError(

@@ -42,6 +42,7 @@ class WorkflowSpan:
         "_lock",
         "_parent",
         "_start_ns",
+        "_was_in",
         "chain",
         "place",
         "trace_id",
@@ -62,6 +63,7 @@ class WorkflowSpan:
         self.place = place
         self._start_ns = start_ns
         self._parent = parent
+        self._was_in: weakref.ref[WorkflowSpan] | None = None
         self._around = around
         self._extent: _Extent | None = None
         self._lock = threading.RLock()
@@ -126,7 +128,7 @@ class WorkflowSpan:
             span.opened_in = opened_in
         return span
 
-    def end(self, error: BaseException | None, status: Status = Status.OK, output: Any = _UNSET) -> None:
+    def end(self, error: BaseException | None, status: Status = Status.OK) -> None:
         """End the workflow, and its span where that is open; its context and those around learn of it."""
         end_ns = now_ns(self.place)
         status, failure = outcome(error, status)
@@ -143,14 +145,22 @@ class WorkflowSpan:
         if type(span) is LiveSpan:
             if self.chain.custom_attributes:  # some were added meanwhile
                 span.set_attribute(semconv.WORKFLOW, self.chain.recorded())
-            span.end(error, status, output, end_ns)
+            span.end(error, status, end_ns=end_ns)
             if not span.is_open:  # its content is written, and it may be a parent for long
                 span.input = span.output = None
-        parent, self._parent, self._extent = self._parent, None, None
-        while parent is not None:
-            if parent._extent is not None:  # noqa: SLF001  # of our own kind
-                parent._extent.reach(end_ns, is_ok=is_ok)  # noqa: SLF001
-            parent = parent._parent  # noqa: SLF001
+        self._extent = None
+        above: WorkflowSpan | None = self
+        while above := above._above():
+            if above._extent is not None:
+                above._extent.reach(end_ns, is_ok=is_ok)
+        if self._parent is not None:  # a workflow that has ended does not keep those around it from ending
+            self._was_in, self._parent = weakref.ref(self._parent), None
+
+    def _above(self) -> "WorkflowSpan | None":
+        """The workflow that this is or was in, as long as it may be open."""
+        if self._parent is not None:
+            return self._parent
+        return None if self._was_in is None else self._was_in()
 
 
 class _Extent:

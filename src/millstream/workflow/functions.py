@@ -5,7 +5,7 @@ import contextvars
 import functools
 import inspect
 import typing
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from threading import Thread
 from typing import Annotated, Any, get_args, get_origin
 
@@ -79,6 +79,12 @@ class Function:
         """As `ainvoke`, without a span of its own: for the workflow, whose span is the root."""
         args, kwargs = self.arguments_of(message)
         return await call_any(self._fn, *args, **kwargs)
+
+    async def pieces_unrecorded(self, message: Any) -> AsyncGenerator[Any, None]:
+        """As `call_unrecorded`, piece by piece where the function gives pieces."""
+        args, kwargs = self.arguments_of(message)
+        async for piece in pieces_of(self._fn, *args, **kwargs):
+            yield piece
 
     def arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What one message is as arguments: a mapping of its arguments by name, else its only argument."""
@@ -155,6 +161,20 @@ async def call_any(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         raise WorkflowError(
             f"{getattr(fn, '__name__', 'the function')} called sys.exit({stop.code!r})"
         ) from stop
+
+
+async def pieces_of(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    """Call any function, and give the pieces of a generator as they come, else its result."""
+    call = _routine(fn)
+    if inspect.isasyncgenfunction(call):
+        async for piece in fn(*args, **kwargs):
+            yield piece
+    elif inspect.isgeneratorfunction(call):
+        pieces, end = fn(*args, **kwargs), object()
+        while (piece := await in_thread(next, pieces, end)) is not end:
+            yield piece
+    else:
+        yield await call_any(fn, *args, **kwargs)
 
 
 async def in_thread(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

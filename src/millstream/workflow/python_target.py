@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from millstream.errors import ConfigError
 from millstream.workflow.answers import answer_of
@@ -14,7 +14,7 @@ from millstream.workflow.modules import load_target
 from millstream.workflow.registry import register_function
 from millstream.workflow.validation import join_path
 
-_METHODS = ("ainvoke", "invoke", "kickoff_async", "kickoff", "arun", "run")
+METHODS: Final = ("ainvoke", "invoke", "kickoff_async", "kickoff", "arun", "run")
 
 
 class PythonConfig(FunctionBaseConfig, name="python"):
@@ -44,18 +44,29 @@ class PythonConfig(FunctionBaseConfig, name="python"):
 @register_function(config_type=PythonConfig)
 async def python(config: PythonConfig, builder: Builder) -> AsyncGenerator[FunctionInfo, None]:
     """A Python function, class, LangGraph graph or LangChain runnable, called with the message."""
-    target = await _ready(load_target(config.target, builder.directory), config)
-    graph = config.method is None and _is_runnable(target)
-    call = _runnable_caller(target, config) if graph else _method(target, config)
+    yield await function_of(load_target(config.target, builder.directory), config)
+
+
+async def function_of(target: Any, config: PythonConfig) -> FunctionInfo:
+    """Anything that can be called with a message, as a function.
+
+    Raises:
+        ConfigError: it cannot be called, or not so.
+    """
+    target = await _ready(target, config)
+    graph = config.method is None and is_runnable(target)
+    call = target.ainvoke if graph else _method(target, config)
     if not graph and config.input_key is None and config.output_key is None and not _takes_inputs(call):
-        yield FunctionInfo.from_fn(call, description=config.description)
-        return
+        return FunctionInfo.from_fn(call, description=config.description)
 
     async def run(message: str) -> Any:
-        result = await call(message) if graph else await call_any(call, **_given(message, call, config))
+        if graph:
+            result = await call(input_of(target, message, config))
+        else:
+            result = await call_any(call, **_given(message, call, config))
         return _pick(result, config)
 
-    yield FunctionInfo.from_fn(run, description=config.description or "")
+    return FunctionInfo.from_fn(run, description=config.description or "")
 
 
 async def _ready(target: Any, config: PythonConfig) -> Any:
@@ -71,14 +82,16 @@ async def _ready(target: Any, config: PythonConfig) -> Any:
         raise ConfigError(f"init: {config.target} is not a class, so it takes no init")
     elif inspect.isroutine(target) and not inspect.signature(target).parameters:
         target = await call_any(target)
-    if hasattr(target, "compile") and hasattr(
-        target, "add_node"
-    ):  # a LangGraph graph that is still being drawn
-        target = target.compile()
-    return target
+    return compiled(target)
 
 
-def _is_runnable(target: Any) -> bool:
+def compiled(target: Any) -> Any:
+    """A LangGraph graph that is still being drawn, ready; anything else as it is."""
+    return target.compile() if hasattr(target, "compile") and hasattr(target, "add_node") else target
+
+
+def is_runnable(target: Any) -> bool:
+    """Whether it is a LangGraph graph or a LangChain runnable."""
     return hasattr(target, "ainvoke") and hasattr(target, "get_input_jsonschema")
 
 
@@ -90,7 +103,7 @@ def _method(target: Any, config: PythonConfig) -> Any:
         return found
     if inspect.isroutine(target):
         return target
-    for name in _METHODS:
+    for name in METHODS:
         found = getattr(target, name, None)
         if callable(found):
             return found
@@ -98,7 +111,7 @@ def _method(target: Any, config: PythonConfig) -> Any:
         return target
     raise ConfigError(
         f"target: {config.target} is a {type(target).__name__}, which cannot be called and has none of the"
-        f" methods {', '.join(_METHODS)}; name one with the key method"
+        f" methods {', '.join(METHODS)}; name one with the key method"
     )
 
 
@@ -117,27 +130,21 @@ def _given(message: Any, call: Callable[..., Any], config: PythonConfig) -> dict
     return {names[0]: values} if names else {}
 
 
-def _runnable_caller(target: Any, config: PythonConfig) -> Callable[[Any], Any]:
+def input_of(target: Any, message: Any, config: PythonConfig) -> Any:
     """How a graph or chain takes one message: its state's `messages`, its only input, or the text itself."""
     keys = _input_keys(target)
-
-    async def call(message: Any) -> Any:
-        if config.input_key:
-            given: Any = {config.input_key: message}
-        elif not keys or (isinstance(message, Mapping) and set(message) <= keys):
-            given = message
-        elif "messages" in keys:
-            given = {"messages": [_human(message)]}
-        elif len(keys) == 1:
-            given = {next(iter(keys)): message}
-        else:
-            raise ConfigError(
-                f"{config.target} takes {', '.join(sorted(keys))}; say with input_key which of them the"
-                " input is, and with output_key which one of its result is the answer"
-            )
-        return await target.ainvoke(given)
-
-    return call
+    if config.input_key:
+        return {config.input_key: message}
+    if not keys or (isinstance(message, Mapping) and set(message) <= keys):
+        return message
+    if "messages" in keys:
+        return {"messages": [_human(message)]}
+    if len(keys) == 1:
+        return {next(iter(keys)): message}
+    raise ConfigError(
+        f"{config.target} takes {', '.join(sorted(keys))}; say with input_key which of them the input is, and"
+        " with output_key which one of its result is the answer"
+    )
 
 
 def _input_keys(target: Any) -> set[str]:

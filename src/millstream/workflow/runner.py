@@ -1,9 +1,13 @@
 """Running a workflow: built once, asked as often as one likes, each run one trace."""
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from typing import Any, Final
 
+from millstream.deliver.options import component
+from millstream.record.invocation import Invocation
+from millstream.record.live import LiveSpan
+from millstream.record.observability import running_context
 from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.answers import answer_of
@@ -11,6 +15,9 @@ from millstream.workflow.builder import Builder
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.functions import Function
 from millstream.workflow.logging import log_messages
+
+_TELLING: Final = frozenset({"cross_workflow_processor", "workflow_relationship_processor"})
+"""Processors that tell of each span which workflow it is in."""
 
 
 class Workflow:
@@ -25,6 +32,7 @@ class Workflow:
         self.config = config
         self.builder = builder
         self._function = function
+        self._tells_workflows = _tells_workflows(config.general.telemetry.tracing)
 
     @property
     def name(self) -> str:
@@ -53,18 +61,35 @@ class Workflow:
         Raises:
             Exception: whatever the workflow raised, recorded on the span; `explain` says what it means.
         """
-        with start_span(
-            self.name,
-            kind=SpanKind.WORKFLOW,
-            input=message,
-            attributes=dict(attributes or {}),
-            workload_id=self.name,
-            trace_id=trace_id,
-        ) as span:
+        with self._span(message, trace_id) as span:
+            span.set_attributes(attributes or {})
             async with within or nullcontext():
-                answer = answer_of(await self._function.call_unrecorded(message))
+                answer = await self.call_unrecorded(message)
             span.set_output(answer)
             return answer
+
+    async def call_unrecorded(self, message: Any) -> Any:
+        """As `run`, without a span of its own: for who has one around it."""
+        return answer_of(await self._function.call_unrecorded(message))
+
+    async def pieces_unrecorded(self, message: Any) -> AsyncGenerator[Any, None]:
+        """As `call_unrecorded`, piece by piece where the workflow gives pieces."""
+        async for piece in self._function.pieces_unrecorded(message):
+            yield answer_of(piece)
+
+    @contextmanager
+    def _span(self, message: Any, trace_id: str | None) -> Iterator[LiveSpan]:
+        """The span of a run; a part of the chain of workflows where there is one, or exporters tell of it."""
+        if self._tells_workflows or running_context() is not None:
+            with Invocation(
+                self.name, message=message, workload_id=self.name, trace_id=trace_id
+            ) as invocation:
+                yield invocation.span
+        else:
+            with start_span(
+                self.name, kind=SpanKind.WORKFLOW, input=message, workload_id=self.name, trace_id=trace_id
+            ) as span:
+                yield span
 
 
 @asynccontextmanager
@@ -84,3 +109,13 @@ async def open_workflow(config: WorkflowConfig) -> AsyncIterator[Workflow]:
             yield Workflow(config, builder, await builder.get_workflow())
         finally:
             await builder.aclose()
+
+
+def _tells_workflows(tracing: Mapping[str, Any]) -> bool:
+    """Whether an exporter has such a processor; else spans need not say which workflow they are in."""
+    processors = [
+        entry.get("_type", entry.get("type")) if isinstance(entry, Mapping) else entry
+        for name, section in tracing.items()
+        for entry in component(section, name).get("processors") or ()
+    ]
+    return not _TELLING.isdisjoint(processors)
