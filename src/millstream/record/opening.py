@@ -223,15 +223,14 @@ def start_span(
             trace_id = known_trace_id(trace_id)
         if workload_id is not None:
             workload_id = to_text(workload_id)
-        span = open_span(
-            active,
-            name,
-            kind if type(kind) is SpanKind else member(SpanKind, kind, SpanKind.FUNCTION),
-            input,
-            parent=context.current.get(),
-            workload_id=workload_id,
-            trace_id=trace_id,
-        )
+        if type(kind) is not SpanKind:
+            kind = member(SpanKind, kind, SpanKind.FUNCTION)
+        lane, span = active.lane, None
+        if lane is not None and input is _UNSET and trace_id is None and type(name) is str and name.isascii():
+            span = lane.open(name, kind, label_of(name, kind), workload_id, None)
+        if span is None:
+            parent = context.current.get()
+            span = open_span(active, name, kind, input, parent, workload_id=workload_id, trace_id=trace_id)
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return NOT_RECORDED

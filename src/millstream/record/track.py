@@ -139,7 +139,7 @@ class _Call:
             if lane is not None:
                 given = None if content is _UNSET else to_json(content, active.content_limit)
                 span = lane.open(self.name, _FUNCTION, self.label, self.workload_id, given)
-                if span is None and given is not None:
+                if span is None and given is not None and len(given) <= active.content_limit:  # as it is, not cut
                     content = msgspec.Raw(given)
             if span is None:
                 span = open_span(
