@@ -50,7 +50,7 @@ window_dealloc(Window *self)
 static int
 window_take(Window *self, const char *line, Py_ssize_t size)
 {
-    if (size > self->view.len - self->used) {
+    if (self->view.obj == NULL || size > self->view.len - self->used) {
         return 0;
     }
     memcpy((char *)self->view.buf + self->used, line, (size_t)size);
