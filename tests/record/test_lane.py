@@ -294,7 +294,8 @@ YES, NO = [True], [False]
         (Call("function", "f", {"a": [1]}, [Call("scope", "g", "x")]), YES * 2, YES * 2),
         (Call("coroutine", "f", 1), YES, YES),
         (Call("generator", "f", 1), YES, NO),  # its chunks are counted
-        (Call("block", "f", 1), [], YES),
+        (Call("block", "f", 1), [], YES),  # it has an input
+        (Call("crossed", "f", 1), YES * 2, YES * 2),
         (Call("function", "é", 1), NO, NO),
         (Call("function", "f", "é"), YES, YES),
         (Call("function", "f", 1, ["attribute"]), YES, NO),
