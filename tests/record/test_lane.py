@@ -294,7 +294,7 @@ YES, NO = [True], [False]
         (Call("function", "f", {"a": [1]}, [Call("scope", "g", "x")]), YES * 2, YES * 2),
         (Call("coroutine", "f", 1), YES, YES),
         (Call("generator", "f", 1), YES, NO),  # its chunks are counted
-        (Call("block", "f", 1), [], YES),  # it has an input
+        (Call("block", "f", 1), YES, YES),
         (Call("crossed", "f", 1), YES * 2, YES * 2),
         (Call("function", "é", 1), NO, NO),
         (Call("function", "f", "é"), YES, YES),

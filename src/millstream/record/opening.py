@@ -9,6 +9,7 @@ import msgspec
 
 from millstream import context
 from millstream.record import faults, recorder, steps
+from millstream.record.conversation import Conversation
 from millstream.record.live import LiveSpan, ancestry
 from millstream.record.not_recorded import NOT_RECORDED, NotRecorded, NotSampled
 from millstream.record.outcome import known_trace_id, member
@@ -56,6 +57,14 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     if label is None:
         name = to_text(name)
         label = label_of(name, kind)
+    captured = None
+    if content is not _UNSET and active.capture_content:
+        captured = _captured(content, active.content_limit)
+    lane = active.lane
+    if lane is not None and span_id is None and trace_id is None and start_ns is None:
+        span = lane.open(name, kind, label, workload_id, captured, parent)
+        if span is not None:
+            return span
     opened_in = None
     if span_id is None:
         if context.joined is not None:
@@ -118,7 +127,9 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         kind,
         start_ns,
         head,
-        to_json(content, active.content_limit) if content is not _UNSET and active.capture_content else None,
+        _captured(content, active.content_limit)
+        if content is not _UNSET and active.capture_content
+        else None,
     )
     if opened_in is not None:
         span.opened_in = opened_in
@@ -137,6 +148,13 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         except Exception as fault:  # noqa: BLE001  # the span is there all the same
             faults.swallow(fault, "a subscriber could not be told")
     return span
+
+
+def _captured(content: Any, limit: int) -> bytes | Conversation:
+    """What is kept of an input until the span ends."""
+    if isinstance(content, Conversation):
+        return content if content.fits(limit) else content.json(limit)
+    return to_json(content, limit)
 
 
 def drop_root(
@@ -223,14 +241,15 @@ def start_span(
             trace_id = known_trace_id(trace_id)
         if workload_id is not None:
             workload_id = to_text(workload_id)
-        if type(kind) is not SpanKind:
-            kind = member(SpanKind, kind, SpanKind.FUNCTION)
-        lane, span = active.lane, None
-        if lane is not None and input is _UNSET and trace_id is None and type(name) is str and name.isascii():
-            span = lane.open(name, kind, label_of(name, kind), workload_id, None)
-        if span is None:
-            parent = context.current.get()
-            span = open_span(active, name, kind, input, parent, workload_id=workload_id, trace_id=trace_id)
+        span = open_span(
+            active,
+            name,
+            kind if type(kind) is SpanKind else member(SpanKind, kind, SpanKind.FUNCTION),
+            input,
+            parent=context.current.get(),
+            workload_id=workload_id,
+            trace_id=trace_id,
+        )
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return NOT_RECORDED
