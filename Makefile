@@ -4,8 +4,8 @@ export PYTHON ?= python3
 
 OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain))
 
-# What an environment is made from; the package holds one module in C.
-BUILT_FROM = pyproject.toml setup.py scripts/venv src/millstream/record/_lane.c
+# What an environment is made from; the package holds modules in C.
+BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/record/*.c)
 
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile

@@ -1,5 +1,12 @@
-"""What pyproject.toml has no settled words for: a module in C, left out where there is no compiler."""
+"""What pyproject.toml has no settled words for: modules in C, left out where there is no compiler."""
 
 from setuptools import Extension, setup
 
-setup(ext_modules=[Extension("millstream.record._lane", ["src/millstream/record/_lane.c"], optional=True)])
+NAMES = ("_lane", "_marks")
+
+setup(
+    ext_modules=[
+        Extension(f"millstream.record.{name}", [f"src/millstream/record/{name}.c"], optional=True)
+        for name in NAMES
+    ]
+)

@@ -11,7 +11,7 @@ import millstream
 from millstream import Redaction, Span, SpanKind, Status, open_store, start_span, subscribe, track_function
 from millstream.errors import ConfigError
 from millstream.record import faults
-from millstream.record.redaction import may_hold_secret
+from millstream.record.redaction import _has_mark_slowly, may_hold_secret
 
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz012345"
 WORDS = r"opaque-token|[\w-]*abcdefghijkl[\w-]*|AKIA\w+|AIza\w+|a{20,}|xoxb[\w-]+"
@@ -221,3 +221,28 @@ def test_a_large_secret_is_known_by_the_name_of_its_argument(name, home, spans):
         pass
     assert "opaque-token" not in on_disk(home)
     assert spans()[0].input == {name: "[redacted]", "text": "plain " * 300}
+
+
+MARKS = (
+    "author authorization Authoriz aiza AI z sk- sk - nvapi- glpat- xoxb- xox bearer Bear basic api key "
+    "coo ie k _ gh ghp_ hf_ github_pat_ gsk_"
+)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from([*MARKS.split(), " ", "\t", "\xa0"]),
+            st.sampled_from("\u212aKé\u0130\n"),
+            st.text(max_size=3),
+        ),
+        max_size=6,
+    ).map("".join)
+)
+def test_the_compiled_search_finds_what_the_other_finds(text: str) -> None:
+    compiled = pytest.importorskip("millstream.record._marks", exc_type=ImportError)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return  # JSON holds none of these
+    assert compiled.has_mark(text) or not _has_mark_slowly(text)

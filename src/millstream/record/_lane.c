@@ -50,7 +50,7 @@ window_dealloc(Window *self)
 static int
 window_take(Window *self, const char *line, Py_ssize_t size)
 {
-    if (size > self->view.len - self->used) {
+    if (self->view.obj == NULL || size > self->view.len - self->used) {
         return 0;
     }
     memcpy((char *)self->view.buf + self->used, line, (size_t)size);
@@ -374,8 +374,8 @@ free_buffer(char *buffer, const char *stack)
 static PyObject *
 lane_open(Lane *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 5) {
-        PyErr_SetString(PyExc_TypeError, "open(name, kind, label, workload_id, input)");
+    if (count != 5 && count != 6) {
+        PyErr_SetString(PyExc_TypeError, "open(name, kind, label, workload_id, input[, parent])");
         return NULL;
     }
     PyObject *name = args[0], *kind = args[1], *label = args[2], *workload_id = Py_NewRef(args[3]), *input = args[4];
@@ -385,8 +385,13 @@ lane_open(Lane *self, PyObject *const *args, Py_ssize_t count)
     long long monotonic_ns, anchor_ns, start_ns;
 
     if (!self->is_made || PyList_GET_SIZE(self->parts[SUBSCRIBERS]) || !is_ascii(label) ||
-        PyDict_GetItemWithError(self->parts[CONTEXT], s_joined) != Py_None ||
-        PyContextVar_Get(self->parts[CURRENT], NULL, &parent) < 0 || parent == NULL) {
+        PyDict_GetItemWithError(self->parts[CONTEXT], s_joined) != Py_None) {
+        goto done;
+    }
+    if (count == 6) {
+        parent = Py_NewRef(args[5]);
+    }
+    else if (PyContextVar_Get(self->parts[CURRENT], NULL, &parent) < 0 || parent == NULL) {
         goto done;
     }
     if (parent == Py_None) {
@@ -757,8 +762,9 @@ lane_dealloc(Lane *self)
 
 static PyMethodDef lane_methods[] = {
     {"open", (PyCFunction)(void (*)(void))lane_open, METH_FASTCALL,
-     "open(name, kind, label, workload_id, input) -> LiveSpan | None\n\n"
-     "Start a span in the current one and write its opening line; None where that is not for this lane."},
+     "open(name, kind, label, workload_id, input[, parent]) -> LiveSpan | None\n\n"
+     "Start a span, in the current one if no other is told, and write its opening line; None where that is not\n"
+     "for this lane."},
     {"drop_root", (PyCFunction)(void (*)(void))lane_drop_root, METH_FASTCALL,
      "drop_root(name, marker) -> Token | False | None\n\n"
      "Make `marker` the current span if a root of this name is of a trace that is not sampled, and count it.\n"

@@ -9,7 +9,14 @@ class Lane:
     dropped: int
     def __init__(self, *parts: Any) -> None: ...
     def open(
-        self, name: str, kind: Any, label: str, workload_id: str | None, content: bytes | None, /
+        self,
+        name: str,
+        kind: Any,
+        label: str,
+        workload_id: str | None,
+        content: Any,
+        parent: SpanContext | None = ...,
+        /,
     ) -> LiveSpan | None: ...
     def drop_root(
         self, name: str, marker: LiveSpan, /

@@ -9,6 +9,7 @@ a segment can be read, and removed, without the others.
 from collections.abc import Callable
 from typing import Final
 
+from millstream.record.conversation import Conversation
 from millstream.record.journal import Journal
 
 LARGE: Final = 1024
@@ -26,10 +27,11 @@ _MAX_WHOLES: Final = 8192
 class _Seen:
     """What was written to one segment."""
 
-    __slots__ = ("lists", "segment", "wholes")
+    __slots__ = ("conversations", "lists", "segment", "wholes")
 
     def __init__(self, segment: str) -> None:
         self.segment = segment
+        self.conversations: dict[tuple[int, int], str] = {}
         self.wholes: dict[tuple[int, int], str] = {}
         self.lists: dict[bytes, list[tuple[int, bytes, int, str]]] = {}
 
@@ -71,6 +73,35 @@ class Blobs:
                 blob, there = self._write(b'"items":', value, "")
         if there and there == seen.segment:
             _remember(seen, value, key, blob)
+        return None if there is None else blob
+
+    def put_conversation(self, talk: Conversation, limit: int) -> str | None:
+        """As `put`; only messages that are new are encoded.
+
+        Args:
+            talk: at least one message.
+            limit: bytes of JSON above which it is cut.
+        """
+        seen = self._of_segment()
+        marks = talk.marks()
+        count, after = len(marks), None
+        while count and after is None:
+            after = seen.conversations.get((count, marks[count - 1]))
+            count -= after is None
+        if count == len(marks):
+            return after
+        value = talk.json(limit, count)
+        if not value.startswith(b"["):  # it could not be encoded; a text says why
+            return self.put(value)
+        blob, there = self._write(b'"items":', value, after or "")
+        if there != seen.segment:  # which began with this very line, perhaps
+            seen = self._of_segment()
+            if after:
+                blob, there = self._write(b'"items":', talk.json(limit), "")
+        if there and there == seen.segment:
+            if len(seen.conversations) >= _MAX_WHOLES:
+                seen.conversations.clear()
+            seen.conversations[len(marks), marks[-1]] = blob
         return None if there is None else blob
 
     def _of_segment(self) -> _Seen:

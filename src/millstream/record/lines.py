@@ -8,6 +8,7 @@ from millstream import semconv
 from millstream.context import current
 from millstream.record import faults
 from millstream.record.blobs import LARGE, NO_ROOM
+from millstream.record.conversation import Conversation
 from millstream.record.sampling import Held
 from millstream.record.serialize import to_json
 from millstream.span import Span, SpanError, SpanEvent, Status, Usage
@@ -40,9 +41,15 @@ class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
 def tail(span: "LiveSpan", failure: SpanError | None) -> str:
     """What follows the times and the status in a span's line: `,"input":…` and so on, without secrets."""
     given, made = span.input, span.output
+    if isinstance(given, Conversation) and (type(span.sink) is Held or given.size < LARGE):
+        given = given.json(span.recorder.content_limit)
     if given is None and made is None:
         content = ""
-    elif (given is not None and len(given) >= LARGE) or (made is not None and len(made) >= LARGE):
+    elif (
+        isinstance(given, Conversation)
+        or (given is not None and len(given) >= LARGE)
+        or (made is not None and len(made) >= LARGE)
+    ):
         content = _large(span, given, made)
     elif given is None:
         content = f',"output":{made.decode()}'  # type: ignore[union-attr]  # one of them is there
@@ -73,15 +80,17 @@ def _redacted(content: str, active: "Recorder") -> str:
         return f',"attributes":{{"{_INCOMPLETE}":true}}'
 
 
-def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
+def _large(span: "LiveSpan", given: bytes | Conversation | None, made: bytes | None) -> str:
     """Inputs and outputs, the large ones as blobs by JSON pointer: `"blobs":{"/input/messages":"<id>"}`."""
     parts: list[str] = []
-    large: dict[str, bytes] = {}
+    large: dict[str, bytes | Conversation] = {}
     redaction = span.recorder.redaction
     for name, value in (("input", given), ("output", made)):
         if value is None:
             continue
-        if len(value) < LARGE or type(span.sink) is Held:
+        if isinstance(value, Conversation):
+            large["/input"] = value
+        elif len(value) < LARGE or type(span.sink) is Held:
             parts.append(f',"{name}":{value.decode()}')
         elif value.startswith(b"{") and name == "input":
             small: dict[str, msgspec.Raw] = {}
@@ -101,12 +110,18 @@ def _large(span: "LiveSpan", given: bytes | None, made: bytes | None) -> str:
     return "".join(parts)
 
 
-def _put(span: "LiveSpan", large: dict[str, bytes]) -> dict[str, str]:
+def _put(span: "LiveSpan", large: "dict[str, bytes | Conversation]") -> dict[str, str]:
     """The ids of values, all in one segment."""
-    journal, put = span.recorder.journal, span.recorder.blobs.put
-    segment = journal.segment
+    active = span.recorder
+
+    def put(value: bytes | Conversation) -> str | None:
+        if isinstance(value, Conversation):
+            return active.blobs.put_conversation(value, active.content_limit)
+        return active.blobs.put(value)
+
+    segment = active.journal.segment
     blobs = {pointer: put(value) for pointer, value in large.items()}
-    if journal.segment != segment:  # it began with one of them
+    if active.journal.segment != segment:  # it began with one of them
         blobs = {pointer: put(value) for pointer, value in large.items()}
     there = {pointer: blob for pointer, blob in blobs.items() if blob is not None}
     if len(there) < len(blobs):  # the disk is full; the journal has said so

@@ -10,6 +10,7 @@ import msgspec
 
 from millstream import context, semconv
 from millstream.record import faults, lines, recorder, steps
+from millstream.record.conversation import Conversation
 from millstream.record.journal import Journal
 from millstream.record.outcome import outcome, whole_counts
 from millstream.record.sampling import Held
@@ -48,8 +49,8 @@ class LiveSpan(context.SpanContext, eq=False):
     start_ns: int = 0
     head: str = ""
     """Its line up to and with its start."""
-    input: bytes | None = None
-    """JSON."""
+    input: bytes | Conversation | None = None
+    """JSON, or what it is to be made of."""
     output: bytes | None = None
     """JSON."""
     usage: Usage | None = None
@@ -148,30 +149,30 @@ class LiveSpan(context.SpanContext, eq=False):
         active = self.recorder
         if self.generation != active.generation:
             return
-        self.generation = ENDED
+        above = self.parent
+        if type(above) is LiveSpan and above.generation == ENDED:
+            self.parent = open_around(above)  # a chain of ended spans would never be freed
         lane = active.lane
         if lane is not None and error is None and status is _OK and end_ns is None:
+            self.generation = ENDED
             try:
                 end_ns, output = lane.finish(self, output), _UNSET
             except Exception:  # noqa: BLE001, S110  # it comes again below, where it is seen to
                 pass
             else:
                 if end_ns is None:
-                    above = self.parent
-                    if type(above) is LiveSpan and above.generation == ENDED:
-                        self.parent = open_around(above)  # a chain of ended spans would never be freed
                     return
-        try:
-            self._end_here(error, status, output, end_ns)
-        except RecursionError:  # there was no room for so much as the call; who called may try again
-            self.generation = active.generation
-            raise
+            self.generation = active.generation  # where there is no room for so much as the call: try again
+        self._end_here(error, status, output, end_ns)
 
     def _end_here(
         self, error: BaseException | None, status: Status, output: Any, told_ns: int | None
     ) -> None:
         """End any span."""
         active, failure, end_ns = self.recorder, None, self.start_ns
+        if self.generation != active.generation:  # another thread, or a signal handler, was first
+            return
+        self.generation = ENDED
         try:
             end_ns = self.anchor_ns + active.monotonic_ns() if told_ns is None else told_ns
             if output is not _UNSET and active.capture_content:
@@ -190,13 +191,14 @@ class LiveSpan(context.SpanContext, eq=False):
                 except ValueError:
                     journal.finish_after_growing(line)
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+            self.generation = active.generation
             self._finish_bare(end_ns, status, failure or error, fault)
             return
-        above = self.parent
-        if type(above) is LiveSpan and above.generation == ENDED:
-            self.parent = open_around(above)
         if _subscribers and not _publishing():
-            self._publish(end_ns, status, failure)
+            try:
+                steps.publish_end(self.shown(end_ns, status, failure), ancestry(self))
+            except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
+                faults.swallow(fault, "a subscriber could not be told")
 
     def _settle(self, error: BaseException | None, status: Status) -> tuple[Status, SpanError | None]:
         if unended:
@@ -224,16 +226,11 @@ class LiveSpan(context.SpanContext, eq=False):
         ):
             active.not_sampled.add()
 
-    def _publish(self, end_ns: int, status: Status, failure: SpanError | None) -> None:
-        try:
-            steps.publish_end(self.shown(end_ns, status, failure), ancestry(self))
-        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-            faults.swallow(fault, "a subscriber could not be told")
-
     def _finish_bare(
         self, end_ns: int, status: Status, failure: SpanError | BaseException | None, fault: Exception
     ) -> None:
         """Write no more than a reader needs."""
+        self.generation = ENDED
         try:
             if isinstance(failure, BaseException):  # not even looked at
                 status, failure = Status.ERROR, SpanError(type(failure).__name__, "")
@@ -253,7 +250,10 @@ class LiveSpan(context.SpanContext, eq=False):
         span.end_ns = end_ns
         span.status = status
         span.error = error
-        span.input = _UNSET if self.input is None else msgspec.Raw(self.input)
+        given = self.input
+        if isinstance(given, Conversation):
+            given = given.json(self.recorder.content_limit)
+        span.input = _UNSET if given is None else msgspec.Raw(given)
         span.output = _UNSET if self.output is None else msgspec.Raw(self.output)
         span.usage = self.usage
         span.attributes = self.attributes or _NO_ATTRIBUTES

@@ -10,6 +10,7 @@ import msgspec
 from millstream import context, semconv
 from millstream.chain import Chain
 from millstream.record import faults, recorder, steps
+from millstream.record.conversation import Conversation
 from millstream.record.live import LiveSpan, ancestry
 from millstream.record.not_recorded import NOT_RECORDED, NotRecorded, NotSampled
 from millstream.record.outcome import known_trace_id, member
@@ -59,6 +60,14 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
     if label is None:
         name = to_text(name)
         label = label_of(name, kind)
+    captured = None
+    if content is not _UNSET and active.capture_content:
+        captured = _captured(content, active.content_limit)
+    lane = active.lane
+    if lane is not None and span_id is None and trace_id is None and start_ns is None and workflow is None:
+        span = lane.open(name, kind, label, workload_id, captured, parent)
+        if span is not None:
+            return span
     opened_in = None
     if span_id is None:
         if context.joined is not None:
@@ -123,7 +132,9 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         kind,
         start_ns,
         head,
-        to_json(content, active.content_limit) if content is not _UNSET and active.capture_content else None,
+        _captured(content, active.content_limit)
+        if content is not _UNSET and active.capture_content
+        else None,
     )
     if opened_in is not None:
         span.opened_in = opened_in
@@ -151,6 +162,13 @@ def _begin_in(workflow: Chain, span: LiveSpan) -> str:
     span.set_attribute(semconv.WORKFLOW, place)
     place.pop("custom", None)  # redaction has a say in it, at the end
     return f'{span.head},"attributes":{{"{semconv.WORKFLOW}":{to_json(place).decode()}}}}}\n'
+
+
+def _captured(content: Any, limit: int) -> bytes | Conversation:
+    """What is kept of an input until the span ends."""
+    if isinstance(content, Conversation):
+        return content if content.fits(limit) else content.json(limit)
+    return to_json(content, limit)
 
 
 def drop_root(

@@ -18,7 +18,7 @@ from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan, leave, unended
 from millstream.record.not_recorded import NOT_RECORDED, NOT_SAMPLED
 from millstream.record.opening import drop_root, label_of, open_span
-from millstream.record.serialize import to_json, to_text
+from millstream.record.serialize import to_text
 from millstream.span import SpanKind, Status
 
 P = ParamSpec("P")
@@ -134,23 +134,15 @@ class _Call:
         if active is None:
             return None
         try:
-            content = self._bind(args, kwargs) if active.capture_content else _UNSET
-            lane, span = active.lane, None
-            if lane is not None:
-                given = None if content is _UNSET else to_json(content, active.content_limit)
-                span = lane.open(self.name, _FUNCTION, self.label, self.workload_id, given)
-                if span is None and given is not None:
-                    content = msgspec.Raw(given)
-            if span is None:
-                span = open_span(
-                    active,
-                    self.name,
-                    _FUNCTION,
-                    content,
-                    _get_current(),
-                    self.workload_id,
-                    self.label,
-                )
+            span = open_span(
+                active,
+                self.name,
+                _FUNCTION,
+                self._bind(args, kwargs) if active.capture_content else _UNSET,
+                _get_current(),
+                self.workload_id,
+                self.label,
+            )
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be started")
             return None

@@ -8,7 +8,6 @@ span.
 
 import contextlib
 import functools
-import operator
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextvars import Token
 from types import TracebackType
@@ -21,6 +20,7 @@ from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan, leave
 from millstream.record.not_recorded import NOT_RECORDED
 from millstream.record.opening import open_span
+from millstream.record.serialize import to_json
 from millstream.span import SpanKind, Usage
 
 P = ParamSpec("P")
@@ -28,7 +28,9 @@ T = TypeVar("T")
 _UNSET: Final = msgspec.UNSET
 _state: Final = recorder.state
 _DONE: Final = object()
-_is_unknown: Final = functools.partial(operator.is_, None)
+_PLAIN: Final = frozenset({str, int, float, bool, msgspec.Raw})
+_SHORT: Final = 1_000
+_encode: Final = msgspec.json.Encoder().encode
 
 PARAMETERS: Final = {
     "temperature": semconv.REQUEST_TEMPERATURE,
@@ -83,7 +85,7 @@ class Observed(msgspec.Struct, eq=False):
     def _know(self, attributes: Mapping[str, Any]) -> None:
         if self.inner and (known := self.span.attributes):
             attributes = {key: value for key, value in attributes.items() if key not in known}
-        self.span.set_attributes(_told(attributes))
+        _set(self.span, attributes)
 
     @quietly
     def request(
@@ -121,11 +123,12 @@ class Observed(msgspec.Struct, eq=False):
                     span.set_usage(usage)
                 elif span.kind is SpanKind.EMBEDDING:  # several requests, one after another
                     span.set_usage(_sum(span.usage, usage))
+            reasons = None if finish_reasons is None else msgspec.Raw(to_json(finish_reasons))
             self._know(
                 {
                     semconv.RESPONSE_MODEL: model,
                     semconv.RESPONSE_ID: response_id,
-                    semconv.RESPONSE_FINISH_REASONS: finish_reasons,
+                    semconv.RESPONSE_FINISH_REASONS: reasons,
                 }
             )
         except Exception as fault:  # noqa: BLE001  # whatever a framework's new version does
@@ -203,18 +206,23 @@ def begin(
             step.know(attributes or {})
         else:
             step = Observed(open_span(active, name, kind, content, above), inner=False)
-            step.span.set_attributes(_told({semconv.FRAMEWORK: framework, **(attributes or {})}))
+            _set(step.span, {semconv.FRAMEWORK: framework, **(attributes or {})})
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "a span could not be started")
         return Observed(NOT_RECORDED, inner=False)
     return step
 
 
-def _told(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Those that are not `None`."""
-    if any(map(_is_unknown, attributes.values())):
-        return {key: value for key, value in attributes.items() if value is not None}
-    return attributes
+def _set(span: LiveSpan, attributes: Mapping[str, Any]) -> None:
+    """Record attributes that are not `None`; of plain and short ones nothing has to be seen to one by one."""
+    if (
+        type(span) is LiveSpan
+        and _PLAIN.issuperset(map(type, attributes.values()))
+        and len(_encode(attributes)) < _SHORT
+    ):
+        span.attributes = {**(span.attributes or {}), **attributes}
+    else:
+        span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
 
 def _is_same_call(above: LiveSpan, name: str) -> bool:

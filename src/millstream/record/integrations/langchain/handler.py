@@ -15,7 +15,7 @@ from langchain_core.tools import ToolException
 from millstream import context, semconv
 from millstream.record import faults, recorder
 from millstream.record.integrations.calls import current_call
-from millstream.record.integrations.langchain.messages import messages_json, tell_answer
+from millstream.record.integrations.langchain.messages import conversation, tell_answer
 from millstream.record.integrations.langchain.runs import Runs
 from millstream.record.integrations.observed import PARAMETERS
 from millstream.span import SpanKind
@@ -69,7 +69,7 @@ class Handler(BaseCallbackHandler):
         try:
             active = _state.recorder or recorder.get()
             if active is not None:
-                content = messages_json(messages) if active.capture_content else msgspec.UNSET
+                content = conversation(messages) if active.capture_content else msgspec.UNSET
                 self._start_model("chat", content, serialized, run_id, parent_run_id, kwargs)
         except Exception as fault:  # noqa: BLE001  # as `_guarded`, which would be felt here
             faults.swallow(fault, _FAULT)

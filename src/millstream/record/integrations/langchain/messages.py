@@ -7,6 +7,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from millstream.record import faults
+from millstream.record.conversation import Conversation, Part
 from millstream.record.integrations.observed import Observed
 from millstream.record.serialize import to_json
 from millstream.span import Usage
@@ -25,34 +26,33 @@ _ROLES: Final = {
 _NO_CALLS: Final = frozenset({"human", "system"})
 
 
-def messages_json(batches: list[list[BaseMessage]]) -> Any:
+def conversation(batches: list[list[BaseMessage]]) -> Any:
     """The messages of a call, batches one after another; unset where they could not be read.
 
     What most messages of a long conversation are is read here, the rest by `message_json`.
     """
-    result: list[dict[str, Any]] = []
+    parts: list[Part] = []
+    size = 0
     try:
         for batch in batches:
             for message in batch:
                 kind, fields = type(message), message.__dict__
-                if kind is HumanMessage:
-                    said = {"role": "user", "content": fields["content"]}
-                elif kind is AIMessage and not fields["invalid_tool_calls"]:
-                    said = {"role": "assistant", "content": fields["content"]}
-                    if calls := fields["tool_calls"]:
-                        said["tool_calls"] = list(map(_tool_call, calls))
+                text: Any = fields["content"]
+                if type(text) is not str or fields["name"]:
+                    parts.append(text := to_json(message_json(message)))
+                elif kind is HumanMessage:
+                    parts.append(("user", text))
+                elif kind is AIMessage and not fields["tool_calls"] and not fields["invalid_tool_calls"]:
+                    parts.append(("assistant", text))
                 elif kind is ToolMessage:
-                    said = {"role": "tool", "content": fields["content"]}
-                    said["tool_call_id"] = fields["tool_call_id"]
+                    parts.append(("tool", text, fields["tool_call_id"]))
                 else:
-                    said = message_json(message)
-                if name := fields["name"]:
-                    said["name"] = name
-                result.append(said)
+                    parts.append(text := to_json(message_json(message)))
+                size += len(text)
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "the messages of a model call could not be recorded")
         return msgspec.UNSET
-    return result
+    return Conversation(parts, size)
 
 
 def message_json(message: BaseMessage) -> dict[str, Any]:
