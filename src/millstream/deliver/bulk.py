@@ -97,6 +97,7 @@ class BulkIndex:
         index: a name that `checked_index` gave.
         mapping: of the index, where it is made here; is told what the server is.
         largest: documents a request, at most.
+        strict_hint: what to do where the index has a strict mapping for other documents.
     """
 
     def __init__(
@@ -106,10 +107,12 @@ class BulkIndex:
         mapping: Callable[[Product], Mapping[str, Any]],
         *,
         largest: int = 1000,
+        strict_hint: str = "name another `index`, or mend its mapping",
     ) -> None:
         self._client = client
         self._index = index
         self._mapping = mapping
+        self._strict_hint = strict_hint
         self._path = f"/{quote(index, safe='')}/_bulk?{_QUERY}"
         self._largest = largest
         self.limit = largest
@@ -218,7 +221,7 @@ class BulkIndex:
         field = _FIELD.search(outcome.reason)
         return (
             f"{where} was made for other documents: its mapping is strict"
-            f"{f' and has no field {field[1]!r}' if field else ''}; name another `index`, or mend its mapping"
+            f"{f' and has no field {field[1]!r}' if field else ''}; {self._strict_hint}"
         )
 
 

@@ -1,7 +1,7 @@
 """Model calls as flywheel records in Elasticsearch; `_type: data_flywheel_elasticsearch` in a workflow file.
 
-The index is one of ours, which takes all that a record knows, or one that NVIDIA's Data Flywheel Blueprint has
-made, which takes five fields and nothing else: `strict_mapping: true`.
+The index is one of ours, which takes all that a record knows, or one that NVIDIA's Data Flywheel Blueprint
+has made, which takes five fields and nothing else: `strict_mapping: true`.
 """
 
 import logging
@@ -24,9 +24,10 @@ from millstream.span import Span, SpanKind
 CONTRACT_VERSIONS: Final = ("1.0", "1.1")
 DEFAULT_INDEX: Final = "flywheel"
 _INDEX_VARIABLES: Final = ("ES_COLLECTION_NAME", "ELASTICSEARCH_INDEX")
+_ELSE: Final = "name another `index`"
 _STRICT: Final = (
-    "NVIDIA's Data Flywheel Blueprint makes such an index: for one of its own set `strict_mapping: true`, else "
-    "name another `index`"
+    f"it is one of NVIDIA's Data Flywheel Blueprint, if it takes nothing but the five fields of a record: then "
+    f"set `strict_mapping: true`, else {_ELSE}"
 )
 _encode: Final = msgspec.json.Encoder().encode
 _log: Final = logging.getLogger("millstream")
@@ -87,19 +88,26 @@ class FlywheelSink:
         self._strict = strict_mapping
         index = checked_index(index or _default_index())
         endpoint = endpoint or _from_environment("endpoint", "ELASTICSEARCH_URL")
+        username, password, api_key = _credentials(
+            endpoint, username or None, password or None, api_key or None
+        )
         client = HttpClient(
             endpoint,
             name="Elasticsearch",
             extra="data-flywheel",
+            username=username,
+            password=password,
+            api_key=api_key,
             headers=headers,
             ca_certs=ca_certs or os.environ.get("ELASTICSEARCH_CA_CERTS") or None,
             verify_certs=verify_certs,
             ssl_assert_fingerprint=ssl_assert_fingerprint,
             timeout_s=timeout,
-            **_credentials(endpoint, username or None, password or None, api_key or None),
         )
         self._summary = f"index {index!r} at {client.url}"
-        self._bulk = BulkIndex(client, index, record_mapping, strict_hint=_STRICT)
+        self._bulk = BulkIndex(
+            client, index, record_mapping, strict_hint=_ELSE if strict_mapping else _STRICT
+        )
         self.skipped: Counter[str] = Counter()
 
     def summary(self) -> str:
@@ -143,7 +151,7 @@ class FlywheelSink:
     def _skip(self, reason: str) -> None:
         if not self.skipped[reason]:
             _log.warning(
-                "millstream: a model call makes no flywheel record: %s; others like it are counted in silence",
+                "millstream: a model call makes no flywheel record: %s; said once, all are counted",
                 reason,
             )
         self.skipped[reason] += 1
@@ -183,14 +191,13 @@ def _default_index() -> str:
 
 def _credentials(
     endpoint: str, username: str | None, password: str | None, api_key: str | None
-) -> dict[str, str | None]:
-    """Who asks. What the options leave open the environment may say, if it does not contradict them."""
-    if api_key is None:
-        named = username is not None or "@" in endpoint
-        if not named and password is None and (key := os.environ.get("ELASTICSEARCH_API_KEY")):
-            return {"api_key": key}
-        if not named:
-            username = os.environ.get("ELASTICSEARCH_USERNAME") or None
-        if username is not None and password is None:
-            password = os.environ.get("ELASTICSEARCH_PASSWORD") or None
-    return {"username": username, "password": password, "api_key": api_key}
+) -> tuple[str | None, str | None, str | None]:
+    """User, password and API key. What the options leave open the environment may say."""
+    named = username is not None or "@" in endpoint
+    if api_key is None and not named:
+        if password is None and (key := os.environ.get("ELASTICSEARCH_API_KEY")):
+            return None, None, key
+        username = os.environ.get("ELASTICSEARCH_USERNAME") or None
+    if username is not None and password is None:
+        password = os.environ.get("ELASTICSEARCH_PASSWORD") or None
+    return username, password, api_key
