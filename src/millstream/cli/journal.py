@@ -1,16 +1,22 @@
 """`millstream journal`: the files that spans are recorded to."""
 
+import re
 import sys
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from millstream.cli.options import option
+from millstream.deliver.eviction import evict, told
+from millstream.deliver.undelivered import SinkStatus, sink_statuses
 from millstream.errors import InputError, StorageError
 from millstream.record import journal_home
 from millstream.store import open_store
@@ -32,9 +38,10 @@ def journal() -> None:
 @_home_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(home: Path | None, *, as_json: bool) -> None:
-    """Show what the journal holds: segments, spans, who still writes."""
+    """Show what the journal holds, who still writes, and what each sink has had of it."""
     home = home or journal_home()
     summaries = summarise(home)
+    sinks = sink_statuses(home)
     megabytes = sum(one.size for one in summaries) / 1e6
     totals = {
         "home": str(home),
@@ -46,9 +53,9 @@ def status(home: Path | None, *, as_json: bool) -> None:
         "rejected_lines": sum(one.rejected for one in summaries),
     }
     if as_json:
-        click.echo(msgspec.json.encode({**totals, "files": summaries}))
+        click.echo(msgspec.json.encode({**totals, "files": summaries, "sinks": sinks}))
         return
-    if not summaries:
+    if not summaries and not sinks:
         click.echo(f"{home}: nothing is recorded yet")
         return
     click.echo(
@@ -56,7 +63,47 @@ def status(home: Path | None, *, as_json: bool) -> None:
         f"{totals['open_spans']} open or interrupted, {totals['rejected_lines']} torn lines, "
         f"{totals['live']} segments being written"
     )
-    Console(width=None if sys.stdout.isatty() else 140).print(_table(summaries))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(_table(summaries))
+    if sinks:
+        console.print()
+        console.print(_sinks(sinks))
+    for sink in sinks:
+        for sentence in _reasons(sink, home):
+            click.echo(f"{sink.name}: {sentence}")
+
+
+def _sinks(sinks: list[SinkStatus]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("sink", no_wrap=True)
+    for column in ("sent", "left", "retried", "rejected", "dropped", "skipped", "evicted"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for sink in sinks:
+        counts = sink.counts
+        left = "?" if sink.left is None else f"{sink.left:,}"
+        others = (
+            counts.retried,
+            sum(counts.rejected.values()),
+            sum(counts.dropped.values()),
+            counts.skipped,
+            counts.evicted,
+        )
+        table.add_row(escape(sink.name), f"{counts.sent:,}", left, *(f"{count:,}" for count in others))
+    return table
+
+
+def _reasons(sink: SinkStatus, home: Path) -> Iterator[str]:
+    if sink.left is None:
+        yield "its state cannot be read; the next delivery begins anew"
+    for reason, count in sorted(sink.counts.rejected.items()):
+        yield f"{count:,} rejected: {reason}"
+    if sink.counts.rejected:
+        where = home / "dead-letter" / f"{sink.name}.jsonl"
+        yield f"rejected spans lie in {where}; millstream ship --retry-rejected sends them again"
+    for reason, count in sorted(sink.counts.dropped.items()):
+        yield f"{count:,} dropped: {reason}"
+    if sink.counts.evicted:
+        yield f"{sink.counts.evicted:,} were removed from the journal before they were delivered"
 
 
 def _table(summaries: list[SegmentSummary]) -> Table:
@@ -80,6 +127,50 @@ def _table(summaries: list[SegmentSummary]) -> Table:
 
 def _time(time_ns: int | None) -> str:
     return "" if time_ns is None else datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+@journal.command()
+@_home_option
+@option("--max-bytes", "max_bytes", metavar="N", help="Remove until the journal is no larger: 500MB, 2GiB.")
+@option("--max-age", "max_age", metavar="D", help="Remove what was written so long ago: 36h, 30d.")
+@option("--delivered", is_flag=True, help="Remove only what every sink has had.")
+@option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prune(
+    home: Path | None, max_bytes: str | None, max_age: str | None, *, delivered: bool, as_json: bool
+) -> None:
+    """Remove segments that nobody writes any more, the oldest first, and say what no sink had of them."""
+    if max_bytes is None and max_age is None and not delivered:
+        raise click.UsageError("say what to remove: --max-bytes, --max-age or --delivered")
+    home = home or journal_home()
+    evicted = evict(
+        home,
+        max_bytes=None if max_bytes is None else round(_amount(max_bytes, _SIZES, "--max-bytes", "500MB")),
+        max_age_s=None if max_age is None else _amount(max_age, _TIMES, "--max-age", "30d"),
+        only_delivered=delivered,
+    )
+    click.echo(msgspec.json.encode(evicted) if as_json else f"{home}: {told(evicted)}")
+
+
+_SIZES: Final = {
+    "": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_TIMES: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def _amount(text: str, units: Mapping[str, int], option_name: str, example: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in units:
+        known = ", ".join(unit for unit in units if unit)
+        raise click.UsageError(f"{option_name}: {text!r} is no amount; write {example} (units: {known})")
+    return float(match[1]) * units[match[2]]
 
 
 @journal.command()

@@ -109,7 +109,7 @@ class Redaction:
 
     def __call__(self, span: Span) -> Span:
         """The span without secrets."""
-        for name in ("input", "output", "attributes", "events"):
+        for name in ("input", "output", "attributes", "events", "links"):
             value = getattr(span, name)
             if value is not msgspec.UNSET:
                 data = _encode(value)
