@@ -45,7 +45,7 @@ class Chain(msgspec.Struct, eq=False):
         return self.workflows[-1]
 
     def recorded(self) -> dict[str, Any]:
-        """What each span in the workflow records: `{"chain": [[name, id], …], "start_time": …}`, and `custom`."""
+        """What each span in it records: `{"chain": [[name, id], …], "start_time": …}`, and `custom`."""
         place: dict[str, Any] = {
             "chain": [(workflow.workflow_name, workflow.workflow_id) for workflow in self.workflows],
             "start_time": self.innermost.start_time,

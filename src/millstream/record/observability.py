@@ -147,7 +147,7 @@ class ObservabilityContext:
         return type(self)(self._span, _checked(str(span_id).lower(), _SpanId, "span_id", "16 hex digits"))
 
     def add_attribute(self, key: str, value: Any) -> None:
-        """Add a custom attribute, for spans of this workflow that start later, its own, and later children."""
+        """Add a custom attribute: for its own span, spans in it that start later, and later children."""
         self.custom_attributes[to_text(key)] = value
 
     def get_current_workflow(self) -> WorkflowMetadata:

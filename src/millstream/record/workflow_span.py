@@ -35,15 +35,16 @@ class WorkflowSpan:
         place: the span itself where it exists.
     """
 
+    # `extent`: of one that nobody invokes.
     __slots__ = (
         "__weakref__",
         "_around",
-        "_extent",
         "_lock",
         "_parent",
         "_start_ns",
         "_was_in",
         "chain",
+        "extent",
         "place",
         "trace_id",
     )
@@ -65,7 +66,7 @@ class WorkflowSpan:
         self._parent = parent
         self._was_in: weakref.ref[WorkflowSpan] | None = None
         self._around = around
-        self._extent: _Extent | None = None
+        self.extent: _Extent | None = None
         self._lock = threading.RLock()
 
     @property
@@ -83,10 +84,10 @@ class WorkflowSpan:
             if self.place is None and (span := self.begin()) is not None:
                 self.place = span
                 if type(span) is LiveSpan:
-                    self._extent = _Extent(span)
-                    weakref.finalize(self, self._extent.end)
-            if self._extent is not None:
-                self._extent.reach(now_ns(self.place))
+                    self.extent = _Extent(span)
+                    weakref.finalize(self, self.extent.end)
+            if self.extent is not None:
+                self.extent.reach(now_ns(self.place))
             return self.place
 
     def begin(self, content: Any = _UNSET, workload_id: str | None = None) -> LiveSpan | None:
@@ -148,15 +149,16 @@ class WorkflowSpan:
             span.end(error, status, end_ns=end_ns)
             if not span.is_open:  # its content is written, and it may be a parent for long
                 span.input = span.output = None
-        self._extent = None
-        above: WorkflowSpan | None = self
-        while above := above._above():
-            if above._extent is not None:
-                above._extent.reach(end_ns, is_ok=is_ok)
+        self.extent = None
+        above = self.above()
+        while above is not None:
+            if above.extent is not None:
+                above.extent.reach(end_ns, is_ok=is_ok)
+            above = above.above()
         if self._parent is not None:  # a workflow that has ended does not keep those around it from ending
             self._was_in, self._parent = weakref.ref(self._parent), None
 
-    def _above(self) -> "WorkflowSpan | None":
+    def above(self) -> "WorkflowSpan | None":
         """The workflow that this is or was in, as long as it may be open."""
         if self._parent is not None:
             return self._parent
