@@ -35,6 +35,10 @@ class Tls(msgspec.Struct, frozen=True):
     client_key: str | None = None
 
 
+class _WrongCertificateError(OSError):
+    """The server's certificate is not the pinned one."""
+
+
 class Pool:
     """Connections to one endpoint, made when they are needed."""
 
@@ -82,7 +86,7 @@ class Pool:
             reason = f"no address is known for {self._endpoint.host!r}"
         elif isinstance(cause, ssl.SSLError):
             self._raise_tls(cause)
-        elif isinstance(error, faults.SSLError) or isinstance(cause, ssl.CertificateError):
+        elif isinstance(cause, _WrongCertificateError):
             raise PermissionError(str(cause)) from error
         elif isinstance(error, faults.NewConnectionError):
             reason = _of_system(error)
@@ -206,7 +210,7 @@ def _check_pin(connection: HTTPSConnection, tls: Tls, pinned: str) -> None:
     signers = [der for der in chain[1:] if _sha256(der) == pinned]
     if not signers:
         connection.close()
-        raise ssl.CertificateError(
+        raise _WrongCertificateError(
             f"its certificate has the fingerprint {_sha256(chain[0])}, not that of `ssl_assert_fingerprint`"
         )
     # That a certificate was sent along proves nothing: the server's own must be signed by it.

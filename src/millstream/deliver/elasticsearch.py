@@ -51,9 +51,6 @@ class ElasticsearchSink:
         ConfigError: an option is wrong; the server is not asked.
     """
 
-    batch_size = 1000
-    batch_bytes = 2 << 20
-
     def __init__(
         self,
         *,

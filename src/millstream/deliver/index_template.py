@@ -116,10 +116,10 @@ def prepare(client: HttpClient, index: str, mapping: Callable[[Product], Mapping
     path = quote(index, safe="")
     installed = _put(client, f"/_index_template/millstream-{path}", template)
     created = _put(client, f"/{path}", body if installed else {})
-    _wait_until_healthy(client, index)
-    if installed is None or created is None or "exists" in created:
+    if created is None or "exists" in created:
+        _wait_until_healthy(client, index)
         return ""
-    return created
+    return "" if installed is None else created
 
 
 def _product(client: HttpClient) -> Product:
