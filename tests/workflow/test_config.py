@@ -202,10 +202,39 @@ def test_only_the_sections_that_are_needed_are_looked_at(write):
     assert config.llms == {}
 
 
-def test_exporters_are_refused_with_what_to_do_instead(write):
-    text = error_of(write("general: {telemetry: {tracing: {out: {_type: file, path: x}}}}"))
-    assert "exporters (out) are not in this version; remove the section" in text
+def test_exporters_have_two_forms(write):
+    flat = "general: {telemetry: {tracing: {out: {_type: file, path: x, processors: [redaction]}}}}"
+    nested = """
+general:
+  telemetry:
+    tracing:
+      out:
+        type: file
+        config:
+          path: x
+          processors: [redaction]
+"""
+    for text in (flat, nested):
+        tracing = load_config(write(text)).general.telemetry.tracing
+        assert tracing == {"out": {"_type": "file", "path": "x", "processors": ["redaction"]}}
     assert load_config(write("general: {telemetry: {tracing: {}}}")).general.telemetry.tracing == {}
+    text = error_of(write("general: {telemetry: {tracing: {out: file}}}"))
+    assert "general.telemetry.tracing.out: a mapping with a _type is needed here, not str 'file'" in text
+
+
+def test_secrets_of_exporters_are_not_written_down(write):
+    section = "{_type: otlp, endpoint: 'http://me:hunter2@host', password: hunter2, headers: {a: hunter2}}"
+    config = load_config(write(f"general: {{telemetry: {{tracing: {{out: {section}}}}}}}"))
+    assert "hunter2" not in str(config.raw_effective)
+
+
+def test_limits_of_the_journal(write):
+    limits = "general: {telemetry: {journal: {max_bytes: 1000, max_age_s: 3600}}}"
+    journal = load_config(write(limits)).general.telemetry.journal
+    assert (journal.max_bytes, journal.max_age_s) == (1000, 3600)
+    text = error_of(write("general: {telemetry: {journal: {max_bytes: 0, max_age: 1}}}"))
+    assert "general.telemetry.journal.max_bytes: input should be greater than or equal to 1" in text
+    assert "general.telemetry.journal.max_age: unknown key; did you mean 'max_age_s'?" in text
 
 
 @pytest.mark.parametrize(
