@@ -295,8 +295,13 @@ def _checked(value: str, kind: Any, name: str, what: str) -> str:
 def running_context() -> ObservabilityContext | None:
     """The workflow that this code runs in, here or, as a request tells, in another process."""
     here, around = context.innermost(), running.get()
-    if here is None or isinstance(here, NotRecorded):
+    if isinstance(here, NotRecorded):
         return around
+    if here is None:
+        active = recorder.get()
+        if around is not None or active is None or active.remote_parent is None:
+            return around
+        here = active.remote_parent
     if here.workflow is None:
         return around if isinstance(here, LiveSpan) else None
     if around is not None and around.workflow_chain is here.workflow.workflows:

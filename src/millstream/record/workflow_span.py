@@ -11,7 +11,7 @@ from millstream.chain import Chain, WorkflowMetadata
 from millstream.context import SpanContext
 from millstream.record import faults, recorder
 from millstream.record.live import LiveSpan
-from millstream.record.not_recorded import NotRecorded
+from millstream.record.not_recorded import NOT_RECORDED, NotRecorded, NotSampled
 from millstream.record.opening import open_span
 from millstream.record.outcome import outcome
 from millstream.span import SpanKind, Status
@@ -125,6 +125,8 @@ class WorkflowSpan:
         except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
             faults.swallow(fault, "a span could not be started")
             return None
+        if span is NOT_RECORDED:  # its caller's trace is not followed, so nothing below is recorded, either
+            return NotSampled.root(active, span.name, SpanKind.WORKFLOW)
         if opened_in is not None and type(span) is LiveSpan:
             span.opened_in = opened_in
         return span
