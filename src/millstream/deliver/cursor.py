@@ -14,7 +14,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, Literal, Self
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -38,7 +38,7 @@ class Busy(MillstreamError):  # noqa: N818  # no fault: another process sees to 
     transient = True
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, order=True, gc=False):
     """Where a span ended in the journal; one whose process died in it, where it began.
 
     Attributes:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from millstream.store.blobs import BLOB, BlobReader
 from millstream.store.following import Lines
 from millstream.store.merge import Merger
 from millstream.store.segments import may_go_on
-from millstream.store.spans import NotWholeError, SpanReader
+from millstream.store.spans import NotWholeError, Opening, SpanReader
 
 _LOGFIRE: Final = b"logfire"
 """Stands in spans whose inputs are compared where duplicates are merged."""
@@ -26,7 +26,7 @@ _BEGINNING_S: Final = 60
 _UNREADABLE: Final = "a recording cannot be read; it is delivered when it can"
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """A span to be delivered, and what to say when it is settled."""
 
     span: Span
@@ -105,11 +105,14 @@ class Stream:
         """Of the current segment."""
         self._batch: deque[tuple[int, bytes]] = deque()
         """Lines that were taken from it."""
+        self._offset = 0
+        """Of the line that is read."""
         self._live = False
         self._began: dict[str, tuple[_Segment, int]] = {}
         """Where the open spans began, by id."""
-        self._pending: dict[int, list[Place]] = {}
-        """Places of the spans that the merger holds, by their `id()`; first their own."""
+        self._pending: dict[int, tuple[Place, list[Place]]] = {}
+        """Of the spans that the merger holds, by their `id()`: where they are, and what is owed of them and
+        of those that went into them."""
         self._ready: deque[Item] = deque()
         self._given: dict[Place, list[Place]] = {}
         """What is settled with the spans that were given."""
@@ -124,26 +127,28 @@ class Stream:
 
     def read(self, limit: int) -> list[Item]:
         """The next spans, at most so many."""
-        ready = self._ready
-        while len(ready) < limit and (self._batch or self._more()):
-            offset, line = self._batch.popleft()
+        ready, batch = self._ready, self._batch
+        while len(ready) < limit and (batch or self._more()):
+            offset, line = batch.popleft()
+            if line.startswith(BLOB):
+                self._blobs.note(offset, line)
+                continue
             try:
                 self._take(offset, line)
             except NotWholeError:
-                self._batch.clear()
+                batch.clear()
                 self._lines.go_back(offset)  # type: ignore[union-attr]  # the batch is of it
                 break
         return [ready.popleft() for _ in range(min(limit, len(ready)))]
 
     def settle(self, place: Place) -> None:
         """A span that was given need not be given again."""
-        for one in self._given.pop(place, ()):
-            self._settle(one)
+        self._settle(self._given.pop(place, ()))
 
     def keep_progress(self) -> None:
         """Tell the cursor how far this came."""
         if (segment := self._current) is not None and self._lines is not None:
-            segment.progress.read = max(segment.progress.read, self._offset(self._lines))
+            segment.progress.read = max(segment.progress.read, self._here(self._lines))
         for segment in list(self._segments.values()):
             if (
                 segment is not self._current
@@ -162,7 +167,7 @@ class Stream:
             return owed
         return owed + self._count_ahead()
 
-    def _offset(self, lines: Lines) -> int:
+    def _here(self, lines: Lines) -> int:
         return self._batch[0][0] if self._batch else lines.offset
 
     @property
@@ -178,22 +183,24 @@ class Stream:
 
     # Told by the reader
 
-    def opened(self, span: Span) -> None:
+    def opened(self, span: Opening | Span) -> None:
         """A span began in the line that is being read."""
-        self._forget_opening(span)
-        segment, offset = self._here
+        if span.span_id in self._began:
+            self._forget_opening(span)
+        segment = self._current
+        assert segment is not None  # noqa: S101  # for mypy
         segment.open += 1
-        self._began[span.span_id] = (segment, offset)
+        self._began[span.span_id] = (segment, self._offset)
         self._merger.opened(span)
 
     def dropped(self, span: Span) -> None:
         """A span that began will not come."""
         self._forget_opening(span)
         self._merger.dropped(span)
-        for one in self._merger.released():
-            self._give(one)
+        self._give(self._merger.released())
 
-    def _forget_opening(self, span: Span) -> _Segment | None:
+    def _forget_opening(self, span: Opening | Span) -> _Segment | None:
+        """Where it began, if it was open."""
         began = self._began.pop(span.span_id, None)
         if began is None:
             return None
@@ -241,6 +248,7 @@ class Stream:
         segment = _Segment(self._folder, self._next.popleft(), self._cursor)
         self._segments[segment.name] = self._current = segment
         self._lines = Lines(segment.path)
+        self._blobs.begin(segment.path)
         return True
 
     def _leave(self) -> None:
@@ -257,7 +265,8 @@ class Stream:
         """The current segment was removed; what was not read of it is gone."""
         segment = self._current
         assert segment is not None  # noqa: S101  # for mypy
-        here = {place for places in (*self._pending.values(), *self._given.values()) for place in places}
+        kept = [*(owed for _, owed in self._pending.values()), *self._given.values()]
+        here = {place for owed in kept for place in owed}
         gone = {offset for offset in segment.progress.owed if Place(segment.name, offset) not in here}
         segment.progress.owed -= gone
         unread = 0 if self._ahead is None else self._ahead.counts.pop(segment.name, 0)
@@ -268,44 +277,40 @@ class Stream:
     def _take(self, offset: int, line: bytes) -> None:
         segment = self._current
         assert segment is not None  # noqa: S101  # for mypy
-        if line.startswith(BLOB):
-            self._blobs.note(segment.path, offset, line)
-            return
         is_new = offset >= segment.known
         is_owed = is_new or offset in segment.progress.owed
-        self._here = (segment, offset)
+        self._offset = offset
         span = self._reader.take(line, growing=self._live, whole=is_owed or _LOGFIRE in line)
         if span is not None:
             began = self._forget_opening(span)
             place = Place(segment.name, offset)
+            if is_new and self._ahead is not None:
+                self._ahead.passed(place)
             if is_owed:
                 segment.progress.owed.add(offset)
                 if began is not None and began is not segment:
                     began.awaited += 1
                     self._awaiting[place] = began
-            if is_new and self._ahead is not None:
-                self._ahead.passed(place)
-            self._ended(span, place)
+            self._ended(span, place, is_owed=is_owed)
         if self._new_rejected:
             if is_new:
                 self._rejected.update(self._new_rejected)
             self._new_rejected.clear()
 
-    def _ended(self, span: Span, place: Place) -> None:
-        self._pending[id(span)] = [place]
-        for one in self._merger.ended(span):
-            self._give(one)
+    def _ended(self, span: Span, place: Place, *, is_owed: bool) -> None:
+        self._pending[id(span)] = (place, [place] if is_owed else [])
+        self._give(self._merger.ended(span))
 
     def _end(self) -> None:
         """The process is dead: give what was open in it, and what was held."""
         for span in self._reader.still_open(interrupted=True):
             segment, offset = self._began.pop(span.span_id)
             segment.open -= 1
+            owed = segment.progress.owed
             if not segment.progress.over:
-                segment.progress.owed.add(offset)
-            self._ended(span, Place(segment.name, offset))
-        for one in self._merger.rest():
-            self._give(one)
+                owed.add(offset)
+            self._ended(span, Place(segment.name, offset), is_owed=offset in owed)
+        self._give(self._merger.rest())
         for segment in self._segments.values():
             segment.progress.over = True
         self.ended = True
@@ -314,33 +319,28 @@ class Stream:
 
     def _gone(self, inner: Span, outer: Span | None) -> None:
         """A span went into another, or into one that was given: it is settled with it, or now."""
-        places = self._pending.pop(id(inner))
-        owed = [place for place in places if self._is_owed(place)]
+        _, owed = self._pending.pop(id(inner))
         if owed:
             self._merged[inner.kind.value] += 1
         if outer is not None:
-            self._pending[id(outer)] += owed
+            self._pending[id(outer)][1].extend(owed)
         else:
-            for place in owed:
-                self._settle(place)
+            self._settle(owed)
 
-    def _give(self, span: Span) -> None:
-        places = self._pending.pop(id(span))
-        if owed := [place for place in places if self._is_owed(place)]:
-            self._given[places[0]] = owed
-            self._ready.append(Item(span, places[0]))
+    def _give(self, spans: Iterable[Span]) -> None:
+        for span in spans:
+            place, owed = self._pending.pop(id(span))
+            if owed:
+                self._given[place] = owed
+                self._ready.append(Item(span, place))
 
-    def _is_owed(self, place: Place) -> bool:
-        segment = self._segments.get(place.segment)
-        return segment is not None and place.offset in segment.progress.owed
-
-    def _settle(self, place: Place) -> None:
-        segment = self._segments.get(place.segment)
-        if segment is not None:
-            segment.progress.owed.discard(place.offset)
-        began = self._awaiting.pop(place, None)
-        if began is not None:
-            began.awaited -= 1
+    def _settle(self, places: Iterable[Place]) -> None:
+        for place in places:
+            segment = self._segments.get(place.segment)
+            if segment is not None:
+                segment.progress.owed.discard(place.offset)
+            if self._awaiting and (began := self._awaiting.pop(place, None)) is not None:
+                began.awaited -= 1
 
     # Counting
 
@@ -348,7 +348,7 @@ class Stream:
         self.keep_progress()
         here, names = Place("", 0), list(self._next)
         if self._current is not None and self._lines is not None:
-            here = Place(self._current.name, self._offset(self._lines))
+            here = Place(self._current.name, self._here(self._lines))
             names.insert(0, here.segment)
         elif self._before is not None:
             here = Place(self._before.name, sys.maxsize)

@@ -68,8 +68,11 @@ class Tail:
 
     def settle(self, places: Iterable[Place]) -> None:
         """These need not be given again: taken, rejected for good, or not for this sink."""
+        segment, stream = "", None
         for place in places:
-            stream = self._streams.get(_writer(place.segment))
+            if place.segment != segment:
+                segment = place.segment
+                stream = self._streams.get(_writer(segment))
             if stream is not None:
                 stream.settle(place)
 

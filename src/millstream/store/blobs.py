@@ -16,23 +16,20 @@ from millstream.store.segments import read_lines
 BLOB: Final = b'{"blob":"'
 """A line that begins so is one."""
 _ID: Final = slice(len(BLOB), len(BLOB) + 32)
+_KEY_AT: Final = _ID.stop
+_KEY: Final = b'","value":'
+_LINK: Final = b'","after":"'
+_VALUE: Final = slice(_KEY_AT + len(_KEY), -1)
+_AFTER: Final = slice(_KEY_AT + len(_LINK), _KEY_AT + len(_LINK) + 32)
+_ITEMS: Final = slice(_AFTER.stop + len('","items":'), -1)
 MARK: Final = b'"blobs":{"/'
 """Stands in the line of a span that refers to some; a user's words may hold it, too."""
 _KEPT: Final = 16
-"""Values kept, for the next span often goes on from the last."""
+"""Lists kept, for the next span often goes on from the last."""
 _LARGEST_KEPT: Final = 1 << 20
 _MOST_PASSED: Final = 1 << 20
 """Bytes."""
 _decode: Final = msgspec.json.Decoder().decode
-
-
-class _Blob(msgspec.Struct):
-    """A blob's line."""
-
-    blob: str
-    after: str | None = None
-    value: msgspec.Raw = msgspec.Raw()
-    items: msgspec.Raw = msgspec.Raw()
 
 
 class _References(msgspec.Struct):
@@ -42,7 +39,6 @@ class _References(msgspec.Struct):
 
 
 _decode_references: Final = msgspec.json.Decoder(_References).decode
-_decode_blob: Final = msgspec.json.Decoder(_Blob).decode
 
 
 class BlobReader:
@@ -54,28 +50,34 @@ class BlobReader:
 
     def __init__(self, rejected: Counter[str]) -> None:
         self._rejected = rejected
-        self._places: dict[Path, dict[bytes, tuple[int, int]]] = {}
+        self._places: dict[Path, dict[bytes, int]] = {}
+        self._here: dict[bytes, int] = {}
         self._passed: dict[bytes, bytes] = {}
         """Lines of blobs that were just read, for the span that refers to them is near."""
         self._passed_size = 0
-        self._values: dict[str, bytes] = {}
+        self._lists: dict[bytes, bytes] = {}
         self._file: tuple[Path, BinaryIO] | None = None
 
     def read(self, path: Path) -> Iterator[bytes]:
         """The lines of a segment's spans."""
+        self.begin(path)
         try:
             for offset, line in read_lines(path):
                 if line.startswith(BLOB):
-                    self.note(path, offset, line)
+                    self.note(offset, line)
                 else:
                     yield line
         finally:
             self.close()
 
-    def note(self, path: Path, offset: int, line: bytes) -> None:
+    def begin(self, path: Path) -> None:
+        """What is noted from here on stands in this segment."""
+        self._here = self._places.setdefault(path, {})
+
+    def note(self, offset: int, line: bytes) -> None:
         """A blob's line stands here."""
         blob = line[_ID]
-        self._places.setdefault(path, {})[blob] = (offset, len(line))
+        self._here[blob] = offset
         if self._passed_size > _MOST_PASSED:
             self._passed.clear()
             self._passed_size = 0
@@ -93,60 +95,54 @@ class BlobReader:
         except msgspec.DecodeError:  # the mark stood in the user's words
             return
         for pointer, blob in blobs.items():
-            value = self._value(blob)
-            if value is None:
+            try:
+                value = _decode(self._value(blob.encode()))
+            except (msgspec.DecodeError, LookupError, OSError):
                 self._rejected["a large value is missing, span kept without it"] += 1
                 continue
             _, name, *inner = pointer.split("/", 2)
             if inner:
-                getattr(span, name)[inner[0].replace("~1", "/").replace("~0", "~")] = _decode(value)
+                getattr(span, name)[inner[0].replace("~1", "/").replace("~0", "~")] = value
             else:
-                setattr(span, name, _decode(value))
+                setattr(span, name, value)
 
-    def _value(self, blob: str) -> bytes | None:
-        """The JSON of a blob, put together from the blobs that it goes on from."""
-        parts: list[bytes] = []
-        wanted: str | None = blob
-        while wanted is not None:
-            if (kept := self._values.get(wanted)) is not None:
-                parts.append(kept)
-                break
-            found = self._load(wanted)
-            if found is None:
-                return None
-            parts.append(bytes(found.items or found.value))
-            wanted = found.after
-        value = parts[0] if len(parts) == 1 else b"[%b]" % b",".join(part[1:-1] for part in reversed(parts))
-        if len(value) <= _LARGEST_KEPT:
-            if len(self._values) >= _KEPT:
-                del self._values[next(iter(self._values))]
-            self._values[blob] = value
+    def _value(self, blob: bytes) -> bytes:
+        """The JSON of a blob, put together from the blobs that it goes on from.
+
+        Raises:
+            LookupError: one of them is not there.
+            OSError: its file is not.
+        """
+        line = self._line(blob)
+        if line.startswith(_KEY, _KEY_AT):
+            return line[_VALUE]
+        wanted, parts = blob, []
+        while (known := self._lists.get(blob)) is None and line.startswith(_LINK, _KEY_AT):
+            parts.append(line[_ITEMS])
+            blob = line[_AFTER]
+            line = self._line(blob)
+        value = line[_VALUE] if known is None else known
+        if parts:
+            value = b"[%b]" % b",".join(part[1:-1] for part in (value, *reversed(parts)))
+            if len(value) <= _LARGEST_KEPT:
+                if len(self._lists) >= _KEPT:
+                    del self._lists[next(iter(self._lists))]
+                self._lists[wanted] = value
         return value
 
-    def _load(self, blob: str) -> _Blob | None:
-        key = blob.encode()
-        line = self._passed.get(key) or self._line(key)
-        if line is None:
-            return None
-        try:
-            return _decode_blob(line)
-        except msgspec.DecodeError:
-            return None
-
-    def _line(self, blob: bytes) -> bytes | None:
-        found = next(((path, at[blob]) for path, at in self._places.items() if blob in at), None)
-        if found is None:
-            return None
-        path, (offset, length) = found
+    def _line(self, blob: bytes) -> bytes:
+        passed = self._passed.get(blob)
+        if passed is not None:
+            return passed
+        path = next((path for path, places in self._places.items() if blob in places), None)
+        if path is None:
+            raise LookupError(blob)
         if self._file is None or self._file[0] != path:
             self.close()
-            try:
-                self._file = (path, path.open("rb"))
-            except OSError:  # removed meanwhile
-                return None
+            self._file = (path, path.open("rb"))
         file = self._file[1]
-        file.seek(offset)
-        return file.read(length)
+        file.seek(self._places[path][blob])
+        return file.readline().rstrip(b"\n\x00")
 
     def close(self) -> None:
         """Let go of the file."""

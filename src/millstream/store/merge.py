@@ -11,18 +11,23 @@ the call has ended, and has been given, is dropped.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
 
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
-from millstream.store.same_call import absorb, is_answered, is_same, may_be_one, take_of, without_content
+from millstream.store.same_call import Given, absorb, is_answered, is_same, may_be_one, take_of
+from millstream.store.spans import Opening
 from millstream.store.translate import translate
 
 MOST_HELD: Final = 10_000
 """Spans that are held at one time, and ids of merged ones that are remembered."""
 
+_LLM: Final = SpanKind.LLM
+_TOOL: Final = SpanKind.TOOL
+_EMBEDDING: Final = SpanKind.EMBEDDING
 _UNSURE: Final = SpanKind.TASK
 """Also the kind of a span of OpenTelemetry that did not tell its kind when it started."""
 
@@ -50,7 +55,7 @@ class _Trace:
     __slots__ = ("below", "held", "open", "waiting")
 
     def __init__(self) -> None:
-        self.open: dict[str, Span] = {}
+        self.open: dict[str, Opening | Span] = {}
         self.held: dict[str, _Held] = {}
         self.waiting: defaultdict[str, list[str]] = defaultdict(list)
         self.below: defaultdict[str, list[str]] = defaultdict(list)
@@ -74,12 +79,12 @@ class Merger:
         """The traces of all held spans, the longest held first."""
         self._survivors: dict[str, str] = {}
         """What spans went into, by id."""
-        self._given: dict[tuple[str, str], Span] = {}
-        """Calls that were given, without their content, by trace and response id."""
+        self._given: dict[tuple[str, str], Given] = {}
+        """Calls that were given, by trace and response id."""
         self._ready: list[tuple[str, str]] = []
         """Traces and ids of held spans that may wait for nothing more."""
 
-    def opened(self, span: Span) -> None:
+    def opened(self, span: Opening | Span) -> None:
         """A span has started; only its opening is known."""
         self._traces[span.trace_id].open[span.span_id] = span
 
@@ -152,9 +157,9 @@ class Merger:
     def _candidates(self, span: Span, trace: _Trace) -> set[str]:
         """Open spans that may be the same call, or may change who the parent is."""
         kind, found = span.kind, set()
-        if kind is SpanKind.LLM:
+        if kind is _LLM:
             for other in trace.open.values():
-                if other.kind is SpanKind.LLM or other.kind is _UNSURE:
+                if other.kind is _LLM or other.kind is _UNSURE:
                     found.add(other.span_id)
         elif _is_merged(kind):
             for other in trace.open.values():
@@ -163,11 +168,7 @@ class Merger:
         above = trace.open.get(span.parent_id or "")
         if above is None:
             return found
-        if (
-            above.kind is _UNSURE
-            or _is_merged(above.kind)
-            or (kind is SpanKind.LLM and _awaits_its_stream(span))
-        ):
+        if above.kind is _UNSURE or _is_merged(above.kind) or (kind is _LLM and _awaits_its_stream(span)):
             found.add(above.span_id)
         return found
 
@@ -197,7 +198,7 @@ class Merger:
 
     def _twin(self, span: Span, trace: _Trace) -> Span | None:
         """A held span of the same call that is neither directly inside nor directly around."""
-        if span.kind is not SpanKind.LLM:
+        if span.kind is not _LLM:
             return None
         others = (held.span for held in trace.held.values() if held.span is not span)
         if _is_stream_log(span):
@@ -227,29 +228,27 @@ class Merger:
 
     def _was_given(self, span: Span) -> bool:
         """Whether the call that this is about has been given already; else it is, now."""
-        if span.kind is not SpanKind.LLM:
+        if span.kind is not _LLM:
             return False
         response_id = span.attributes.get(semconv.RESPONSE_ID)
         if not isinstance(response_id, str):
             return False
         key = (span.trace_id, response_id)
         given = self._given.get(key)
-        if given is not None and may_be_one(given, span) and (given.usage or not span.usage):
+        if given is not None and given.may_be(span):
             self._merged[span.kind.value] += 1
             self._remember(span.span_id, given.span_id)
             if self._gone is not None:
                 self._gone(span, None)
             return True
-        self._given[key] = without_content(span)
-        if len(self._given) > MOST_HELD:
-            del self._given[next(iter(self._given))]
+        self._given[key] = Given(span.span_id, span.start_ns, span.end_ns, counted=span.usage is not None)
+        _bound(self._given)
         return False
 
     def _remember(self, gone: str, stays: str) -> None:
         self._survivors[gone] = stays
         self._survivors.pop(stays, None)  # an id that comes again
-        if len(self._survivors) > MOST_HELD:
-            del self._survivors[next(iter(self._survivors))]
+        _bound(self._survivors)
 
     def _release(self, keys: Iterable[str], trace: _Trace) -> Iterator[Span]:
         """Give those of the held spans that wait for nothing more."""
@@ -273,14 +272,6 @@ class Merger:
         yield from self._release(trace.below.pop(key, ()), trace)
 
 
-class _Opening(msgspec.Struct):
-    trace_id: str
-    span_id: str
-    parent_id: str | None
-    kind: SpanKind
-    start_ns: int
-
-
 class Openings:
     """The starts of the spans of a file that may be merged, for files that do not hold them as lines.
 
@@ -295,31 +286,47 @@ class Openings:
         """Tell of the spans that had started when this one ended."""
         rest = self._rest
         while rest and (span.end_ns is None or rest[-1].start_ns <= max(span.end_ns, span.start_ns)):
-            one = rest.pop()
-            merger.opened(Span(one.trace_id, one.span_id, one.parent_id, "", one.kind, one.start_ns))
+            merger.opened(rest.pop())
 
 
-def _openings(lines: Iterable[bytes]) -> Iterator[_Opening]:
-    decode = msgspec.json.Decoder(_Opening).decode
+def _bound(remembered: dict[Any, Any]) -> None:
+    """Forget the oldest, many at once: the more were taken from a dict, the slower it finds its first."""
+    if len(remembered) > MOST_HELD:
+        for key in list(islice(remembered, MOST_HELD // 8 + 1)):
+            del remembered[key]
+
+
+class _Start(msgspec.Struct):
+    """Of a line that holds more."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    kind: SpanKind
+    start_ns: int
+
+
+def _openings(lines: Iterable[bytes]) -> Iterator[Opening]:
+    decode = msgspec.json.Decoder(_Start).decode
     for line in lines:
         try:
-            opening = decode(line)
+            one = decode(line)
         except msgspec.DecodeError:  # it is counted where spans are read
             continue
-        if _is_merged(opening.kind) or opening.kind is _UNSURE:
-            yield opening
+        if _is_merged(one.kind) or one.kind is _UNSURE:
+            yield Opening(one.trace_id, one.span_id, one.parent_id, "", one.kind, one.start_ns)
 
 
 def _is_merged(kind: SpanKind) -> bool:
     """Whether spans of this kind may be one call with others. A set would hash the members, slowly."""
-    return kind is SpanKind.LLM or kind is SpanKind.TOOL or kind is SpanKind.EMBEDDING
+    return kind is _LLM or kind is _TOOL or kind is _EMBEDDING
 
 
 def _awaits_its_stream(span: Span) -> bool:
     """Whether this is Logfire's span of a request whose streamed answer it logs apart, at its end."""
     attributes = span.attributes
     return (
-        span.kind is SpanKind.LLM
+        span.kind is _LLM
         and span.status is Status.OK
         and not is_answered(span)
         and str(attributes.get(semconv.OTEL_SCOPE_NAME)).startswith("logfire.")
@@ -329,4 +336,4 @@ def _awaits_its_stream(span: Span) -> bool:
 
 def _is_stream_log(span: Span) -> bool:
     """Whether this is Logfire's log of a streamed answer."""
-    return span.kind is SpanKind.LLM and span.attributes.get("logfire.span_type") == "log"
+    return span.kind is _LLM and span.attributes.get("logfire.span_type") == "log"

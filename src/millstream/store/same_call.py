@@ -31,8 +31,13 @@ def may_be_one(one: Span, other: Span) -> bool:
         told is not None
         and one.kind is other.kind
         and told == other.attributes.get(semconv.RESPONSE_ID)
-        and (one.end_ns is None or other.start_ns <= one.end_ns)
-        and (other.end_ns is None or one.start_ns <= other.end_ns)
+        and _overlap(one, other)
+    )
+
+
+def _overlap(one: "Span | Given", other: Span) -> bool:
+    return (one.end_ns is None or other.start_ns <= one.end_ns) and (
+        other.end_ns is None or one.start_ns <= other.end_ns
     )
 
 
@@ -54,20 +59,21 @@ def is_answered(span: Span) -> bool:
     return span.usage is not None or semconv.RESPONSE_ID in span.attributes
 
 
-def without_content(span: Span) -> Span:
-    """What `may_be_one` looks at, and whose tokens were counted."""
-    attributes = {semconv.RESPONSE_ID: span.attributes[semconv.RESPONSE_ID]}
-    return Span(
-        span.trace_id,
-        span.span_id,
-        span.parent_id,
-        "",
-        span.kind,
-        span.start_ns,
-        span.end_ns,
-        usage=span.usage,
-        attributes=attributes,
-    )
+class Given(msgspec.Struct, frozen=True, gc=False):
+    """A model call that was given: what tells whether another, with the same response, is the same.
+
+    Attributes:
+        counted: whether it told of tokens.
+    """
+
+    span_id: str
+    start_ns: int
+    end_ns: int | None
+    counted: bool
+
+    def may_be(self, other: Span) -> bool:
+        """Whether a call adds nothing to this one."""
+        return _overlap(self, other) and (self.counted or not other.usage)
 
 
 def absorb(outer: Span, inner: Span) -> None:

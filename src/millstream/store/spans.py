@@ -7,18 +7,39 @@ from typing import Final, Protocol
 
 import msgspec
 
-from millstream.span import Span, Status
+from millstream.span import Span, SpanKind, Status
 from millstream.store.blobs import MARK, BlobReader
 
-_decode: Final = msgspec.json.Decoder(Span).decode
 _TRACE_KEY: Final = b'{"trace_id":"'
 _TRACE_ID: Final = slice(len(_TRACE_KEY), len(_TRACE_KEY) + 32)
 _DROPPED: Final = b',"dropped":true}'
+_ENDS: Final = b'"end_ns"'
+"""Stands in the line of every span that ended."""
 _HEAD: Final = re.compile(
     rb'\{"trace_id":"[0-9a-f]{32}","parent_id":(?:null|"[0-9a-f]{16}"),"span_id":"[0-9a-f]{16}",'
     rb'"name":"(?:[^"\\]|\\.)*+","kind":"[A-Z]+","start_ns":[0-9]++(?=[,}])'
 )
 """What a line holds from a span's start on, whole."""
+
+
+class Opening(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """What is known of a span when it starts."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    name: str
+    kind: SpanKind
+    start_ns: int
+    workload_id: str | None = None
+
+    def span(self) -> Span:
+        """The span itself, open."""
+        return Span(**msgspec.structs.asdict(self))
+
+
+_decode: Final = msgspec.json.Decoder(Span).decode
+_decode_opening: Final = msgspec.json.Decoder(Opening).decode
 
 
 class NotWholeError(Exception):
@@ -28,7 +49,7 @@ class NotWholeError(Exception):
 class Watcher(Protocol):
     """Who wants to know of spans before they end."""
 
-    def opened(self, span: Span) -> None:
+    def opened(self, span: Opening | Span) -> None:
         """A span has started; only its opening is known."""
 
     def dropped(self, span: Span) -> None:
@@ -62,7 +83,7 @@ class SpanReader:
         self._unopened = unopened
         self._watcher = watcher
         self._blobs = blobs
-        self._open: dict[str, Span] = {}
+        self._open: dict[str, Opening | Span] = {}
 
     def read(self, lines: Iterable[bytes], *, growing: bool = False) -> Iterator[Span]:
         """The spans that end in these lines.
@@ -80,7 +101,7 @@ class SpanReader:
             if span is not None:
                 yield span
 
-    def take(self, line: bytes, *, growing: bool = False, whole: bool = True) -> Span | None:  # noqa: C901
+    def take(self, line: bytes, *, growing: bool = False, whole: bool = True) -> Span | None:
         """The span that ends in a line; `None` where one begins, and of a line that is no span.
 
         Args:
@@ -91,10 +112,9 @@ class SpanReader:
         Raises:
             NotWholeError: it is being written; come back for it later.
         """
-        if self._is_of_another_trace(line):
+        if self._wanted is not None and self._is_of_another_trace(line, self._wanted):
             return None
-        if line.endswith(_DROPPED):
-            self._drop(line)
+        if _ENDS not in line and self._begins(line):
             return None
         try:
             span = _decode(line)
@@ -108,9 +128,7 @@ class SpanReader:
         if not (self._wanted is None or span.trace_id.encode() in self._wanted):
             return None
         if span.end_ns is None and span.status is None:
-            self._open[span.span_id] = span
-            if self._watcher is not None:
-                self._watcher.opened(span)
+            self._opened(span)
             return None
         if self._open.pop(span.span_id, None) is None and self._unopened is not None:
             self._unopened.add(span.span_id)
@@ -118,11 +136,28 @@ class SpanReader:
             self._blobs.fill(span, line)
         return span
 
-    def _is_of_another_trace(self, line: bytes) -> bool:
+    @staticmethod
+    def _is_of_another_trace(line: bytes, wanted: Collection[bytes]) -> bool:
         """Whether that can be seen without taking the line apart."""
-        return (
-            self._wanted is not None and line.startswith(_TRACE_KEY) and line[_TRACE_ID] not in self._wanted
-        )
+        return line.startswith(_TRACE_KEY) and line[_TRACE_ID] not in wanted
+
+    def _begins(self, line: bytes) -> bool:
+        """Whether this is no more than the start of a span, or tells of a dropped one; then it is seen to."""
+        if line.endswith(_DROPPED):
+            self._drop(line)
+            return True
+        try:
+            opening = _decode_opening(line)
+        except msgspec.DecodeError:
+            return False
+        if self._wanted is None or opening.trace_id.encode() in self._wanted:
+            self._opened(opening)
+        return True
+
+    def _opened(self, span: Opening | Span) -> None:
+        self._open[span.span_id] = span
+        if self._watcher is not None:
+            self._watcher.opened(span)
 
     def _drop(self, line: bytes) -> None:
         """A processor dropped a span that had begun."""
@@ -146,7 +181,8 @@ class SpanReader:
         Args:
             interrupted: whether it can no longer come, because the process has died.
         """
-        for span in self._open.values():
+        for opened in self._open.values():
+            span = opened.span() if isinstance(opened, Opening) else opened
             span.status = Status.INTERRUPTED if interrupted else None
             yield span
         self._open.clear()
