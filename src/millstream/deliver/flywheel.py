@@ -25,10 +25,7 @@ CONTRACT_VERSIONS: Final = ("1.0", "1.1")
 DEFAULT_INDEX: Final = "flywheel"
 _INDEX_VARIABLES: Final = ("ES_COLLECTION_NAME", "ELASTICSEARCH_INDEX")
 _ELSE: Final = "name another `index`"
-_STRICT: Final = (
-    f"it is one of NVIDIA's Data Flywheel Blueprint, if it takes nothing but the five fields of a record: then "
-    f"set `strict_mapping: true`, else {_ELSE}"
-)
+_STRICT: Final = f"if NVIDIA's Data Flywheel Blueprint made it, set `strict_mapping: true`, else {_ELSE}"
 _encode: Final = msgspec.json.Encoder().encode
 _log: Final = logging.getLogger("millstream")
 
