@@ -11,10 +11,12 @@ import ssl
 from pathlib import Path
 from typing import Any, Final
 
+# Or its C code writes to stderr, of each failure and at each fork.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 import grpc
 
 from millstream.deliver.endpoint import credentials
-from millstream.deliver.http import shortened
 from millstream.deliver.otlp_encoding import METHOD, Refusal, Reply, fault, reply
 from millstream.deliver.otlp_target import Target
 from millstream.errors import RefusedError, UnreachableError
@@ -26,8 +28,14 @@ _OPTIONS: Final = (
 )
 _DETAILS: Final = "grpc-status-details-bin"
 _TOO_LARGE: Final = re.compile(r"larger than max|exceeds maximum|too (large|big|long)", re.IGNORECASE)
-_NOT_TRUSTED: Final = re.compile(r"certificate|handshake|peer name|WRONG_VERSION_NUMBER", re.IGNORECASE)
-_WORDY: Final = re.compile(r"failed to connect to all addresses; last error: (UNKNOWN: |UNAVAILABLE: )?")
+_NOT_TRUSTED: Final = re.compile(r"CERTIFICATE_VERIFY_FAILED|handshake failed|peer name", re.IGNORECASE)
+_NO_TLS: Final = re.compile(r"WRONG_VERSION_NUMBER")
+_NOT_GRPC: Final = re.compile(r"http1\.x server|Failed parsing HTTP/2")
+_WORDY: Final = re.compile(
+    r"^(failed to connect to all addresses; last error: )?([A-Z]+: )?(ipv[46]:\S+: )?"
+    r"(Tls handshake failed .*OPENSSL_internal:)?"
+)
+"""What stands before the reason in the words of gRPC's C code."""
 _Code: Final = grpc.StatusCode
 _LATER: Final = frozenset(
     {
@@ -99,34 +107,40 @@ class GrpcTransport:
         self._call = self._channel.unary_unary(METHOD)  # bytes in, bytes out
 
     def _failed(self, error: Any) -> Refusal:
-        code, details = error.code(), shortened(error.details() or "")
+        code, details = error.code(), error.details() or ""
         said, wait_s = fault(dict(error.trailing_metadata() or ()).get(_DETAILS, b""))
-        reason = shortened(said) or details
+        reason = self._target.words(_WORDY.sub("", said or details)) or code.name
         if code in (_Code.RESOURCE_EXHAUSTED, _Code.OUT_OF_RANGE) and _TOO_LARGE.search(details):
             return Refusal(reason, too_large=True)
         if code is _Code.INVALID_ARGUMENT:
-            return Refusal(reason or "refused without a reason", too_large=False)
+            return Refusal(reason, too_large=False)
         self.close()
-        raise self._error(code, reason, wait_s)
+        raise self._error(code, reason, wait_s) from None
 
     def _error(self, code: Any, reason: str, wait_s: float | None) -> UnreachableError | RefusedError:
-        subject = self._target.subject
-        told = f"{code.name}: {reason}" if reason else code.name
+        target = self._target
         if code in (_Code.UNAUTHENTICATED, _Code.PERMISSION_DENIED):
-            return RefusedError(self._target.not_accepted(told))
-        if code is _Code.UNIMPLEMENTED:
+            return RefusedError(target.not_accepted(reason))
+        if code is _Code.UNIMPLEMENTED or _NOT_GRPC.search(reason):
             return RefusedError(
-                f"{subject} takes no traces over gRPC ({told}): correct `endpoint` or `protocol`"
+                f"{target.subject} takes no traces over gRPC ({reason}): correct `endpoint` or `protocol`"
             )
-        if code is _Code.UNAVAILABLE and self._target.secure and _NOT_TRUSTED.search(reason):
-            return RefusedError(f"{subject} cannot be trusted ({reason}): name its CA in `tls.ca_file`")
+        if target.secure and _NO_TLS.search(reason):
+            return RefusedError(f"{target.subject} does not speak TLS: write http://")
+        if target.secure and _NOT_TRUSTED.search(reason):
+            return RefusedError(
+                f"{target.subject} cannot be trusted ({reason}): name its CA in `tls.ca_file`"
+            )
         if code is _Code.DEADLINE_EXCEEDED:
             return UnreachableError(
-                f"{subject} does not answer: nothing came within {self._target.timeout_s:g} s"
+                f"{target.subject} does not answer: nothing came within {target.timeout_s:g} s"
             )
-        if code in _LATER:
-            return UnreachableError(f"{subject} takes nothing now ({_WORDY.sub('', told)})", wait_s)
-        return RefusedError(f"{subject} refuses what is sent ({told})")
+        if code not in _LATER:
+            return RefusedError(f"{target.subject} refuses what is sent ({code.name}: {reason})")
+        hint = (
+            " (if it speaks TLS, write https://)" if not target.secure and "Socket closed" in reason else ""
+        )
+        return UnreachableError(f"{target.subject} takes nothing now: {reason}{hint}", wait_s)
 
 
 def _read(path: str | None) -> bytes | None:

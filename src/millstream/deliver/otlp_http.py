@@ -13,15 +13,18 @@ from millstream.deliver.http import (
     Answer,
     HttpClient,
     reason_of,
-    shortened,
 )
 from millstream.deliver.otlp_encoding import Refusal, Reply, fault, reply
 from millstream.deliver.otlp_target import TRACES_PATH, Target
-from millstream.errors import RefusedError
+from millstream.errors import RefusedError, UnreachableError
 
 _PROTOBUF: Final = "application/x-protobuf"
+_NOT_OK: Final = range(300, 600)
+_AT_FAULT: Final = (BAD_REQUEST, TOO_LARGE, 422)
+_LATER: Final = (408, 429, 500, 502, 503, 504)
+_LAST_KNOWN: Final = 505
 _CREDENTIALS: Final = (401, 403, 407)
-_UNPROCESSABLE: Final = 422
+_NOT_THERE: Final = (*range(300, 400), NOT_FOUND, 405)
 _FAST: Final = 1
 """Of zlib: four times as fast as its default, for a seventh more bytes."""
 
@@ -60,13 +63,7 @@ class HttpTransport:
         if self._target.gzip:
             request = gzip.compress(request, _FAST)
         try:
-            answer = self._client.request(
-                "POST",
-                TRACES_PATH,
-                request,
-                self._headers,
-                passed=(BAD_REQUEST, _UNPROCESSABLE, TOO_LARGE, NOT_FOUND, *_CREDENTIALS),
-            )
+            answer = self._client.request("POST", TRACES_PATH, request, self._headers, passed=_NOT_OK)
         except RefusedError as error:
             cause = error.__cause__ and error.__cause__.__cause__
             if isinstance(cause, ssl.SSLCertVerificationError):
@@ -75,16 +72,23 @@ class HttpTransport:
                     f" ({cause.verify_message}); name its CA in `tls.ca_file`"
                 ) from error
             raise
-        if answer.status in (BAD_REQUEST, _UNPROCESSABLE, TOO_LARGE):
-            reason = _reason(answer) or f"refused without a reason ({answer.status})"
+        if answer.status not in _NOT_OK:
+            return _reply(answer)
+        reason = self._target.words(_reason(answer))
+        if answer.status in _AT_FAULT:
+            reason = reason or f"refused without a reason ({answer.status})"
             return Refusal(reason, too_large=answer.status == TOO_LARGE)
-        if answer.status == NOT_FOUND:
-            raise RefusedError(
-                f"{self._target.subject} has nothing at {TRACES_PATH} ({_said(answer)}): correct `endpoint`"
-            )
+        raise self._error(answer, f"{answer.status}: {reason}" if reason else str(answer.status))
+
+    def _error(self, answer: Answer, said: str) -> UnreachableError | RefusedError:
+        subject = self._target.subject
+        if answer.status in _LATER or answer.status > _LAST_KNOWN:
+            return UnreachableError(f"{subject} takes nothing now ({said})", answer.retry_after_s)
         if answer.status in _CREDENTIALS:
-            raise RefusedError(self._target.not_accepted(_said(answer)))
-        return _reply(answer)
+            return RefusedError(self._target.not_accepted(said))
+        if answer.status in _NOT_THERE:
+            return RefusedError(f"{subject} has nothing at {TRACES_PATH} ({said}): correct `endpoint`")
+        return RefusedError(f"{subject} refuses what is sent ({said})")
 
     def close(self) -> None:
         """Close the connections."""
@@ -114,10 +118,5 @@ class _Response(msgspec.Struct, rename="camel"):
 
 def _reason(answer: Answer) -> str:
     if answer.headers.get("content-type") == _PROTOBUF:
-        return shortened(fault(answer.body)[0])
+        return fault(answer.body)[0]
     return reason_of(answer.body)
-
-
-def _said(answer: Answer) -> str:
-    reason = _reason(answer)
-    return f"{answer.status}: {reason}" if reason else str(answer.status)

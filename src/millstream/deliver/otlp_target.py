@@ -9,12 +9,16 @@ from typing import Any, Final
 import msgspec
 
 from millstream.deliver.endpoint import Endpoint, checked_headers, credentials, parse_endpoint
+from millstream.deliver.http import shortened
 from millstream.errors import ConfigError, nearest
 
 GRPC: Final = "grpc"
 TRACES_PATH: Final = "/v1/traces"
 _PROTOCOLS: Final = ("http/protobuf", GRPC)
 _COMPRESSIONS: Final = ("gzip", "none")
+_HEADERS: Final = "`headers`"
+_SECRET: Final = 4
+"""Characters of a header's value that can be a secret."""
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PORT: Final = re.compile(r":\d+$")
 _LOOPBACK: Final = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
@@ -69,9 +73,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def not_accepted(self, said: str) -> str:
         """A sentence: what to do when it does not accept who asks."""
-        if "authorization" in self.headers or self.endpoint.username is not None or self.who != "`headers`":
+        if "authorization" in self.headers or self.endpoint.username is not None or self.who != _HEADERS:
             return f"{self.subject} does not accept the credentials ({said}): correct {self.who}"
         return f"{self.subject} asks for credentials ({said}): give them in {self.who}"
+
+    def words(self, said: str) -> str:
+        """What the receiver says, on one line, without what it was told in secret: some repeat that."""
+        for value in (*self.headers.values(), self.endpoint.password or ""):
+            for secret in (value, value.rpartition(" ")[2]):
+                if len(secret) >= _SECRET:
+                    said = said.replace(secret, "[redacted]")
+        return shortened(said)
 
 
 def target(

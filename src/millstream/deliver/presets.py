@@ -37,9 +37,9 @@ def phoenix(
 ) -> OtlpSender:
     """A sink for Arize Phoenix.
 
-    `endpoint`, else PHOENIX_COLLECTOR_ENDPOINT, else http://localhost:6006. `project`, where traces are shown,
-    else PHOENIX_PROJECT or PHOENIX_PROJECT_NAME, else Phoenix's own `default`. `api_key`, else PHOENIX_API_KEY,
-    where Phoenix has users.
+    `endpoint`, else PHOENIX_COLLECTOR_ENDPOINT, else http://localhost:6006. `project`, where traces are
+    shown, else PHOENIX_PROJECT or PHOENIX_PROJECT_NAME, else Phoenix's own `default`. `api_key`, else
+    PHOENIX_API_KEY, where Phoenix has users.
 
     Raises:
         ConfigError: an option is wrong.
@@ -125,8 +125,8 @@ def langsmith(
 ) -> OtlpSender:
     """A sink for LangSmith.
 
-    `endpoint` of its API, else LANGSMITH_ENDPOINT, else its cloud in the US. `api_key`, else LANGSMITH_API_KEY.
-    `project`, else LANGSMITH_PROJECT, else LangSmith's own `default`. `workspace_id`, else
+    `endpoint` of its API, else LANGSMITH_ENDPOINT, else its cloud in the US. `api_key`, else
+    LANGSMITH_API_KEY. `project`, else LANGSMITH_PROJECT, else LangSmith's own `default`. `workspace_id`, else
     LANGSMITH_WORKSPACE_ID, with a key for several workspaces. LANGCHAIN_ will do for LANGSMITH_.
 
     Raises:
@@ -172,8 +172,8 @@ def mlflow(
 ) -> OtlpSender:
     """A sink for MLflow's tracking server.
 
-    `endpoint`, else MLFLOW_TRACKING_URI, else http://localhost:5000. `experiment_id`, where traces belong, else
-    MLFLOW_EXPERIMENT_ID, else 0, MLflow's own `Default`. `username` and `password`, or `token`, else
+    `endpoint`, else MLFLOW_TRACKING_URI, else http://localhost:5000. `experiment_id`, where traces belong,
+    else MLFLOW_EXPERIMENT_ID, else 0, MLflow's own `Default`. `username` and `password`, or `token`, else
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.
 
     Raises:
