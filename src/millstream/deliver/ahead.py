@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from millstream.deliver.cursor import Place
+from millstream.deliver.cursor import Place, Progress
 from millstream.store.blobs import BLOB
 from millstream.store.following import Lines
 
@@ -17,6 +17,7 @@ _ENDS: Final = b',"end_ns":'
 """Stands in the line of a span that ended. In a line of one that began nothing but texts could hold it, and
 there quotation marks are escaped."""
 _DROPPED: Final = b',"dropped":true}'
+_NOTHING: Final = Progress()
 
 
 class Ahead:
@@ -46,34 +47,34 @@ class Ahead:
         if place < self.at:
             self.counts[place.segment] -= 1
 
-    def count(self, names: Iterable[str], known: Mapping[str, int]) -> None:
+    def count(self, names: Iterable[str], known: Mapping[str, Progress]) -> None:
         """Count on.
 
         Args:
             names: of the segments, in order, from the one that is read at this moment on.
-            known: up to where they were read before; what is there is not counted.
+            known: how far they were read before; what ended there is not counted.
         """
         self.is_written = False
         for name in names:
             offset = self.at.offset if name == self.at.segment else 0
             lines = Lines(self._folder / f"{name}.jsonl", offset)
             try:
-                self._count_segment(lines, name, known.get(name, 0))
+                self._count_segment(lines, name, known.get(name, _NOTHING))
             except OSError:  # it is said where it is read
                 continue
             finally:
                 lines.close()
             self.at = Place(name, lines.offset)
 
-    def _count_segment(self, lines: Lines, name: str, known: int) -> None:
+    def _count_segment(self, lines: Lines, name: str, known: Progress) -> None:
         self.is_written = lines.is_written()
         while batch := lines.take(live=self.is_written):
             for offset, line in batch:
                 if not line.startswith(BLOB) and (head := _HEAD.match(line)):
                     if _ENDS in line:
                         self.open_ids.discard(head[1])
-                        self.counts[name] += offset >= known
+                        self.counts[name] += offset >= known.read
                     elif line.endswith(_DROPPED):
                         self.open_ids.discard(head[1])
-                    else:
+                    elif offset not in known.closed:
                         self.open_ids.add(head[1])

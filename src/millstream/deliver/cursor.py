@@ -71,18 +71,23 @@ class Counts(msgspec.Struct):
         self.dropped = Counter(self.dropped)
 
 
-class Progress(msgspec.Struct):
+class Progress(msgspec.Struct, omit_defaults=True):
     """How far one segment that is not done was read.
 
     Attributes:
         read: bytes; what ended before is settled, except for what is owed.
         owed: where spans ended that are not settled; of those that died, where they began.
         over: whether the process has died, and those open in it are among the owed.
+        closed: where spans began that ended in later segments, which are done.
+        parents: spans of segments that are done which went into others, and have open children here: the id
+            of each, and what it went into.
     """
 
     read: int = 0
     owed: set[int] = set()
     over: bool = False
+    closed: set[int] = set()
+    parents: dict[str, str] = {}
 
 
 class SinkState(msgspec.Struct):

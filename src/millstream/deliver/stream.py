@@ -40,9 +40,10 @@ class _Segment:
         known: up to where it was read before this process; what is not owed there is settled.
         open: spans that began here and have not ended.
         awaited: spans that began here, ended in a later segment, and are not settled.
+        endings: of earlier segments that spans began in which ended here: which, and where.
     """
 
-    __slots__ = ("awaited", "known", "name", "open", "path", "progress")
+    __slots__ = ("awaited", "endings", "known", "name", "open", "path", "progress")
 
     def __init__(self, folder: Path, name: str, cursor: Cursor) -> None:
         self.name = name
@@ -51,6 +52,7 @@ class _Segment:
         self.known = self.progress.read
         self.open = 0
         self.awaited = 0
+        self.endings: list[tuple[_Segment, int]] = []
 
 
 class Stream:
@@ -150,14 +152,20 @@ class Stream:
         if (segment := self._current) is not None and self._lines is not None:
             segment.progress.read = max(segment.progress.read, self._here(self._lines))
         for segment in list(self._segments.values()):
-            if (
-                segment is not self._current
-                and not segment.open
-                and not segment.awaited
-                and not segment.progress.owed
+            if segment is not self._current and not (
+                segment.open or segment.awaited or segment.progress.owed
             ):
-                del self._segments[segment.name]
-                self._cursor.finish(segment.name)
+                self._finish(segment)
+
+    def _finish(self, segment: _Segment) -> None:
+        """A segment is not read again; others are, in which began what ended here, or what is open."""
+        del self._segments[segment.name]
+        self._cursor.finish(segment.name)
+        for earlier, offset in segment.endings:
+            earlier.progress.closed.add(offset)
+        for opening in self._reader.openings:
+            began, _ = self._began[opening.span_id]
+            began.progress.parents.update(self._merger.gone_parents([opening]))
 
     def left(self) -> int:
         """How many spans have ended, or were interrupted, and are not settled."""
@@ -200,12 +208,17 @@ class Stream:
         self._give(self._merger.released())
 
     def _forget_opening(self, span: Opening | Span) -> _Segment | None:
-        """Where it began, if it was open."""
+        """A span is no longer open; the segment that it began in, if that was another than this one."""
         began = self._began.pop(span.span_id, None)
         if began is None:
             return None
-        began[0].open -= 1
-        return began[0]
+        segment, _ = began
+        segment.open -= 1
+        if segment is self._current:
+            return None
+        if self._current is not None:
+            self._current.endings.append(began)
+        return segment
 
     # Reading
 
@@ -249,6 +262,7 @@ class Stream:
         self._segments[segment.name] = self._current = segment
         self._lines = Lines(segment.path)
         self._blobs.begin(segment.path)
+        self._merger.remember(segment.progress.parents)
         return True
 
     def _leave(self) -> None:
@@ -279,6 +293,8 @@ class Stream:
         assert segment is not None  # noqa: S101  # for mypy
         is_new = offset >= segment.known
         is_owed = is_new or offset in segment.progress.owed
+        if offset in segment.progress.closed:
+            return
         self._offset = offset
         span = self._reader.take(line, growing=self._live, whole=is_owed or _LOGFIRE in line)
         if span is not None:
@@ -288,7 +304,7 @@ class Stream:
                 self._ahead.passed(place)
             if is_owed:
                 segment.progress.owed.add(offset)
-                if began is not None and began is not segment:
+                if began is not None:
                     began.awaited += 1
                     self._awaiting[place] = began
             self._ended(span, place, is_owed=is_owed)
@@ -355,9 +371,9 @@ class Stream:
         if self._ahead is None or self._ahead.at < here:
             self._ahead = Ahead(self._folder, here, self._reader.open_ids)
         known = self._cursor.segments
-        self._ahead.count(names, {name: known[name].read for name in names if name in known})
+        self._ahead.count(names, known)
         count = self._ahead.counts.total()
         if self._ahead.is_written or may_go_on(self._writer):
             return count
-        is_over = any(progress.over for name, progress in known.items() if name in self._segments)
+        is_over = any(known[name].over for name in (*self._segments, *self._next) if name in known)
         return count + (0 if is_over else len(self._ahead.open_ids))

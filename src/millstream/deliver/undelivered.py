@@ -49,7 +49,7 @@ def undelivered(home: Path, state: SinkState) -> "Counter[str]":
     for writer, names in of_writer.items():
         known = {name: state.segments[name] for name in names if name in state.segments}
         ahead = Ahead(home / "journal", Place(names[0], 0), ())
-        ahead.count(names, {name: progress.read for name, progress in known.items()})
+        ahead.count(names, known)
         left.update(ahead.counts)
         left.update({name: len(progress.owed) for name, progress in known.items()})
         is_over = any(progress.over for progress in known.values())

@@ -107,7 +107,7 @@ class Lines:
         """
         end = chunk.find(_NUL)
         rows = BytesIO(chunk if end < 0 else chunk[:end]).readlines()
-        if rows[-1][-1:] != b"\n":
+        if rows and rows[-1][-1:] != b"\n":
             rows.pop()
         if b"\n" in rows:
             del rows[rows.index(b"\n") :]

@@ -128,6 +128,15 @@ class Merger:
             key, trace_id = next(iter(self._held.items()))
             yield from self._give(key, self._traces[trace_id])
 
+    def gone_parents(self, spans: Iterable[Opening | Span]) -> dict[str, str]:
+        """Of those that are the parents of spans and went into others: into which, by id."""
+        survivors = self._survivors
+        return {span.parent_id: survivors[span.parent_id] for span in spans if span.parent_id in survivors}
+
+    def remember(self, gone: dict[str, str]) -> None:
+        """What `gone_parents` told of spans that are not read again."""
+        self._survivors.update(gone)
+
     def released(self) -> Iterator[Span]:
         """The spans that waited only for those that were dropped since."""
         while self._ready:

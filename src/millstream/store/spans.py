@@ -175,6 +175,11 @@ class SpanReader:
         """The spans whose end has not come so far."""
         return set(self._open)
 
+    @property
+    def openings(self) -> Collection[Opening | Span]:
+        """Those spans, as they began."""
+        return self._open.values()
+
     def still_open(self, *, interrupted: bool) -> Iterator[Span]:
         """The spans whose end did not come.
 
