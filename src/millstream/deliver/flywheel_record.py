@@ -52,7 +52,8 @@ _FINISH_REASONS: Final = {
     "safety": "content_filter",
 }
 """What is not OpenAI's word for it, in small letters."""
-_ENDS_IN_CALLS: Final = ("completed", "complete", "end_turn")
+_ENDS_IN_CALLS: Final = ("stop", "completed", "complete", "end_turn")
+"""What some call the end of an answer that calls tools, which is `tool_calls`."""
 _UNFINISHED: Final = ("queued", "in_progress", "failed", "cancelled")
 """States of a response of OpenAI's Responses API that is not there yet, or never will be."""
 _CUT: Final = re.compile(r"… \[cut: (?:(\d+) (?:bytes|characters|items) in all|too deep)\]\Z")
