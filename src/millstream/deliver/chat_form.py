@@ -5,7 +5,6 @@ spans of a user's own or of other libraries write otherwise; what is of an unkno
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +33,9 @@ _TEXTS: Final = ("text", "input_text", "output_text")
 _CALLS: Final = ("tool_use", "tool_call", "function_call")
 _THOUGHTS: Final = ("reasoning", "thinking", "redacted_thinking")
 _ARGUMENTS: Final = ("arguments", "args", "input")
+_PLAIN: Final = frozenset({"role", "content", "name", "tool_call_id"})
+_CALL: Final = frozenset({"id", "type", "function"})
+_FUNCTION: Final = frozenset({"name", "arguments"})
 _AUDIO_FORMATS: Final = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
 
 Message = dict[str, Any]
@@ -52,7 +54,7 @@ def request_messages(given: Any) -> list[Message]:
     Raises:
         NotAChatError: it holds no messages.
     """
-    if isinstance(given, Mapping):
+    if isinstance(given, dict):
         inside = given.get("messages")
         given = inside if isinstance(inside, list) else [given]
     elif isinstance(given, str):
@@ -74,12 +76,12 @@ def answer_messages(told: Any, call_prefix: str) -> list[Message]:
     Raises:
         NotAChatError: it is no message.
     """
-    if isinstance(told, Mapping) and isinstance(told.get("choices"), list):
-        told = [one.get("message") for one in told["choices"] if isinstance(one, Mapping)]
+    if isinstance(told, dict) and isinstance(told.get("choices"), list):
+        told = [one.get("message") for one in told["choices"] if isinstance(one, dict)]
     answers = []
     for one in told if isinstance(told, list) else [told]:
         said = {"content": one} if isinstance(one, str) else one
-        if not isinstance(said, Mapping) or not any(key in said for key in _SAID):
+        if not isinstance(said, dict) or not any(key in said for key in _SAID):
             raise NotAChatError("its output is no message")
         answers.append(_message({**said, "role": "assistant"}))
     if not answers:
@@ -97,14 +99,14 @@ def is_empty(answer: Message) -> bool:
 
 def tool_definitions(tools: Any) -> list[Any] | None:
     """The tools that a model was offered, a provider's own as they are; `None` where there were none."""
-    if not isinstance(tools, Sequence) or isinstance(tools, str) or not tools:
+    if not isinstance(tools, list) or not tools:
         return None
-    return [_definition(tool) if isinstance(tool, Mapping) else tool for tool in tools]
+    return [_definition(tool) if isinstance(tool, dict) else tool for tool in tools]
 
 
-def _definition(tool: Mapping[str, Any]) -> Any:
+def _definition(tool: dict[str, Any]) -> Any:
     function = tool.get("function")
-    if isinstance(function, Mapping):
+    if isinstance(function, dict):
         return {**tool, "type": "function", "function": _known(function)}
     if not isinstance(tool.get("name"), str) or tool.get("type", "function") not in ("function", "custom"):
         return dict(tool)
@@ -114,7 +116,7 @@ def _definition(tool: Mapping[str, Any]) -> Any:
     return {"type": kind, kind: _known({"parameters": schema, **told})}
 
 
-def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -122,9 +124,11 @@ def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _message(told: Any) -> Message:
-    role = told.get("role") if isinstance(told, Mapping) else None
+    role = told.get("role") if isinstance(told, dict) else None
     if not isinstance(role, str) or not role:
         raise NotAChatError("one of its messages has no role")
+    if type(told.get("content")) is str and role not in _ROLES and _PLAIN.issuperset(told):
+        return told  # type: ignore[no-any-return]  # as most are
     role = _ROLES.get(role, role)
     content, beside = _content(told.get("content"), role)
     message: Message = {"role": role, "content": content}
@@ -139,17 +143,33 @@ def _message(told: Any) -> Message:
 def _tool_calls(calls: Any) -> list[dict[str, Any]]:
     if not isinstance(calls, list):
         raise NotAChatError("tool_calls of one of its messages is no list")
-    return [_call(call) for call in calls]
+    return [call if _is_openais(call) else _call(call) for call in calls]
+
+
+def _is_openais(call: Any) -> bool:
+    if not isinstance(call, dict) or len(call) != len(_CALL) or not _CALL.issuperset(call):
+        return False
+    function = call["function"]
+    return (
+        type(call["id"]) is str
+        and call["type"] == "function"
+        and isinstance(function, dict)
+        and len(function) == len(_FUNCTION)
+        and _FUNCTION.issuperset(function)
+        and bool(function["name"])
+        and bool(function["arguments"])
+        and type(function["name"]) is type(function["arguments"]) is str
+    )
 
 
 def _call(call: Any) -> dict[str, Any]:
-    if not isinstance(call, Mapping):
+    if not isinstance(call, dict):
         raise NotAChatError("one of its tool calls is no object")
     call_id = None if call.get("id") is None else str(call["id"])
-    if isinstance(call.get("custom"), Mapping):
+    if isinstance(call.get("custom"), dict):
         return {"id": call_id, "type": "custom", "custom": dict(call["custom"])}
     function = call.get("function")
-    function = function if isinstance(function, Mapping) else call
+    function = function if isinstance(function, dict) else call
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise NotAChatError("one of its tool calls has no name")
@@ -167,8 +187,8 @@ def _name_calls(messages: list[Message]) -> None:
             if call["id"] is None:
                 waiting.append(f"call_{number}_{place}")
                 call["id"] = waiting[-1]
-        if message["role"] == "tool" and "tool_call_id" not in message and waiting:
-            message["tool_call_id"] = waiting.popleft()
+        if waiting and message["role"] == "tool" and not message.get("tool_call_id"):
+            messages[number] = {**message, "tool_call_id": waiting.popleft()}
 
 
 def _text_of(value: Any) -> str:
@@ -185,7 +205,7 @@ def _content(told: Any, role: str) -> tuple[Any, dict[str, Any]]:
     nothing = None if role in _MAY_BE_NULL else ""
     if told is None:
         return nothing, {}
-    if isinstance(told, Mapping) and isinstance(told.get("type"), str):
+    if isinstance(told, dict) and isinstance(told.get("type"), str):
         told = [told]
     if not isinstance(told, list) or not all(_is_part(part) for part in told):
         return _text_of(told), {}
@@ -196,7 +216,7 @@ def _content(told: Any, role: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _is_part(part: Any) -> bool:
-    return isinstance(part, str) or (isinstance(part, Mapping) and isinstance(part.get("type"), str))
+    return isinstance(part, str) or (isinstance(part, dict) and isinstance(part.get("type"), str))
 
 
 def _parts(told: list[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -222,10 +242,10 @@ def _parts(told: list[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return parts, beside
 
 
-def _thoughts(part: Mapping[str, Any]) -> list[str]:
+def _thoughts(part: dict[str, Any]) -> list[str]:
     summary = part.get("summary")
     pieces = [part, *(summary if isinstance(summary, list) else ())]
-    told = [piece.get(key) for piece in pieces if isinstance(piece, Mapping) for key in (*_THOUGHTS, "text")]
+    told = [piece.get(key) for piece in pieces if isinstance(piece, dict) for key in (*_THOUGHTS, "text")]
     return [text for text in told if isinstance(text, str) and text]
 
 
@@ -240,41 +260,41 @@ def _part(part: Any, kind: str) -> dict[str, Any]:
         form = str(part.get("mime_type") or "audio/wav").rpartition("/")[2]
         audio = {"data": data, "format": _AUDIO_FORMATS.get(form, form)}
         return {"type": "input_audio", "input_audio": audio}
-    if kind in ("file", "input_file") and not isinstance(part.get("file"), Mapping):
+    if kind in ("file", "input_file") and not isinstance(part.get("file"), dict):
         return {"type": "file", "file": _file(part)}
     return dict(part)
 
 
-def _image(part: Mapping[str, Any]) -> dict[str, Any]:
+def _image(part: dict[str, Any]) -> dict[str, Any]:
     image = part.get("image_url")
-    if isinstance(image, Mapping):
+    if isinstance(image, dict):
         return {"type": "image_url", "image_url": dict(image)}
     url = image or _url(part, "image/png")
     told = _known({"url": url, "file_id": _file_id(part), "detail": part.get("detail")})
     return {"type": "image_url", "image_url": told} if told else dict(part)
 
 
-def _file(part: Mapping[str, Any]) -> dict[str, Any]:
+def _file(part: dict[str, Any]) -> dict[str, Any]:
     data = part.get("file_data") or (_data(part) and _url(part, "application/octet-stream"))
     name = part.get("filename") or part.get("name")
     url = part.get("file_url") or part.get("url")
     return _known({"file_data": data, "filename": name, "file_id": _file_id(part), "file_url": url})
 
 
-def _file_id(part: Mapping[str, Any]) -> Any:
+def _file_id(part: dict[str, Any]) -> Any:
     return part.get("file_id") or (part.get("id") if part.get("source_type") == "id" else None)
 
 
-def _data(part: Mapping[str, Any]) -> Any:
+def _data(part: dict[str, Any]) -> Any:
     """What LangChain and Anthropic hold in base 64."""
     source = part.get("source")
-    inner = source.get("data") if isinstance(source, Mapping) else None
+    inner = source.get("data") if isinstance(source, dict) else None
     return part.get("base64") or part.get("data") or inner
 
 
-def _url(part: Mapping[str, Any], mime_type: str) -> Any:
+def _url(part: dict[str, Any], mime_type: str) -> Any:
     source = part.get("source")
-    source = source if isinstance(source, Mapping) else {}
+    source = source if isinstance(source, dict) else {}
     if data := _data(part):
         kind = part.get("mime_type") or source.get("media_type") or mime_type
         return f"data:{kind};base64,{data}"
