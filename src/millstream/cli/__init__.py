@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "profile": "millstream.cli.profile",
     "record": "millstream.cli.record",
     "run": "millstream.cli.run",
+    "ship": "millstream.cli.ship",
     "simulate": "millstream.cli.simulate",
     "validate": "millstream.cli.run",
 }

@@ -48,22 +48,14 @@ def run(
     config_file: Path, text: str | None, input_file: Path | None, overrides: Sequence[tuple[str, str]]
 ) -> None:
     """Run a workflow on one input and print its result. Its spans are recorded in the journal."""
-    from millstream.workflow.answers import answer_text  # noqa: PLC0415  # other commands need none of it
-    from millstream.workflow.config import load_config  # noqa: PLC0415
-    from millstream.workflow.explain import as_millstream_error  # noqa: PLC0415
+    from millstream.workflow.config import load_config  # noqa: PLC0415  # other commands need none of it
 
     if (text is None) == (input_file is None):
         raise click.UsageError("give one of --input and --input_file")
     message = _read(input_file) if input_file is not None else text
     sections = ("general", "llms", "embedders", "functions", "workflow")
     config = load_config(config_file, overrides, sections=sections)
-    try:
-        answer = asyncio.run(_answer(config, message))
-    except MillstreamError:
-        raise
-    except Exception as error:
-        raise as_millstream_error(error) from error
-    click.echo(answer_text(answer))
+    asyncio.run(_run(config, message))
     require_stored()
 
 
@@ -114,12 +106,28 @@ def info(*, as_json: bool) -> None:
                 click.echo(f"      {key['name']}: {key['type']} ({default})")
 
 
+async def _run(config: Any, message: str | None) -> None:
+    """Print the answer, and only then wait for what is still to be delivered."""
+    from millstream.workflow.answers import answer_text  # noqa: PLC0415
+    from millstream.workflow.delivery import delivering  # noqa: PLC0415
+    from millstream.workflow.logging import log_messages  # noqa: PLC0415
+
+    with _saying_how_to_stop(), log_messages(config.general.telemetry.logging):
+        async with delivering(config):
+            click.echo(answer_text(await _answer(config, message)))
+
+
 async def _answer(config: Any, message: str | None) -> Any:
+    from millstream.workflow.explain import as_millstream_error  # noqa: PLC0415
     from millstream.workflow.runner import open_workflow  # noqa: PLC0415
 
-    with _saying_how_to_stop():
+    try:
         async with open_workflow(config) as workflow:
             return await workflow.run(message)
+    except MillstreamError:
+        raise
+    except Exception as error:
+        raise as_millstream_error(error) from error
 
 
 @contextmanager

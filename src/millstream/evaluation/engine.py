@@ -1,6 +1,7 @@
 """Dataset x workflow x evaluators: asks, saves each answer as it comes, scores, writes, profiles."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from millstream.profiler.results import EvaluationSummary
 from millstream.record import journal_home, recorder, stats
 from millstream.span import Span
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.delivery import delivering
 from millstream.workflow.runner import Workflow, open_workflow
 
 REPORT: Final = "report.html"
@@ -105,25 +107,26 @@ async def evaluate(
     )
     if skip_workflow and not prepared.config.general.folder.exists():
         run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
-    with locked_folder(prepared.config.general.folder) as folder:
-        try:
-            metadata = Metadata(folder)
-            state = FINISHED
-            if skip_workflow:
-                results = run.earlier(folder)
-                metadata.content = {**metadata.before, **description}
-                state = metadata.before.get("state", FINISHED)
-                write_effective(folder, run.effective)
-            else:
-                results = await run.ask(
-                    folder, metadata, description, reps=reps, resume=resume, retry_failed=retry_failed
-                )
-            home = Path(metadata.content.get("journal_home") or journal_home())
-            outcome = await run.finish(folder, results, home)
-            _remove_scores_of_others(folder, metadata, prepared)
-            metadata.write(state=state)
-        except StorageError as error:
-            raise run.explained(error) from error.__cause__
+    async with nullcontext() if skip_workflow else delivering(config):
+        with locked_folder(prepared.config.general.folder) as folder:
+            try:
+                metadata = Metadata(folder)
+                state = FINISHED
+                if skip_workflow:
+                    results = run.earlier(folder)
+                    metadata.content = {**metadata.before, **description}
+                    state = metadata.before.get("state", FINISHED)
+                    write_effective(folder, run.effective)
+                else:
+                    results = await run.ask(
+                        folder, metadata, description, reps=reps, resume=resume, retry_failed=retry_failed
+                    )
+                home = Path(metadata.content.get("journal_home") or journal_home())
+                outcome = await run.finish(folder, results, home)
+                _remove_scores_of_others(folder, metadata, prepared)
+                metadata.write(state=state)
+            except StorageError as error:
+                raise run.explained(error) from error.__cause__
     return outcome
 
 

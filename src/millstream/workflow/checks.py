@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from millstream.deliver.exporters import build_all
+from millstream.deliver.exporters import check
 from millstream.errors import ConfigError, nearest
 from millstream.workflow.components import FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
@@ -33,8 +33,7 @@ def check_config(config: WorkflowConfig) -> None:
     """
     problems = Problems()
     with problems.collect():
-        for exporter in build_all(config.general.telemetry.tracing):
-            exporter.sink.close()
+        check(config.general.telemetry.tracing)
     before = len(problems.lines)
     for index, name in enumerate(config.general.modules):
         with problems.collect():

@@ -13,6 +13,7 @@ from millstream.span import SpanKind
 from millstream.workflow.answers import answer_of
 from millstream.workflow.builder import Builder
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.delivery import delivering
 from millstream.workflow.functions import Function
 from millstream.workflow.logging import log_messages
 
@@ -96,6 +97,8 @@ class Workflow:
 async def open_workflow(config: WorkflowConfig) -> AsyncIterator[Workflow]:
     """Build what the section `workflow` needs; at the end, components clean up, the last built first.
 
+    What is recorded meanwhile is delivered to the file's exporters, once a process.
+
     Args:
         config: from `load_config`.
 
@@ -104,11 +107,12 @@ async def open_workflow(config: WorkflowConfig) -> AsyncIterator[Workflow]:
         MissingExtraError: something it uses is not installed.
     """
     with log_messages(config.general.telemetry.logging):
-        builder = Builder(config)
-        try:
-            yield Workflow(config, builder, await builder.get_workflow())
-        finally:
-            await builder.aclose()
+        async with delivering(config):
+            builder = Builder(config)
+            try:
+                yield Workflow(config, builder, await builder.get_workflow())
+            finally:
+                await builder.aclose()
 
 
 def _tells_workflows(tracing: Mapping[str, Any]) -> bool:

@@ -1,0 +1,198 @@
+"""`millstream ship`: what was recorded sent on, also of processes that died, by a process of its own."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from millstream.cli.options import option
+from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
+from millstream.deliver.delivery import Delivery, Flushed
+from millstream.deliver.exporters import Configured, build_all
+from millstream.errors import ConfigError, RefusedError, UnreachableError
+from millstream.record import journal_home
+from millstream.workflow.config import JournalConfig, load_config
+from millstream.workflow.delivery import keep_small
+
+_PATIENCE_S: Final = 30.0
+"""With `--once`: how long nothing may get any further."""
+_ROUND_S: Final = 1.0
+_LOOK_EVERY_S: Final = 60.0
+
+
+@click.command()
+@option(
+    "--config_file",
+    type=click.Path(path_type=Path),
+    metavar="F",
+    help="The workflow file whose general.telemetry.tracing says where to. Default: the sinks that"
+    " OTEL_EXPORTER_OTLP_ENDPOINT and ELASTICSEARCH_URL name.",
+)
+@option(
+    "--home",
+    type=click.Path(path_type=Path),
+    help="The folder of recordings. Default: MILLSTREAM_HOME, else .millstream.",
+)
+@option("--once", is_flag=True, help="End when nothing is left, or nothing gets any further.")
+@option("--retry-rejected", "retry_rejected", is_flag=True, help="Send what was rejected again, too.")
+def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejected: bool) -> int:
+    """Send what was recorded to where the workflow file says; goes on until it is stopped.
+
+    Exit codes: 0 nothing is left, 2 wrong configuration, 3 only rejected spans are left, 4 others are.
+    """
+    exporters, limits = _exporters(config_file)
+    home = (home or journal_home()).absolute()
+    with _said(), _stopped_by_signals() as stop:
+        click.echo(f"{home} -> {', '.join(map(_destination, exporters))}", err=True)
+        if retry_rejected:
+            _retry_rejected(home, exporters)
+        done = _Done(home)
+        delivery = Delivery(home, exporters, begin="all", config_file=config_file)
+        delivery.start()
+        try:
+            while not stop.is_set() and not (once and done.settled):
+                done.add(delivery.flush(_ROUND_S))
+                if not once:
+                    stop.wait(_LOOK_EVERY_S)
+                    keep_small(home, limits)
+        finally:
+            done.add(delivery.close())
+    return done.report()
+
+
+class _Done:
+    """What became of the spans of this command, and whether to go on."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._sent = 0
+        self._left = -1
+        self._rejected: Counter[str] = Counter()
+        self._moved_s = time.monotonic()
+        self._sinks: set[str] = set()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left, or nothing has got any further for a while."""
+        return self._left == 0 or time.monotonic() - self._moved_s > _PATIENCE_S
+
+    def add(self, flushed: Flushed) -> None:
+        """The next part."""
+        if flushed.sent or flushed.rejected or flushed.left != self._left:
+            self._moved_s = time.monotonic()
+        self._sent += flushed.sent
+        self._rejected.update(flushed.rejected)
+        self._left = flushed.left
+        self._sinks.update(flushed.sinks)
+
+    def report(self) -> int:
+        """Say it; the exit code."""
+        click.echo(f"sent {self._sent:,}, left {self._left:,}, rejected {self._rejected.total():,}")
+        for reason, count in sorted(self._rejected.items()):
+            click.echo(f"{count:,} rejected: {reason}", err=True)
+        if self._left:
+            return 4
+        letters = [self._home / "dead-letter" / f"{name}.jsonl" for name in self._sinks]
+        return 3 if any(path.exists() and path.stat().st_size for path in letters) else 0
+
+
+def _retry_rejected(home: Path, exporters: Sequence[Configured]) -> None:
+    for exporter in exporters:
+        try:
+            again = retry_dead_letters(home, exporter.name, exporter.sink, exporter.policy.batch_size)
+        except (UnreachableError, RefusedError) as error:
+            click.echo(f"{exporter.name}: {error}", err=True)
+            continue
+        rejected = sum(again.rejected.values())
+        click.echo(
+            f"{exporter.name}: of what was rejected, sent {again.sent:,}, rejected again {rejected:,}",
+            err=True,
+        )
+
+
+def _destination(exporter: Configured) -> str:
+    summary = getattr(exporter.sink, "summary", None)
+    return f"{exporter.name} ({summary()})" if callable(summary) else exporter.name
+
+
+def _exporters(config_file: Path | None) -> tuple[list[Configured], JournalConfig]:
+    if config_file is None:
+        tracing = _from_environment(os.environ)
+        if not tracing:
+            raise ConfigError(
+                "nothing says where to: give --config_file F with a section general.telemetry.tracing, or set"
+                " OTEL_EXPORTER_OTLP_ENDPOINT or ELASTICSEARCH_URL"
+            )
+        return build_all(tracing, "the environment"), JournalConfig()
+    telemetry = load_config(config_file, sections=("general",)).general.telemetry
+    if not telemetry.tracing:
+        raise ConfigError(f"{config_file} has no general.telemetry.tracing: it does not say where to")
+    try:
+        return build_all(telemetry.tracing), telemetry.journal
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        title = f"{config_file}: " if len(lines) == 1 else f"{config_file} has {len(lines)} problems:\n  "
+        raise ConfigError(title + "\n  ".join(lines)) from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The sinks that environment variables name: OpenTelemetry's, and those of the flywheel."""
+    tracing: dict[str, Any] = {}
+    if endpoint := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        tracing["otlp"] = {"_type": "otlp", "endpoint": endpoint}
+    if endpoint := environ.get("ELASTICSEARCH_URL"):
+        client_id = environ.get("ELASTICSEARCH_CLIENT_ID")
+        if not client_id:
+            raise ConfigError(
+                "ELASTICSEARCH_URL is set, ELASTICSEARCH_CLIENT_ID is not: set it to your client's id"
+            )
+        index = environ.get("ES_COLLECTION_NAME") or environ.get("ELASTICSEARCH_INDEX") or "flywheel"
+        section = {
+            "_type": "data_flywheel_elasticsearch",
+            "endpoint": endpoint,
+            "client_id": client_id,
+            "index": index,
+        }
+        for key in ("username", "password", "api_key", "ca_certs"):
+            if value := environ.get(f"ELASTICSEARCH_{key.upper()}"):
+                section[key] = value
+        tracing["data_flywheel_elasticsearch"] = section
+    return tracing
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Messages of ours on standard error, with their times."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger = logging.getLogger("millstream")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    stop = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
