@@ -1,7 +1,6 @@
 """OTLP over HTTP, as protobuf."""
 
 import gzip
-import ssl
 from typing import Final
 
 import msgspec
@@ -19,6 +18,8 @@ from millstream.deliver.otlp_target import TRACES_PATH, Target
 from millstream.errors import RefusedError, UnreachableError
 
 _PROTOBUF: Final = "application/x-protobuf"
+_OF_CA: Final = ": name its CA in `ca_certs`"
+"""What `HttpClient` advises; the option has another name here."""
 _NOT_OK: Final = range(300, 600)
 _AT_FAULT: Final = (BAD_REQUEST, TOO_LARGE, 422)
 _LATER: Final = (408, 429, 500, 502, 503, 504)
@@ -65,13 +66,10 @@ class HttpTransport:
         try:
             answer = self._client.request("POST", TRACES_PATH, request, self._headers, passed=_NOT_OK)
         except RefusedError as error:
-            cause = error.__cause__ and error.__cause__.__cause__
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise RefusedError(
-                    f"{self._target.subject} cannot be trusted: its certificate is not accepted"
-                    f" ({cause.verify_message}); name its CA in `tls.ca_file`"
-                ) from error
-            raise
+            told, of_ca, _ = str(error).partition(_OF_CA)
+            if not of_ca:
+                raise
+            raise RefusedError(f"{told}: name its CA in `tls.ca_file`") from error
         if answer.status not in _NOT_OK:
             return _reply(answer)
         reason = self._target.words(_reason(answer))
