@@ -269,6 +269,28 @@ def test_langchain_with_every_parameter_and_a_large_tool(base_url, records):
     assert record["response"]["choices"][0]["index"] == 0
 
 
+def test_langchain_models_that_tell_their_parameters_as_langsmith_wants_them(records):
+    """As ChatNVIDIA does, whose invocation parameters are empty."""
+    from langchain_core.language_models import GenericFakeChatModel
+
+    class ChatNIM(GenericFakeChatModel):
+        temperature: float = 0.0
+        max_tokens: int = 50
+
+    millstream.instrument("langchain")
+    model = ChatNIM(messages=iter(["One.", "Two."]))
+    model.invoke("Count.", stop=["zzz"])
+    model.invoke("Count.", temperature=0.5)
+
+    first, second = records()
+    assert {name: first["request"].get(name) for name in ("temperature", "max_tokens", "stop")} == {
+        "temperature": 0.0,
+        "max_tokens": 50,
+        "stop": ["zzz"],
+    }
+    assert second["request"]["temperature"] == 0.5
+
+
 def test_langchain_with_images_and_files_in_every_form(base_url, records):
     from langchain_core.messages import HumanMessage
 

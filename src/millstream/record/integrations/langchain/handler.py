@@ -24,6 +24,12 @@ _P = ParamSpec("_P")
 _FAULT: Final = "a LangChain callback could not be recorded"
 _state: Final = recorder.state
 _MAX_PLAIN_BYTES: Final = 10_000
+_LANGSMITH: Final = {
+    "ls_temperature": semconv.REQUEST_TEMPERATURE,
+    "ls_max_tokens": semconv.REQUEST_MAX_TOKENS,
+    "ls_stop": semconv.REQUEST_STOP_SEQUENCES,
+}
+"""Where models tell their parameters, too; some, such as ChatNVIDIA, only there."""
 
 
 def _guarded(callback: Callable[_P, None]) -> Callable[_P, None]:
@@ -109,6 +115,9 @@ class Handler(BaseCallbackHandler):
         for key, value in parameters.items():
             if value is not None and key in PARAMETERS:
                 attributes[PARAMETERS[key]] = value
+        for key, attribute in _LANGSMITH.items():
+            if attribute not in attributes and (value := metadata.get(key)) is not None:
+                attributes[attribute] = value
         step = self.runs.start(SpanKind.LLM, str(name), content, run_id, parent_run_id, attributes)
         call = current_call.get()
         if step is None or call is None or call.kind is not SpanKind.LLM:
