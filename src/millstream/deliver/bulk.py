@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from millstream.deliver.http import NOT_FOUND, TOO_LARGE, TOO_MANY, HttpClient, shortened
+from millstream.deliver.http import NOT_FOUND, TOO_LARGE, TOO_MANY, Answer, HttpClient, shortened
 from millstream.deliver.index_template import Product, prepare
 from millstream.deliver.sink import Rejected, Result, Retry
 from millstream.errors import RefusedError, UnreachableError
@@ -28,6 +28,9 @@ _SERVER_FAULT: Final = 500
 _STRICT: Final = "strict_dynamic_mapping_exception"
 _BLOCKED: Final = "cluster_block_exception"
 _GROWTH: Final = 50
+_SIDE_BY_SIDE: Final = 4
+_WORTHWHILE: Final = 100
+"""Documents that a request is made for, where there are more."""
 _UNLIMITED: Final = 1 << 40
 _ACTION_SIZE: Final = 80
 _POSITION: Final = re.compile(r"^\[\d+:\d+\] ")
@@ -89,14 +92,15 @@ _decode_items: Final = msgspec.json.Decoder(_Answer).decode
 class BulkIndex:
     """One index, an alias or a data stream; see `HttpClient` for what goes wrong.
 
-    How many documents are sent in one request adapts: halved when the server is too busy, and grown by a
-    constant after each that it took.
+    How many documents are on their way at one time adapts: halved when the server is too busy, and grown by a
+    constant when it took as many. They go in up to four requests at a time, which a server works on side by
+    side.
 
     Args:
         client: to the server.
         index: a name that `checked_index` gave.
         mapping: of the index, where it is made here; is told what the server is.
-        largest: documents a request, at most.
+        largest: documents on their way at one time, at most.
         strict_hint: what to do where the index has a strict mapping for other documents.
     """
 
@@ -116,8 +120,9 @@ class BulkIndex:
         self._path = f"/{quote(index, safe='')}/_bulk?{_QUERY}"
         self._largest = largest
         self.limit = largest
-        """Documents a request, now."""
+        """Documents on their way at one time, now."""
         self._most_bytes = _UNLIMITED
+        self._is_busy = False
         self._ready = False
         self._complained = False
 
@@ -132,17 +137,16 @@ class BulkIndex:
             RefusedError: none was stored, and a person has to mend something.
         """
         results: list[Result] = []
-        try:
-            if not self._ready:
-                self._prepare()
-            while len(results) < len(documents):
-                results += self._send(self._part(documents, len(results)))
-        except (UnreachableError, RefusedError) as error:
-            self._ready = False  # a server may come back without our template
-            if not results:
-                raise
-            after_s = getattr(error, "retry_after_s", None)
-            results += [Retry(str(error), after_s)] * (len(documents) - len(results))
+        while len(results) < len(documents):
+            try:
+                if not self._ready:
+                    self._prepare()
+                results += self._send_some(documents[len(results) :])
+            except (UnreachableError, RefusedError) as error:
+                self._ready = False  # a server may come back without our template
+                if not results:
+                    raise
+                results += [_retry(error)] * (len(documents) - len(results))
         return results
 
     def close(self) -> None:
@@ -161,44 +165,73 @@ class BulkIndex:
                 complaint,
             )
 
-    def _part(self, documents: Sequence[Document], begin: int) -> Sequence[Document]:
-        """The documents of the next request."""
-        size = 0
-        for end in range(begin, min(begin + self.limit, len(documents))):
-            size += _size(documents[end])
-            if size > self._most_bytes and end > begin:
-                return documents[begin:end]
-        return documents[begin : begin + self.limit]
-
-    def _send(self, documents: Sequence[Document]) -> list[Result]:
-        answer = self._client.request(
-            "POST", self._path, _body(documents), _NDJSON, passed=(TOO_LARGE, TOO_MANY)
+    def _send_some(self, documents: Sequence[Document]) -> list[Result]:
+        """Results of as many as may be on their way at one time; raises where none of them was stored."""
+        parts = self._parts(documents)
+        answers = self._client.request_all(
+            "POST", self._path, [_body(part) for part in parts], _NDJSON, passed=(TOO_LARGE, TOO_MANY)
         )
+        self._is_busy = False
+        results: list[Result] = []
+        errors: list[UnreachableError | RefusedError] = []
+        for part, answer in zip(parts, answers, strict=True):
+            try:
+                results += self._results(part, answer)
+            except (UnreachableError, RefusedError) as error:
+                errors.append(error)
+                results += [_retry(error)] * len(part)
+        if self._is_busy:
+            self.limit = max(len(results) // 2, 1)
+        elif not errors and len(results) == self.limit:
+            self.limit = min(self.limit + _GROWTH, self._largest)
+        if len(errors) == len(parts):
+            raise errors[0]
+        return results
+
+    def _parts(self, documents: Sequence[Document]) -> list[Sequence[Document]]:
+        """Documents of requests that are sent side by side, in order."""
+        left = min(len(documents), self.limit)
+        most = max(-(-left // _SIDE_BY_SIDE), _WORTHWHILE)
+        parts: list[Sequence[Document]] = []
+        begin = 0
+        while begin < left and len(parts) < _SIDE_BY_SIDE:
+            end, size = begin, 0
+            while end < min(begin + most, left):
+                size += _size(documents[end])
+                if size > self._most_bytes and end > begin:
+                    break
+                end += 1
+            parts.append(documents[begin:end])
+            begin = end
+        return parts
+
+    def _results(
+        self, documents: Sequence[Document], answer: Answer | UnreachableError | RefusedError
+    ) -> list[Result]:
+        if isinstance(answer, Exception):
+            raise answer
         if answer.status == TOO_LARGE:
             return self._split(documents)
         if answer.status == TOO_MANY:
-            self._slow_down(len(documents))
+            self._is_busy = True
             raise UnreachableError(f"{self._client.subject} is too busy now (429)", answer.retry_after_s)
         outcomes = self._outcomes(answer.body, len(documents))
         if any(outcome.status == TOO_MANY for outcome in outcomes):
-            self._slow_down(len(documents))
-        elif len(documents) == self.limit:
-            self.limit = min(self.limit + _GROWTH, self._largest)
+            self._is_busy = True
         if outcomes and all(_refused(outcome) for outcome in outcomes):
             raise RefusedError(self._refusal(outcomes[0]))
         return [_result(outcome) for outcome in outcomes] or [None] * len(documents)
 
     def _split(self, documents: Sequence[Document]) -> list[Result]:
-        """The server takes less at once."""
+        """The server takes less in one request."""
         size = sum(map(_size, documents))
         if len(documents) == 1:
             return [Rejected(f"the server takes no request as large as this ({size:,} bytes)")]
-        self._most_bytes = max(size // 2, 1)
-        middle = len(documents) // 2
-        return self._send(documents[:middle]) + self._send(documents[middle:])
-
-    def _slow_down(self, sent: int) -> None:
-        self.limit = max(1, sent // 2)
+        self._most_bytes = min(self._most_bytes, max(size // 2, 1))
+        results: list[Result] = []
+        while len(results) < len(documents):
+            results += self._send_some(documents[len(results) :])
+        return results
 
     def _outcomes(self, body: bytes, count: int) -> list[_Outcome]:
         """What became of each; nothing where all is well."""
@@ -223,6 +256,10 @@ class BulkIndex:
             f"{where} was made for other documents: its mapping is strict"
             f"{f' and has no field {field[1]!r}' if field else ''}; {self._strict_hint}"
         )
+
+
+def _retry(error: UnreachableError | RefusedError) -> Retry:
+    return Retry(str(error), error.retry_after_s if isinstance(error, UnreachableError) else None)
 
 
 def _size(document: Document) -> int:

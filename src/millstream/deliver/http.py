@@ -7,9 +7,9 @@
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 
@@ -63,7 +63,6 @@ class HttpClient:
         client_cert: a file (PEM) with a certificate to show.
         client_key: a file (PEM) with its key, where `client_cert` does not hold it.
         timeout_s: for the answer; for the connection it is 5 s at most.
-        connections: how many are kept open.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -87,7 +86,6 @@ class HttpClient:
         client_cert: str | None = None,
         client_key: str | None = None,
         timeout_s: float = 30.0,
-        connections: int = 1,
     ) -> None:
         self._endpoint = parse_endpoint(endpoint)
         self._credentials = credentials(
@@ -98,15 +96,12 @@ class HttpClient:
             self._headers["authorization"] = self._credentials.authorization
         self._name = name
         try:
-            from millstream.deliver import connections as third_party  # noqa: PLC0415  # urllib3 is optional
+            from millstream.deliver.connections import Pool  # noqa: PLC0415  # urllib3 is optional
+            from millstream.deliver.tls import Tls  # noqa: PLC0415
         except ImportError as error:
             raise MissingExtraError(f"Sending to {name}", extra) from error
-        self._pool = third_party.Pool(
-            self._endpoint,
-            third_party.Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key),
-            timeout_s=timeout_s,
-            connections=connections,
-        )
+        tls = Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key)
+        self._pool = Pool(self._endpoint, tls, timeout_s=timeout_s)
 
     @property
     def url(self) -> str:
@@ -137,47 +132,65 @@ class HttpClient:
             UnreachableError: no answer, or 408, 429 or 5xx.
             RefusedError: TLS fails, or any other status above 299.
         """
-        every = {**self._headers, **(headers or {})}
-        try:
-            answer = Answer(*self._pool.request(method, self._endpoint.path + path, body, every, timeout_s))
-        except OSError as error:
-            self._failed(error)
-        if answer.status not in _OK and answer.status not in passed:
-            self._refuse(answer)
+        (answer,) = self.request_all(method, path, [body], headers, passed=passed, timeout_s=timeout_s)
+        if isinstance(answer, Exception):
+            raise answer
         return answer
+
+    def request_all(
+        self,
+        method: str,
+        path: str,
+        bodies: Sequence[bytes | None],
+        headers: Mapping[str, str] | None = None,
+        *,
+        passed: Collection[int] = (),
+        timeout_s: float | None = None,
+    ) -> list[Answer | UnreachableError | RefusedError]:
+        """Ask once for each body, all at the same time; see `request`, whose errors are returned."""
+        told: list[Answer | UnreachableError | RefusedError] = []
+        every = {**self._headers, **(headers or {})}
+        for one in self._pool.exchange(method, self._endpoint.path + path, bodies, every, timeout_s):
+            if isinstance(one, OSError):
+                told.append(self._failure(one))
+                continue
+            answer = Answer(*one)
+            is_answer = answer.status in _OK or answer.status in passed
+            told.append(answer if is_answer else self._refusal(answer))
+        return told
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
 
-    def _failed(self, error: OSError) -> NoReturn:
+    def _failure(self, error: OSError) -> UnreachableError | RefusedError:
         """There was no answer."""
         if isinstance(error, PermissionError):
-            raise RefusedError(f"{self.subject} cannot be trusted: {error}") from error
-        raise UnreachableError(f"{self.subject} does not answer: {error}") from error
+            return RefusedError(f"{self.subject} cannot be trusted: {error}")
+        return UnreachableError(f"{self.subject} does not answer: {error}")
 
-    def _refuse(self, answer: Answer) -> NoReturn:
+    def _refusal(self, answer: Answer) -> UnreachableError | RefusedError:
         status, said = answer.status, _said(answer)
         if status in {TOO_MANY, _TIMEOUT}:
-            raise UnreachableError(
+            return UnreachableError(
                 f"{self.subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
             )
         if status >= _SERVER_FAULT and status not in _NOT_IMPLEMENTED:
-            raise UnreachableError(
+            return UnreachableError(
                 f"{self.subject} cannot answer now ({status}{said})", retry_after_s=answer.retry_after_s
             )
         if status in _CREDENTIALS:
-            raise RefusedError(
+            return RefusedError(
                 f"{self.subject} does not accept {self._credentials.kind} ({status}{said}): "
                 f"{self._credentials.mend}"
             )
         if status == _FORBIDDEN:
-            raise RefusedError(f"{self.subject} does not allow it ({status}{said})")
+            return RefusedError(f"{self.subject} does not allow it ({status}{said})")
         if status == NOT_FOUND:
-            raise RefusedError(f"{self.subject} has nothing there ({status}{said}): correct `endpoint`")
+            return RefusedError(f"{self.subject} has nothing there ({status}{said}): correct `endpoint`")
         if status in _REDIRECTION:
-            raise RefusedError(f"{self.subject} sends elsewhere ({status}): correct `endpoint`")
-        raise RefusedError(f"{self.subject} refuses what is sent ({status}{said})")
+            return RefusedError(f"{self.subject} sends elsewhere ({status}): correct `endpoint`")
+        return RefusedError(f"{self.subject} refuses what is sent ({status}{said})")
 
     @property
     def subject(self) -> str:
