@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from millstream.context import extract, inject, inject_environment
+    from millstream.deliver.delivery import deliver_to, flush
     from millstream.errors import MillstreamError
     from millstream.profiler import profile
     from millstream.record import (
@@ -68,7 +69,9 @@ _HOMES: Final = {
     "Usage": "millstream.span",
     "WorkflowRelationshipProcessor": "millstream.record.processors.workflow_relationship",
     "current_span": "millstream.record",
+    "deliver_to": "millstream.deliver.delivery",
     "extract": "millstream.context",
+    "flush": "millstream.deliver.delivery",
     "inject": "millstream.context",
     "inject_environment": "millstream.context",
     "instrument": "millstream.record",
@@ -104,7 +107,9 @@ __all__ = [  # kept beside the table above by a test
     "WorkflowRelationshipProcessor",
     "__version__",
     "current_span",
+    "deliver_to",
     "extract",
+    "flush",
     "inject",
     "inject_environment",
     "instrument",

@@ -1,18 +1,28 @@
 """The sinks of one process: started, waited for and ended together."""
 
-from collections.abc import Mapping, Sequence
+import atexit
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from millstream.deliver.policy import Policy
+from millstream.deliver import totals
+from millstream.deliver.cursor import Counts
+from millstream.deliver.policy import Policy, policy_for
+from millstream.deliver.shipper import Shipper
 from millstream.deliver.sink import Sink
+from millstream.deliver.waiting import Waiting
+from millstream.record import recorder
 from millstream.record.policy import Processor
 
 Exporter = tuple[str, Sink, Policy, Sequence[Processor]]
 """Name, sink, policy and processors; `exporters.Configured` is one."""
+_JOIN_S: Final = 2.0
 
 
 class Flushed(msgspec.Struct, frozen=True):
@@ -45,25 +55,56 @@ class Delivery:
     def __init__(
         self,
         home: Path,
-        exporters: Sequence[Exporter],
+        exporters: Iterable[Exporter],
         begin: Literal["all", "now"] = "now",
         *,
         config_file: Path | None = None,
-    ) -> None: ...
+    ) -> None:
+        self.home = home
+        self._config_file = config_file
+        self._shippers = [
+            Shipper(home, name, sink, policy, processors, begin=begin)
+            for name, sink, policy, processors in exporters
+        ]
+        self._told = {shipper.name: Counts() for shipper in self._shippers}
+        """What was told by flushes."""
+        self._state: Literal["new", "running", "closed"] = "new"
 
     def start(self) -> None:
         """Begin; at exit of the program `close` is called."""
+        if self._state != "new":
+            return
+        self._state = "running"
+        _running.append(self)
+        atexit.register(self._at_exit)
+        for shipper in self._shippers:
+            totals.begin(self.home, shipper.name, shipper.counts)
+            shipper.start()
 
     def flush(self, timeout_s: float = 30.0) -> Flushed:
         """Wait until what has ended is settled: taken, or rejected for good.
 
         It ends early where every sink with something left is refused until a person mends something.
         """
-        raise NotImplementedError
+        return self.settled(self.ask(timeout_s))
+
+    def ask(self, timeout_s: float) -> list[Waiting]:
+        """The first half of `flush`, which does not wait."""
+        if self._state != "running":
+            return []
+        return [shipper.ask(timeout_s) for shipper in self._shippers]
+
+    def settled(self, asked: Sequence[Waiting]) -> Flushed:
+        """The second half."""
+        if not asked:
+            return Flushed()
+        for shipper, waiting in zip(self._shippers, asked, strict=True):
+            shipper.wait(waiting)
+        return self._tell(asked)
 
     def stats(self) -> dict[str, Any]:
         """What became of the spans: `{sent, retried, rejected: {reason: n}, dropped: {reason: n}, sinks}`."""
-        raise NotImplementedError
+        return totals.told({shipper.name: shipper.counts for shipper in self._shippers})
 
     def close(self, timeout_s: float | None = None) -> Flushed:
         """Send what is left, as long as that goes well, then end the threads and say what is left.
@@ -73,7 +114,38 @@ class Delivery:
         Args:
             timeout_s: instead of what each sink's policy says.
         """
-        raise NotImplementedError
+        if self._state != "running":
+            return Flushed()
+        self._state = "closed"
+        _running.remove(self)
+        atexit.unregister(self._at_exit)
+        if any(shipper.is_inherited for shipper in self._shippers):  # the parent process sees to it
+            return Flushed()
+        asked = [
+            shipper.ask(shipper.policy.shutdown_timeout_s if timeout_s is None else timeout_s, closing=True)
+            for shipper in self._shippers
+        ]
+        try:
+            self._end(asked)
+        except KeyboardInterrupt:
+            for waiting in asked:
+                waiting.until = 0
+            self._end(asked)
+            raise
+        return self._tell(asked)
+
+    def _end(self, asked: Sequence[Waiting]) -> None:
+        for shipper, waiting in zip(self._shippers, asked, strict=True):
+            left = shipper.wait(waiting)
+            shipper.announcing.last_words(left, waiting.why, shipper.counts, self._config_file)
+        until = time.monotonic() + _JOIN_S
+        for shipper in self._shippers:
+            shipper.join(until - time.monotonic())
+            totals.end(self.home, shipper.name, shipper.counts)
+
+    def _at_exit(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            self.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,18 +156,64 @@ class Delivery:
     ) -> None:
         self.close()
 
+    def _tell(self, asked: Sequence[Waiting]) -> Flushed:
+        sinks = {}
+        for shipper, waiting in zip(self._shippers, asked, strict=True):
+            now, before = shipper.counts, self._told[shipper.name]
+            rejected = Counter(now.rejected) - Counter(before.rejected)
+            sinks[shipper.name] = Flushed(now.sent - before.sent, waiting.left or 0, dict(rejected))
+            self._told[shipper.name] = Counts(now.sent, rejected=dict(now.rejected))
+        return _sum(sinks)
+
+
+_running: Final[list[Delivery]] = []
+
 
 def flush(timeout_s: float = 30.0) -> Flushed:
-    """Wait until every delivery of this process has settled what has ended; see `Delivery.flush`."""
-    raise NotImplementedError
+    """Wait until every delivery of this process has settled what has ended; see `Delivery.flush`.
+
+    It blocks: in async code, `await asyncio.to_thread(millstream.flush, 30)`.
+    """
+    asked = [(delivery, delivery.ask(timeout_s)) for delivery in list(_running)]
+    flushed: dict[str, Flushed] = {}
+    for delivery, waiting in asked:
+        for name, one in delivery.settled(waiting).sinks.items():
+            flushed[name] = _sum({name: flushed.get(name, Flushed()), "": one}) if name in flushed else one
+    return _sum(flushed)
 
 
-def deliver_to(exporters: Mapping[str, Mapping[str, Any] | Sink], home: Path | None = None) -> Delivery:
-    """Deliver what this program records, without a workflow file; `millstream.deliver_to` (the name
-    `millstream.deliver` is taken by this package).
+def deliver_to(exporters: Mapping[str, Mapping[str, Any] | Sink], home: Path | str | None = None) -> Delivery:
+    """Deliver what this program records from now on, without a workflow file.
+
+        millstream.deliver_to({"search": {"_type": "elasticsearch", "endpoint": url, "index": "spans"}})
 
     Args:
-        exporters: by name: a section as under `general.telemetry.tracing`, or a sink.
+        exporters: by name: a section as under `general.telemetry.tracing`, or a sink. The name is that of
+            its place in the journal: the same name goes on where it was.
         home: the folder of recordings; default that of this process.
+
+    Returns:
+        The delivery, which has begun. It ends with the program, or as a block or by `close`.
+
+    Raises:
+        ConfigError: a section is wrong; all that is, one problem a line.
+        MissingExtraError: something that one needs is not installed.
     """
-    raise NotImplementedError
+    from millstream.deliver.exporters import build_all  # noqa: PLC0415  # which loads what few need
+
+    sections = {name: one for name, one in exporters.items() if isinstance(one, Mapping)}
+    built: dict[str, Exporter] = {one.name: one for one in build_all(sections, where="deliver_to")}
+    for name, one in exporters.items():
+        if not isinstance(one, Mapping):
+            built[name] = (name, one, policy_for(one), ())
+    delivery = Delivery(recorder.journal_home() if home is None else Path(home).absolute(), built.values())
+    delivery.start()
+    return delivery
+
+
+def _sum(sinks: dict[str, Flushed]) -> Flushed:
+    rejected: Counter[str] = Counter()
+    for one in sinks.values():
+        rejected.update(one.rejected)
+    sent = sum(one.sent for one in sinks.values())
+    return Flushed(sent, sum(one.left for one in sinks.values()), dict(rejected), sinks)

@@ -1,5 +1,7 @@
 """How a sink is sent to: how much at once, when again after a failure, and how long is waited at the end."""
 
+from typing import Any
+
 import msgspec
 
 
@@ -32,3 +34,16 @@ class Policy(msgspec.Struct, kw_only=True, frozen=True):
     breaker_after: int = 5
     item_attempts: int = 3
     refused_s: float = 60.0
+
+
+def policy_for(sink: Any, **given: Any) -> Policy:
+    """A policy with what a sink says of itself: `batch_size` and `batch_bytes`.
+
+    Args:
+        sink: a sink, or its class.
+        **given: fields that are set; `None` is the default.
+    """
+    for name in ("batch_size", "batch_bytes"):
+        if given.get(name) is None:
+            given[name] = getattr(sink, name, None)
+    return Policy(**{key: value for key, value in given.items() if value is not None})

@@ -3,7 +3,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -89,7 +89,7 @@ class Recorder:
         unsampled = self.not_sampled.value + (0 if self.lane is None else self.lane.dropped)
         if unsampled:
             dropped["traces that were not sampled"] = unsampled
-        return {
+        stats = {
             "made": ended + by_processors,
             "stored": ended - lost,
             "sent": 0,
@@ -97,6 +97,11 @@ class Recorder:
             "rejected": {},
             "dropped": dropped,
         }
+        if state.delivered is not None and (delivered := state.delivered(self.home)):
+            for reason, number in delivered["dropped"].items():
+                dropped[reason] = dropped.get(reason, 0) + number
+            stats |= {**delivered, "dropped": dropped}
+        return stats
 
     def close(self) -> None:
         """Let go of the journal's file."""
@@ -123,7 +128,7 @@ def _as_it_is(data: bytes) -> bytes:
 
 
 class _State:
-    __slots__ = ("blocks", "recorder", "resolved", "resolving")
+    __slots__ = ("blocks", "delivered", "recorder", "resolved", "resolving")
 
     def __init__(self) -> None:
         self.recorder: Recorder | None = None
@@ -133,6 +138,8 @@ class _State:
         """Whether the environment has been read."""
         self.resolving = False
         """Whether it is being read."""
+        self.delivered: Callable[[Path], dict[str, Any]] | None = None
+        """What became of what a home holds where it is delivered; set by delivery."""
 
 
 state: Final = _State()
@@ -312,6 +319,8 @@ def stats() -> dict[str, Any]:
 
     Returns:
         `{"made": n, "stored": n, "sent": n, "retried": n, "rejected": {reason: n}, "dropped": {reason: n}}`;
-        `made` counts ended spans, `dropped` every span or part of one that was lost, and why.
+        `made` counts ended spans, `dropped` every span or part of one that was lost, and why. Where spans are
+        delivered, `sent` and so on count what this process delivered, once for each sink, whoever recorded
+        it, and `sinks` says the same of each: `{name: {sent, retried, …}}`.
     """
     return (get() or NOT_RECORDING).stats()

@@ -1,0 +1,361 @@
+"""From a journal to one sink, a batch at a time; no thread, no waiting."""
+
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from random import Random
+from typing import Final, NamedTuple
+
+import msgspec
+
+from millstream.deliver import sink_call
+from millstream.deliver.backoff import Backoff
+from millstream.deliver.cursor import Counts, Cursor
+from millstream.deliver.dead_letters import DeadLetters
+from millstream.deliver.giving_way import GivingWay
+from millstream.deliver.policy import Policy
+from millstream.deliver.processors import process
+from millstream.deliver.sink import Rejected, Result, Retry, Sink, Skipped
+from millstream.deliver.tail import Item, Tail
+from millstream.errors import RefusedError, UnreachableError
+from millstream.record.policy import Processor
+
+_READ_AT_ONCE: Final = 32
+_RAISES_IN_A_ROW: Final = 12
+"""It takes fewer to halve a batch down to the span that a sink raises on; with more it is the sink."""
+_FAILURES_ALONE: Final = 10
+"""After so many, with others taken in between, it is the span that a connection breaks at."""
+_DROPPED: Final = "by a processor"
+_encoder: Final = msgspec.json.Encoder()
+
+
+class Step(Enum):
+    """What became of one step."""
+
+    FULL = "full"
+    """A whole batch was sent: there may be more."""
+    SOME = "some"
+    """What was there was sent."""
+    NOTHING = "nothing"
+    """There was nothing to send now."""
+    FAILED = "failed"
+    """The sink took nothing."""
+    PAUSED = "paused"
+    """The sink took nothing lately, and is not to be tried yet."""
+
+
+class _Held(msgspec.Struct, eq=False):
+    """A span that was read and is not settled.
+
+    Attributes:
+        size: bytes of its JSON.
+        raised: how often the sink raised on it alone.
+        failed: how often the sink took nothing where it was sent alone, others taken in between.
+        worked: how often the sink had worked when that happened last.
+    """
+
+    item: Item
+    size: int
+    times_sent: int = 0
+    raised: int = 0
+    failed: int = 0
+    worked: int = -1
+
+
+class _Later(NamedTuple):
+    due: float
+    number: int
+    held: _Held
+
+
+class Sending:
+    """Delivers to one sink what a cursor says is not delivered. For one thread.
+
+    Args:
+        home: the folder of recordings.
+        cursor: held for this sink.
+        sink: where to.
+        policy: how.
+        processors: run on every span first.
+        counts: what becomes of the spans, added to; beside what the cursor counts.
+        clock: seconds, monotonic.
+        random: where chance comes from.
+
+    Attributes:
+        backoff: how the sink does.
+        failed_letters: whether the dead letters cannot be written.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        cursor: Cursor,
+        sink: Sink,
+        policy: Policy,
+        processors: Sequence[Processor],
+        *,
+        counts: Counts,
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        give_way = GivingWay()
+        self.backoff = Backoff(policy, clock, random)
+        self._cursor = cursor
+        self._sink = sink
+        self._policy = policy
+        self._processors = tuple(processors)
+        self._every_counts = (cursor.counts, counts)
+        self._clock = clock
+        self._give_way = give_way
+        self._tail = Tail(home, cursor, give_way)
+        self._letters = DeadLetters(home, cursor.name, give_way)
+        self._evicted = cursor.counts.evicted
+        self._ready: deque[_Held] = deque()
+        """To be sent next, in order."""
+        self._later: list[_Later] = []
+        """To be sent again; a heap."""
+        self._parts: list[list[_Held]] = []
+        """Of a batch that the sink raised on."""
+        self._numbers = itertools.count()
+        self._items = 0
+        """Held at this moment, in flight or not."""
+        self._bytes = 0
+        self._raises = 0
+        """In a row."""
+        self._worked = 0
+        """Batches in all."""
+        self._most = policy.batch_size
+        """Spans of a batch: halved by failures, doubled by successes."""
+        self._buffer = bytearray()
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether spans that were read are not settled."""
+        return self._items > 0
+
+    def next_due(self) -> float:
+        """When a span is to be sent again that the sink did not take; far away where there is none."""
+        return self._later[0].due if self._later else float("inf")
+
+    def left(self) -> int:
+        """Spans that have ended and are not settled."""
+        return self._tail.left()
+
+    def step(self, *, at_once: bool = False) -> Step:
+        """Send one batch, if something is to be sent now.
+
+        Args:
+            at_once: without waiting for the end of a pause.
+        """
+        now = self._clock()
+        if not at_once and now < self.backoff.retry_at:
+            return Step.PAUSED
+        batch = self._next_batch(float("inf") if at_once else now)
+        if not batch:
+            self._save()
+            return Step.NOTHING
+        is_full = len(batch) >= min(self._most, self._policy.batch_size)
+        worked = self._send(batch)
+        self._save()
+        if not worked:
+            return Step.FAILED
+        return Step.FULL if is_full or self._ready or self._parts else Step.SOME
+
+    def close(self) -> None:
+        """Keep what is settled, and let go of the journal and the cursor."""
+        self._save()
+        self._tail.close()
+        self._cursor.close()
+
+    # Reading
+
+    def _next_batch(self, until: float) -> list[_Held]:
+        """What to send next: what was not taken first, then what is new."""
+        if self._parts:
+            return self._parts.pop()
+        probing = self.backoff.is_open
+        most = 1 if probing else self._most
+        batch: list[_Held] = []
+        size = 0
+        while len(batch) < most:
+            # Another one with each probe: perhaps it is only one that is not taken.
+            if not probing and (held := self._pop_due(until, alone=not batch)):
+                pass
+            elif self._ready or self._read(most - len(batch)):
+                held = self._ready.popleft()
+            elif not (held := self._pop_due(until, alone=not batch)):
+                break
+            if batch and size + held.size > self._policy.batch_bytes:
+                self._ready.appendleft(held)
+                break
+            batch.append(held)
+            size += held.size
+            if held.failed:
+                break
+        return batch
+
+    def _pop_due(self, until: float, *, alone: bool) -> _Held | None:
+        """A span that is to be sent again now; one that may break connections only where it is alone."""
+        if not self._later or self._later[0].due > until or (self._later[0].held.failed and not alone):
+            return None
+        return heapq.heappop(self._later).held
+
+    def _read(self, wanted: int) -> bool:
+        """Read some more, where there is room; whether something is ready now."""
+        while not self._ready:
+            room = self._policy.queue_items - self._items
+            if room <= 0 or self._bytes >= self._policy.queue_bytes:
+                return False
+            usual = self._bytes // self._items if self._items else self._policy.batch_bytes // _READ_AT_ONCE
+            fitting = (self._policy.queue_bytes - self._bytes) // max(usual, 1)
+            items = self._tail.read(max(1, min(wanted, room, fitting, _READ_AT_ONCE)))
+            if not items:
+                return False
+            for item in items:
+                self._take(item)
+        return True
+
+    def _take(self, item: Item) -> None:
+        span = process(item.span, self._processors)
+        if span is None:
+            for counts in self._every_counts:
+                counts.dropped[_DROPPED] += 1
+            self._tail.settle([item.place])
+        else:
+            held = _Held(Item(span, item.place), self._size(item))
+            self._ready.append(held)
+            self._items += 1
+            self._bytes += held.size
+        self._give_way()
+
+    def _size(self, item: Item) -> int:
+        try:
+            _encoder.encode_into(item.span, self._buffer)
+        except Exception:  # noqa: BLE001  # a processor put something into it that is no JSON: it goes alone
+            return self._policy.batch_bytes
+        return len(self._buffer)
+
+    # Sending
+
+    def _send(self, batch: list[_Held]) -> bool:
+        """Whether the sink took, or said what it does not take."""
+        began = self._clock()
+        if again := sum(held.times_sent > 0 for held in batch):
+            for counts in self._every_counts:
+                counts.retried += again
+        for held in batch:
+            held.times_sent += 1
+        try:
+            results = sink_call.send(self._sink, [held.item.span for held in batch])
+        except (UnreachableError, RefusedError) as error:
+            return self._failed(batch, error, began)
+        except Exception as error:  # noqa: BLE001  # a span may be more than a sink can do anything with
+            return self._raised(batch, error, began)
+        self._raises = 0
+        return self._settle(batch, results, began)
+
+    def _failed(self, batch: Sequence[_Held], error: Exception, began: float) -> bool:
+        """The sink took nothing: all is sent again, a span that was alone after others."""
+        self.backoff.failed(error, began)
+        self._most = max(1, min(self._most, len(batch)) // 2)
+        if len(batch) > 1 or isinstance(error, RefusedError):
+            self._put_back(batch)
+            return False
+        self._put_back(())
+        held = batch[0]
+        held.failed += held.worked != self._worked
+        held.worked = self._worked
+        if held.failed > _FAILURES_ALONE:
+            return self._reject([(held, str(error))], began)
+        self._send_later(held, self.backoff.pause_s(held.failed), self.backoff.retry_at)
+        return False
+
+    def _put_back(self, batch: Sequence[_Held]) -> None:
+        """All that is in flight is to be sent first, in its order."""
+        for part in [*self._parts, batch]:
+            self._ready.extendleft(reversed(part))
+        self._parts = []
+
+    def _raised(self, batch: list[_Held], error: Exception, began: float) -> bool:
+        """Find the span that the sink cannot do anything with."""
+        self._raises += 1
+        reason = f"{type(error).__name__}: {error}"
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._parts += [batch[middle:], batch[:middle]]
+        elif batch[0].raised + 1 < self._policy.item_attempts:
+            batch[0].raised += 1
+            self._send_later(batch[0], self.backoff.pause_s(batch[0].raised))
+        else:
+            self._settle(batch, [Rejected(reason)], began)
+        if self._raises <= _RAISES_IN_A_ROW:
+            return True
+        self.backoff.failed(UnreachableError(f"{type(self._sink).__name__} raises {reason}"), began)
+        return False
+
+    def _send_later(self, held: _Held, pause_s: float, earliest: float = 0) -> None:
+        due = max(self._clock() + pause_s, earliest)
+        heapq.heappush(self._later, _Later(due, next(self._numbers), held))
+
+    # Settling
+
+    def _settle(self, batch: Sequence[_Held], results: Sequence[Result], began: float) -> bool:
+        retries = [result for result in results if isinstance(result, Retry)]
+        if len(retries) == len(results):
+            asked_s = max(retry.after_s or 0 for retry in retries)
+            return self._failed(batch, UnreachableError(retries[0].reason, asked_s), began)
+        settled = []
+        rejected = []
+        sent = skipped = 0
+        for held, result in zip(batch, results, strict=True):
+            if result is None:
+                sent += 1
+            elif isinstance(result, Retry):
+                self._send_later(held, max(self.backoff.pause_s(held.times_sent), result.after_s or 0))
+                continue
+            elif isinstance(result, Rejected):
+                rejected.append((held, result.reason))
+                continue
+            elif isinstance(result, Skipped):
+                skipped += 1
+            settled.append(held)
+        for counts in self._every_counts:
+            counts.sent += sent
+            counts.skipped += skipped
+        self._done(settled)
+        return self._reject(rejected, began)
+
+    def _reject(self, rejected: Sequence[tuple[_Held, str]], began: float) -> bool:
+        """Put spans to the dead letters. Where these cannot be written, they are sent again."""
+        try:
+            if rejected:
+                self._letters.add((held.item.span, reason) for held, reason in rejected)
+        except OSError as error:
+            self._put_back([held for held, _ in rejected])
+            self.backoff.failed(
+                UnreachableError(f"{self._letters.path} cannot be written: {error.strerror or error}"), began
+            )
+            return False
+        reasons = Counter(reason for _, reason in rejected)
+        for counts in self._every_counts:
+            counts.rejected.update(reasons)
+        self._done([held for held, _ in rejected])
+        self.backoff.worked()
+        self._worked += 1
+        self._most = min(self._most * 2, self._policy.batch_size)
+        return True
+
+    def _done(self, batch: Sequence[_Held]) -> None:
+        self._tail.settle([held.item.place for held in batch])
+        self._items -= len(batch)
+        self._bytes -= sum(held.size for held in batch)
+
+    def _save(self) -> None:
+        evicted = self._cursor.counts.evicted
+        if evicted != self._evicted:
+            self._every_counts[1].evicted += evicted - self._evicted
+            self._evicted = evicted
+        self._tail.save()
