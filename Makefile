@@ -10,7 +10,7 @@ BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/reco
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo test test-servers check format bench-recording clean
+.PHONY: help demo test test-servers check format bench-recording bench-delivery clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -41,8 +41,11 @@ format: .venv/.ready ## format and mend what can be mended
 bench-recording: .venv-bench/.ready ## what recording costs, beside other SDKs; some ten minutes, ARGS=--quick one
 	.venv-bench/bin/python -m benchmarks.recording $(ARGS)
 
+bench-delivery: .venv-bench-delivery/.ready ## documents a second into Elasticsearch and OpenSearch, beside their clients; ARGS="--server elasticsearch9"
+	.venv-bench-delivery/bin/python -m benchmarks.delivery $(ARGS)
+
 clean: ## remove environments, caches and what runs wrote
-	rm -rf build src/millstream/record/*.so .venv .venv-demo .venv-openai-2 .venv-bench .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf build src/millstream/record/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo
@@ -52,6 +55,9 @@ clean: ## remove environments, caches and what runs wrote
 
 .venv-openai-2/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-openai-2 langchain,web frameworks-openai-2
+
+.venv-bench-delivery/.ready: $(BUILT_FROM)
+	@scripts/venv .venv-bench-delivery elasticsearch bench-delivery
 
 .venv-bench/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-bench "" bench

@@ -4,7 +4,6 @@ A document is the span as `journal export` prints it, with `timestamp` (and `@ti
 of a model call, `model`. What cannot be indexed is kept in it and not indexed; see `index_template`.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -14,6 +13,7 @@ import msgspec
 
 from millstream import semconv
 from millstream.deliver.bulk import BulkIndex, Document
+from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.http import HttpClient
 from millstream.deliver.index_template import checked_index, span_mapping
 from millstream.deliver.sink import Rejected, Result
@@ -25,8 +25,6 @@ _LONGEST_TEXT: Final = 2_000
 """Characters; a term of an index is at most 32,766 bytes."""
 _LONGEST_KEY: Final = 500
 _MOST_ITEMS: Final = 50
-_SLICE: Final = 64
-"""Documents between two moments at which other threads may run."""
 _OPEN: Final = ("input", "output", "attributes", "events", "links")
 """Fields that hold what users put into them."""
 
@@ -93,10 +91,10 @@ class ElasticsearchSink:
     def send(self, batch: Sequence[Span]) -> list[Result]:
         """Store finished spans; see `Sink`."""
         documents: list[Document] = []
-        for number, span in enumerate(batch, 1):
+        give_way = GivingWay()
+        for span in batch:
             documents.append(to_document(span))
-            if not number % _SLICE:
-                time.sleep(0)
+            give_way()
         results = self._bulk.send(documents)
         again = [place for place, result in enumerate(results) if isinstance(result, Rejected)]
         if again:

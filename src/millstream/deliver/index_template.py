@@ -1,4 +1,4 @@
-"""The index template of the spans, and how an index is made ready; decision 16 says why it is like this."""
+"""The index template of the spans, and how an index is made ready; decision 17 says why."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
