@@ -291,6 +291,14 @@ def test_langchain_models_that_tell_their_parameters_as_langsmith_wants_them(rec
     assert second["request"]["temperature"] == 0.5
 
 
+def test_the_response_id_of_a_langchain_stream_is_the_providers(base_url, records):
+    """LangChain loses it, and gives its messages ids of its own; OpenAI's client below it tells."""
+    millstream.instrument("langchain", "openai")
+    list(chat(base_url).stream("Count."))
+    (record,) = records()
+    assert record["response"]["id"].startswith("chatcmpl-")
+
+
 def test_langchain_with_images_and_files_in_every_form(base_url, records):
     from langchain_core.messages import HumanMessage
 

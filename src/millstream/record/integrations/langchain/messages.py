@@ -24,6 +24,8 @@ _ROLES: Final = {
     "ToolMessageChunk": "tool",
 }
 _NO_CALLS: Final = frozenset({"human", "system"})
+_OWN_IDS: Final = ("lc_run-", "run-")
+"""How ids begin that LangChain makes where it knows none of the provider's, as in a stream."""
 
 
 def conversation(batches: list[list[BaseMessage]]) -> Any:
@@ -99,11 +101,12 @@ def tell_answer(step: Observed, response: LLMResult) -> None:
     message = generation.message
     metadata = message.response_metadata
     reason = metadata.get("finish_reason") or metadata.get("stop_reason")
+    message_id = message.id if message.id and not message.id.startswith(_OWN_IDS) else None
     step.answer(
         message_json(message),
         usage=_usage(message) or _counted(told),
         model=metadata.get("model_name") or metadata.get("model") or told.get("model_name"),
-        response_id=metadata.get("id") or told.get("id") or message.id,
+        response_id=metadata.get("id") or told.get("id") or message_id,
         finish_reasons=None if reason is None else [reason],
     )
 
