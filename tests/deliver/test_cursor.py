@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,6 +15,7 @@ from collections import Counter
 import pytest
 
 from millstream import open_store, start_span
+from millstream.deliver import cursor as cursor_module
 from millstream.deliver.cursor import Busy, Cursor, known_sinks, read_state
 from millstream.deliver.tail import Tail
 from millstream.errors import StorageError
@@ -113,7 +115,7 @@ def test_files_are_their_owners_only(home, sink):
     folder = home / "delivery"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {
-        "sink.json": 0o600,
+        "sink.jsonl": 0o600,
         "sink.done": 0o600,
         "sink.lock": 0o600,
     }
@@ -138,7 +140,7 @@ def test_many_done_segments_go_to_their_own_file_and_the_state_stays_small(home,
     for name in names[:1000]:
         cursor.finish(name)
         cursor.save()
-    assert (home / "delivery" / "sink.json").stat().st_size < 4000
+    assert len((home / "delivery" / "sink.jsonl").read_bytes().splitlines()[-1]) < 1000
     cursor.close()
     with (home / "delivery" / "sink.done").open("ab") as file:
         file.write(b"00000")  # torn
@@ -174,7 +176,7 @@ def test_a_state_that_is_broken_is_said_and_all_is_sent_again(home, sink, harm, 
     tail.settle([item.place for item in tail.read(10)])
     tail.save()
     cursor.close()
-    (home / "delivery" / "sink.json").write_bytes(harm)
+    (home / "delivery" / "sink.jsonl").write_bytes(harm)
     monkeypatch.setattr(faults, "strict", False)
     cursor = sink(begin="now")
     assert "not readable" in caplog.text
@@ -216,16 +218,39 @@ def test_on_a_full_disk_the_error_is_said_once_and_delivery_goes_on(home, sink, 
     assert Tail(home, sink()).read(10) == []
 
 
-def test_saving_writes_only_what_changed(home, sink):
+def test_saving_writes_only_what_changed_and_the_file_stays_small(home, sink, monkeypatch):
+    monkeypatch.setattr(cursor_module, "_MOST_BYTES", 1000)
     cursor = sink()
-    path = home / "delivery" / "sink.json"
-    written = path.stat().st_ino
+    path = home / "delivery" / "sink.jsonl"
+    written = path.read_bytes()
     cursor.save()
-    assert path.stat().st_ino == written
-    cursor.counts.sent += 1
+    assert path.read_bytes() == written
+    for number in range(100):
+        cursor.counts.sent += 1
+        cursor.save()
+        assert read_state(home, "sink").counts.sent == number + 1
+        assert path.stat().st_size < 2000
+    assert {path.name for path in path.parent.iterdir()} == {"sink.jsonl", "sink.lock"}
+
+
+def test_a_state_that_is_torn_leaves_the_one_before(home, sink):
+    cursor = sink()
+    for _ in range(2):
+        cursor.counts.sent += 1
+        cursor.save()
+    path = home / "delivery" / "sink.jsonl"
+    cursor.close()
+    path.write_bytes(path.read_bytes()[:-9])
+    assert sink().counts.sent == 1
+
+
+def test_a_folder_that_was_removed_is_made_again(home, sink):
+    cursor = sink()
     cursor.save()
-    assert path.stat().st_ino != written
-    assert {path.name for path in path.parent.iterdir()} == {"sink.json", "sink.lock"}
+    shutil.rmtree(home / "delivery")
+    cursor.counts.sent = 1
+    cursor.save()
+    assert read_state(home, "sink").counts.sent == 1
 
 
 SHIP = """

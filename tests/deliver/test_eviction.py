@@ -79,7 +79,7 @@ def test_spans_of_a_process_that_died_are_left_too(tmp_path):
 
 def test_one_whose_state_is_broken_is_listed(recorded):
     deliver(recorded, "a", 10)
-    (recorded / "delivery" / "a.json").write_text("{")
+    (recorded / "delivery" / "a.jsonl").write_text("{")
     assert sink_statuses(recorded)[0].left is None
     assert "a: its state cannot be read" in journal_command("status", "--home", str(recorded)).stdout
 
