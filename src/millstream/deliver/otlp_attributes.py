@@ -41,6 +41,9 @@ _PLAIN: Final = "text/plain"
 _JSON: Final = "application/json"
 _DOCUMENTS: Final = 100
 """Documents of a retriever that are told one by one; all are in its output."""
+_SLICE: Final = 32_000
+"""Characters, or items, that one call into C makes JSON of."""
+_LARGE: Final = frozenset({str, dict, list})
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -163,10 +166,23 @@ def as_text(value: Any) -> str | Content:
 
 
 def _json(value: Any) -> Content:
-    """JSON, of a list made item by item: a long call into C would keep other threads from running."""
-    if type(value) is list:
-        return b"[%b]" % b",".join([_encode(item) for item in value])
-    return _encode(value)
+    """JSON, made piece by piece: a long call into C would keep other threads from running."""
+    kind = type(value)
+    if kind is str:
+        if len(value) < _SLICE:
+            return _encode(value)
+        return b'"%b"' % b"".join([_encode(part)[1:-1] for part in _slices(value)])
+    if kind is dict:
+        return b"{%b}" % b",".join([b"%b:%b" % (_encode(str(key)), _json(value[key])) for key in value])
+    if kind is not list or not value:
+        return _encode(value)
+    if type(value[0]) in _LARGE:
+        return b"[%b]" % b",".join([_json(item) for item in value])
+    return b"[%b]" % b",".join([_encode(part)[1:-1] for part in _slices(value)])
+
+
+def _slices(value: Any) -> Iterator[Any]:
+    return (value[start : start + _SLICE] for start in range(0, len(value), _SLICE))
 
 
 _CONVENTIONAL: Final = {SpanKind.LLM: _messages, SpanKind.TOOL: _tool_call, SpanKind.RETRIEVER: _retrieval}

@@ -32,6 +32,12 @@ _KINDS: Final = {
 }
 _CALLS: Final = frozenset({SpanKind.LLM, SpanKind.EMBEDDING, SpanKind.RETRIEVER, SpanKind.RERANKER})
 """What the conventions make CLIENT."""
+_SCALARS: Final = {
+    str: "string_value",
+    bytes: "string_value",
+    bool: "bool_value",
+    float: "double_value",
+}
 _SAMPLED: Final = 1
 _EXCEPTION: Final = "exception"
 _DIED: Final = "the process died while this span was open"
@@ -230,16 +236,13 @@ def _put_all(target: Any, attributes: Mapping[str, Any]) -> None:
 
 def _put(target: AnyValue, value: Any, depth: int = 0) -> None:
     """Put a JSON value, or a text in UTF-8; an empty one stands for null."""
-    if isinstance(value, list | tuple | Mapping) and depth < _DEPTH:
-        _put_many(target, value, depth + 1)
-    elif isinstance(value, bool):
-        target.bool_value = value
-    elif isinstance(value, float):
-        target.double_value = value
+    field = _SCALARS.get(type(value))
+    if field is not None:
+        setattr(target, field, value)
     elif isinstance(value, int) and _SMALLEST <= value <= _LARGEST:
         target.int_value = value
-    elif isinstance(value, str | bytes):
-        target.string_value = cast("str", value)
+    elif isinstance(value, list | tuple | Mapping) and depth < _DEPTH:
+        _put_many(target, value, depth + 1)
     elif value is not None:
         target.string_value = cast("str", otlp_attributes.as_text(value))
 
