@@ -2,11 +2,13 @@
 
 import base64
 import os
+from pathlib import Path
 
 import pytest
+import yaml
 
 from millstream.deliver import presets
-from millstream.deliver.exporters import build
+from millstream.deliver.exporters import build, build_all
 from millstream.errors import ConfigError, RefusedError
 from tests.deliver.receivers import http_receiver
 from tests.servers.spans import span
@@ -176,3 +178,15 @@ def test_credentials_that_are_not_accepted(preset, options, mend, receiver):
         sink.send([span()])
     assert "flour" not in str(refused.value)
     sink.close()
+
+
+def test_the_example_of_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text()
+    example = page.partition("### OTLP")[2].partition("```yaml")[2].partition("```")[0]
+    tracing = yaml.safe_load(example)["general"]["telemetry"]["tracing"]
+    made = {one.name: one.sink for one in build_all(tracing)}
+    assert made["over_grpc"].summary() == "the OTLP receiver at localhost:4317"
+    assert made["mlflow"].summary() == "MLflow at http://localhost:5000"
+    assert len(made) == 4
+    for sink in made.values():
+        sink.close()
