@@ -326,6 +326,19 @@ def test_any_names_travel_in_a_baggage(names, start_time):
         assert other.workflow is None
 
 
+def test_a_chain_that_is_too_long_for_headers_is_said_once_and_the_trace_goes_on(caplog):
+    context = ObservabilityContext.create_root_context("main")
+    for number in range(100):
+        context = context.create_child_context(f"a workflow with a long name, the one of number {number}")
+    with context:
+        headers: dict[str, str] = {}
+        inject(headers)
+        inject(headers)
+    assert headers.keys() == {"traceparent"}
+    assert ["too long for a header" in each.message for each in caplog.records] == [True]
+    assert ObservabilityContext.from_dict(context.to_dict()).get_workflow_depth() == 100
+
+
 @given(st.text())
 def test_no_baggage_raises(text):
     with extract({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "baggage": f"millstream.workflow={text}"}):

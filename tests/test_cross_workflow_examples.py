@@ -10,10 +10,6 @@ from pathlib import Path
 import pytest
 
 from millstream import open_store
-from millstream.deliver.exporters import build_all
-from millstream.deliver.processors import process
-from millstream.workflow import load_config
-from millstream.workflow.checks import check_config
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "cross_workflow"
@@ -93,7 +89,7 @@ def test_workflow_integration_example(tmp_path):
     ]
 
 
-def test_integrated_example_and_its_exporter(tmp_path, home, monkeypatch):
+def test_integrated_example_and_its_exporter(tmp_path, home):
     printed = run(FOLDER / "integrated_example.py", tmp_path)
     assert tree(printed) == [
         ("sequential", 0, "completed", ""),
@@ -108,16 +104,9 @@ def test_integrated_example_and_its_exporter(tmp_path, home, monkeypatch):
         ("worker_by_environment", 1, "completed", ""),
     ]
     assert "relationship.hierarchy_path = sequential -> look_up" in printed
-    path = tmp_path / "exported.jsonl"
-    monkeypatch.setenv("TRACES_FILE", str(path))
-    config = load_config(FOLDER / "observability_config.yml")
-    check_config(config)
-    (exporter,) = build_all(config.general.telemetry.tracing)
-    spans = [process(span, exporter.processors) for span in open_store(home).spans()]
-    exporter.sink.send(spans)
-    exporter.sink.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) == len(spans)
+    lines = [json.loads(line) for line in (tmp_path / "traces.jsonl").read_text().splitlines()]
+    recorded = {span.span_id for span in open_store(home).spans()}
+    assert sorted(line["span_id"] for line in lines) == sorted(recorded)
     models = [line["attributes"] for line in lines if line["kind"] == "LLM"]
     assert {told["relationship.hierarchy_path"] for told in models} == {
         "sequential -> look_up",
@@ -152,3 +141,26 @@ def test_the_readme_shows_the_exporter_of_the_configuration():
     (shown,) = re.findall(r"```yaml\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
     section = shown.split("telemetry:\n")[1].replace('"traces.jsonl"', "${TRACES_FILE:-traces.jsonl}")
     assert section in (FOLDER / "observability_config.yml").read_text()
+
+
+def test_a_run_of_the_configuration_tells_of_its_workflow(tmp_path, home):
+    code = """
+import asyncio
+from common import CONFIG, model_server
+from millstream.workflow import load_config, open_workflow
+
+async def main():
+    async with open_workflow(load_config(CONFIG)) as workflow:
+        print(await workflow.run("Where is order 8?"))
+
+with model_server():
+    asyncio.run(main())
+"""
+    (tmp_path / "run.py").write_text(f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n{code}")
+    assert "waits for its payment" in run(tmp_path / "run.py", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "traces.jsonl").read_text().splitlines()]
+    (root,) = [line for line in lines if line["kind"] == "WORKFLOW"]
+    assert root["attributes"]["observability.workflow_status"] == "completed"
+    assert {line["attributes"]["observability.workflow_id"] for line in lines} == {root["span_id"]}
+    assert {line["attributes"]["relationship.hierarchy_path"] for line in lines} == {"support_desk"}
+    assert {line["kind"] for line in lines} >= {"LLM", "TOOL"}

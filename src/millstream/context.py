@@ -59,6 +59,8 @@ and what that library has current now, for `SpanContext.opened_in`.
 _tracestate: ContextVar[tuple[str, str] | None] = ContextVar("millstream_tracestate", default=None)
 """The id of a trace and its `tracestate`."""
 _baggage: ContextVar[tuple[str, ...] | None] = ContextVar("millstream_baggage", default=None)
+_too_long: Final[list[str]] = []
+"""The member of a baggage that was too long, the last time one was."""
 OTEL: Final = "opentelemetry.trace"
 """The module by which a program uses OpenTelemetry."""
 
@@ -157,10 +159,25 @@ def _headers() -> dict[str, str]:
         headers[w3c.TRACESTATE] = state[1]
     members = [member for member in _members() if not _is_ours(member)]
     if span.workflow is not None:
-        members.append(span.workflow.member(span.trace_id))
+        members = _with_workflow(members, span.workflow.member(span.trace_id))
     if members:
         headers[w3c.BAGGAGE] = ",".join(members)
     return headers
+
+
+def _with_workflow(members: list[str], member: str) -> list[str]:
+    if len(",".join(members)) + 1 + len(member) <= w3c.MAX_BYTES:
+        return [*members, member]
+    if member not in _too_long:  # said once
+        import logging  # noqa: PLC0415  # most programs never need it
+
+        _too_long[:] = [member]
+        logging.getLogger("millstream").warning(
+            "millstream: a chain of workflows is too long for a header (%d bytes): the other process goes on"
+            " with the trace alone; shorten the names, or send ObservabilityContext.to_dict()",
+            len(member),
+        )
+    return members
 
 
 def _traceparent(span: SpanContext) -> str:

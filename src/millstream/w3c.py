@@ -21,7 +21,7 @@ _MEMBER: Final = re.compile(
 )
 """A member of a baggage: a token, a value of baggage octets, properties."""
 _MAX_MEMBERS: Final = 64
-_MAX_BYTES: Final = 8192
+MAX_BYTES: Final = 8192
 
 
 def parse_traceparent(value: str) -> tuple[str, str, bool] | None:
@@ -49,7 +49,7 @@ def parse_baggage(value: str) -> tuple[str, ...]:
         if not _MEMBER.fullmatch(member):
             continue
         size += len(member) + 1
-        if size > _MAX_BYTES or len(members) == _MAX_MEMBERS:
+        if size > MAX_BYTES or len(members) == _MAX_MEMBERS:
             break
         members.append(member)
     return tuple(members)

@@ -1,5 +1,6 @@
 """The span of one workflow with a context: of one that is invoked, and of one that others only refer to."""
 
+import atexit
 import threading
 import weakref
 from typing import Any, Final
@@ -85,7 +86,7 @@ class WorkflowSpan:
                 self.place = span
                 if type(span) is LiveSpan:
                     self.extent = _Extent(span)
-                    weakref.finalize(self, self.extent.end)
+                    weakref.finalize(self, self.extent.end).atexit = False  # `end_standing` does it in time
             if self.extent is not None:
                 self.extent.reach(now_ns(self.place))
             return self.place
@@ -174,6 +175,10 @@ class _Extent:
         self._span = span
         self._end_ns = span.start_ns
         self._is_ok = True
+        if not _standing:  # anew, so that it comes before whatever was to be done at exit so far
+            atexit.unregister(end_standing)
+            atexit.register(end_standing)
+        _standing.add(self)
 
     def reach(self, time_ns: int, *, is_ok: bool = True) -> None:
         """It lasts until then at least; its outcome is that of the last workflow that ran in it."""
@@ -182,7 +187,18 @@ class _Extent:
 
     def end(self) -> None:
         """Write it, unless it was ended."""
+        _standing.discard(self)
         self._span.end(None, Status.OK if self._is_ok else Status.ERROR, end_ns=self._end_ns)
+
+
+_standing: "Final[set[_Extent]]" = set()
+"""Those that are not written."""
+
+
+def end_standing() -> None:
+    """End the spans of all workflows that nobody invoked, at exit: before what is recorded is delivered."""
+    for extent in list(_standing):
+        extent.end()
 
 
 def now_ns(span: SpanContext | None) -> int:
