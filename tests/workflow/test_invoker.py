@@ -20,6 +20,7 @@ from millstream import (
 )
 from millstream.errors import InputError, UnreachableError, WorkflowError
 from millstream.workflow import load_config, open_workflow
+from tests.simulate.process import running
 
 invoke = ObservabilityWorkflowInvoker.invoke_workflow_with_context
 stream = ObservabilityWorkflowInvoker.invoke_workflow_stream_with_context
@@ -489,7 +490,18 @@ async def test_a_workflow_of_a_file_is_one_span_with_all_below_in_it(told, write
     assert [span.workload_id for span in recorded if span.name == "adding"] == ["add"]
 
 
-async def test_a_chat_endpoint_is_a_workflow(told, base_url):
+async def test_a_chat_endpoint_is_a_workflow(told, tmp_path):
+    rules = tmp_path / "rules.yml"
+    rules.write_text("models: {able: {}, chat: {}}\ndefault: You said $user\n")
+    with running(rules) as stand_in:
+        url = f"{stand_in.base_url}/chat/completions"
+        body = {"model": "able", "messages": [{"role": "user", "content": "hello"}]}
+        assert await invoke(url, body, "chat") == "You said hello"
+        assert await invoke(url, "hello", "chat") == "You said hello"  # the model is the workflow's name
+    assert [span.output for span in told()] == ["You said hello", "You said hello"]
+
+
+async def test_a_chat_endpoint_that_refuses_or_is_away(told, base_url):
     url = f"{base_url}/chat/completions"
     body = {"model": "able", "messages": [{"role": "user", "content": "hello"}]}
     with pytest.raises(WorkflowError, match="answered 401"):  # this stand-in wants a key
