@@ -53,7 +53,8 @@ def names_of(request):
 
 
 @contextmanager
-def http_receiver():
+def http_receiver(context=None):
+    """Speaks TLS with an SSLContext."""
     receiver = HttpReceiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -79,6 +80,9 @@ def http_receiver():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     receiver.url = f"http://127.0.0.1:{server.server_port}"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        receiver.url = f"https://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -108,12 +112,16 @@ class GrpcReceiver(TraceServiceServicer):
 
 
 @contextmanager
-def grpc_receiver():
+def grpc_receiver(credentials=None):
+    """Speaks TLS with credentials of grpcio."""
     receiver = GrpcReceiver()
     with ThreadPoolExecutor(4) as threads:
         server = grpc.server(threads)
         add_TraceServiceServicer_to_server(receiver, server)
-        receiver.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            receiver.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        else:
+            receiver.address = f"localhost:{server.add_secure_port('localhost:0', credentials)}"
         server.start()
         try:
             yield receiver

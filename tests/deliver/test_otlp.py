@@ -1,12 +1,14 @@
 """The OTLP sink: its options, and what it makes of a receiver's answers."""
 
 import logging
+import ssl
 import subprocess
 import sys
 
 import grpc
 import msgspec
 import pytest
+import trustme
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
@@ -316,14 +318,56 @@ def test_options_that_are_wrong(options, message):
         OtlpSink(**options)
 
 
-def test_files_for_tls_without_tls(tmp_path):
-    trustme = pytest.importorskip("trustme")
-    file = tmp_path / "ca.pem"
-    trustme.CA().cert_pem.write_to_path(file)
+@pytest.fixture
+def files(tmp_path):
+    """Certificates of a CA: of the server, and of a client; paths."""
+    ca = trustme.CA()
+    made = {name: tmp_path / f"{name}.pem" for name in ("ca", "server", "client")}
+    ca.cert_pem.write_to_path(made["ca"])
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(made["server"])
+    ca.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(made["client"])
+    return made
+
+
+def test_a_certificate_is_shown_over_http(files):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files["ca"])
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(files["server"])
+    tls = {"ca_file": str(files["ca"])}
+    with http_receiver(context) as receiver:
+        shown = OtlpSink(endpoint=receiver.url, tls={**tls, "cert_file": str(files["client"])})
+        assert shown.send([span()]) == [None]
+        shown.close()
+        without = OtlpSink(endpoint=receiver.url, tls=tls)
+        with pytest.raises((RefusedError, UnreachableError)):
+            without.send([span()])
+        assert len(receiver.heard) == 1
+
+
+def test_a_certificate_is_shown_over_grpc(files):
+    both = files["server"].read_bytes()
+    credentials = grpc.ssl_server_credentials(
+        [(both, both)], root_certificates=files["ca"].read_bytes(), require_client_auth=True
+    )
+    tls = {"ca_file": str(files["ca"])}
+    with grpc_receiver(credentials) as receiver:
+        shown = OtlpSink(
+            endpoint=receiver.address, protocol="grpc", tls={**tls, "cert_file": str(files["client"])}
+        )
+        assert shown.send([span()]) == [None]
+        shown.close()
+        without = OtlpSink(endpoint=receiver.address, protocol="grpc", tls=tls)
+        with pytest.raises((RefusedError, UnreachableError)):
+            without.send([span()])
+        assert len(receiver.heard) == 1
+
+
+def test_files_for_tls_without_tls(files):
+    tls = {"ca_file": str(files["ca"])}
     with pytest.raises(ConfigError, match="is without TLS; write https://"):
-        OtlpSink(endpoint="http://x", tls={"ca_file": str(file)})
-    OtlpSink(endpoint="https://x", tls={"ca_file": str(file)}).close()
-    OtlpSink(endpoint="x:1", protocol="grpc", tls={"ca_file": str(file)}).close()
+        OtlpSink(endpoint="http://x", tls=tls)
+    OtlpSink(endpoint="https://x", tls=tls).close()
+    OtlpSink(endpoint="localhost:1", protocol="grpc", tls=tls).close()
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,33 @@ def test_what_answers_is_no_receiver(collector):
         send(OtlpSink(endpoint=f"https://127.0.0.1:{collector.grpc_port}", protocol="grpc"), [span()])
 
 
+FAULTS = {
+    "reset": lambda proxy: proxy.reset(),
+    "cut off": lambda proxy: proxy.cut(5),  # before the status is told
+    "cut off while it is sent": lambda proxy: proxy.cut(1_000, upstream=True),
+    "hangs": lambda proxy: proxy.hang(),
+    "refused": lambda proxy: proxy.disable(),
+}
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_on_the_way(fault, protocol, collector, toxiproxy):
+    proxy = toxiproxy.proxy(collector if protocol == "http/protobuf" else collector.grpc_port)
+    endpoint = proxy.url if protocol == "http/protobuf" else proxy.address
+    sink = OtlpSink(endpoint=endpoint, protocol=protocol, timeout=1, compression="none")
+    large = [span(input="x" * 5_000)]
+    assert sink.send(large) == [None]
+    FAULTS[fault](proxy)
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            sink.send(large)
+    proxy.enable()
+    proxy.clear()
+    assert sink.send(large) == [None]
+    sink.close()
+
+
 # Arize Phoenix
 
 
