@@ -23,6 +23,7 @@ INDEX = {
     },
 }
 """The index that it makes when it starts and there is none."""
+FIELDS = set(INDEX["mappings"]["properties"])
 
 
 def query(client_id, workload_id, limit=100):

@@ -13,7 +13,6 @@ from millstream.span import SpanError, SpanKind, Status
 from tests.deliver import blueprint
 from tests.servers.spans import START, ids, span
 
-FIELDS = {"timestamp", "client_id", "workload_id", "request", "response"}
 VARIABLES = [
     f"ELASTICSEARCH_{name}"
     for name in ("URL", "INDEX", "CLIENT_ID", "USERNAME", "PASSWORD", "API_KEY", "CA_CERTS")
@@ -67,7 +66,7 @@ def test_records_of_model_calls_once_each(search_server, sink_to):
         (record["timestamp"] for record in found), reverse=True
     )
     assert found[-1]["timestamp"].startswith("2025-12-01T00:")
-    assert {"trace_id", "span_id", "latency_s", "contract_version"} | FIELDS == set(found[0])
+    assert {"trace_id", "span_id", "latency_s", "contract_version"} | blueprint.FIELDS == set(found[0])
     assert not read_by_blueprint(search_server, "other")
     assert not read_by_blueprint(search_server, client_id="my")
 
@@ -80,7 +79,13 @@ def test_what_is_indexed_and_what_is_kept_as_it_is(search_server, sink_to):
     assert sink_to(search_server.url).send(sent) == [None] * 3
 
     mapping = search_server.call("GET", "/flywheel/_mapping")["flywheel"]["mappings"]["properties"]
-    assert set(mapping) == FIELDS | {"trace_id", "span_id", "latency_s", "error", "contract_version"}
+    assert set(mapping) == blueprint.FIELDS | {
+        "trace_id",
+        "span_id",
+        "latency_s",
+        "error",
+        "contract_version",
+    }
     assert "properties" not in mapping["request"]
     assert "properties" not in mapping["response"]
     (first,) = [one for one in search_server.documents("flywheel") if one["_id"] == ids(sent[:1])[0]]
@@ -120,11 +125,11 @@ def test_an_index_of_the_blueprint_takes_the_five_fields(search_server, sink_to)
 
     found = read_by_blueprint(search_server)
     assert len(found) == 3
-    assert all(set(record) == FIELDS for record in found)
+    assert all(set(record) == blueprint.FIELDS for record in found)
     assert sink.skipped == {NOT_ANSWERED: 1, WITHOUT_CONTENT: 1}
     mapping = search_server.call("GET", "/flywheel/_mapping")["flywheel"]["mappings"]
     assert mapping["dynamic"] == "strict"
-    assert set(mapping["properties"]) == FIELDS
+    assert set(mapping["properties"]) == blueprint.FIELDS
 
 
 def test_an_index_of_the_blueprint_without_strict_mapping_is_told_what_helps(search_server, sink_to):
