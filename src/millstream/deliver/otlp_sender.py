@@ -1,10 +1,10 @@
 """Batches of spans to one receiver of OTLP: in requests that it takes, with what it says of each span."""
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.otlp_resource import described
 from millstream.deliver.otlp_target import GRPC, Target
 from millstream.deliver.sink import Rejected, Result, Retry
@@ -83,13 +83,14 @@ class OtlpSender:
         """The spans, encoded, as many together as receivers take; one that cannot be encoded is rejected."""
         spans: list[Encoded] = []
         size = 0
+        give_way = GivingWay()
         for place, span in enumerate(batch):
             try:
                 encoded = self._encoding.encode(place, span)
             except ValueError as error:
                 results[place] = Rejected(f"it cannot be written as OTLP: {error}")
                 continue
-            time.sleep(0)  # other threads may run
+            give_way()
             if spans and size + encoded.size > _REQUEST_BYTES:
                 yield spans
                 spans, size = [], 0
