@@ -1,0 +1,195 @@
+"""What bulks make of answers that no server of tests/servers can be brought to give: rights, 503, odd ones.
+
+The answers are those that Elasticsearch 8 gives, word for word where a word counts.
+"""
+
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from millstream.deliver.bulk import BulkIndex, Document
+from millstream.deliver.http import HttpClient
+from millstream.deliver.index_template import span_mapping
+from millstream.deliver.sink import Rejected, Retry
+from millstream.errors import RefusedError, UnreachableError
+
+FORBIDDEN = (403, {"error": {"type": "security_exception", "reason": "action is unauthorized"}}, {})
+FINE = (200, {"errors": False}, {})
+
+
+def item(status, kind=None, reason="secret"):
+    error = {"error": {"type": kind, "reason": reason}} if kind else {}
+    return {"create": {"status": status, **error}}
+
+
+def items(*told):
+    return 200, {"errors": True, "items": list(told)}, {}
+
+
+class Server(ThreadingHTTPServer):
+    """Answers bulks with what is in `bulks`, in turn, the last for ever; and the rest with `others`."""
+
+    daemon_threads = True
+    bulks = (FINE,)
+    others = FINE
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer
+
+    def answer(self):
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        told = self.server.others
+        if "_bulk" in self.path:
+            self.server.sizes.append(body.count(b"\n") // 2)
+            told, *rest = self.server.bulks
+            self.server.bulks = rest or [told]
+        status, content, headers = told
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {**headers, "content-length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = answer  # noqa: N815
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server(("127.0.0.1", 0), Handler) as made:
+        made.sizes = []
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def bulk(server):
+    made = BulkIndex(
+        HttpClient(server.url, name="Elasticsearch", extra="elasticsearch"), "spans", span_mapping
+    )
+    yield made
+    made.close()
+
+
+def documents(count):
+    return [Document(str(number), (b"{}",)) for number in range(count)]
+
+
+def test_the_right_to_create_documents_is_enough(server, bulk, caplog):
+    server.others = FORBIDDEN
+    with caplog.at_level(logging.WARNING, "millstream"):
+        assert bulk.send(documents(3)) == [None] * 3
+        assert bulk.send(documents(3)) == [None] * 3
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == (
+        f"millstream: Elasticsearch at {server.url} makes neither an index template nor index 'spans' for us "
+        "(403 action is unauthorized)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (item(403, "security_exception"), "may not be written to by this user"),
+        (item(404, "index_not_found_exception"), "is not there, and may not be made"),
+        (item(400, "strict_dynamic_mapping_exception"), "its mapping is strict; name another `index`"),
+    ],
+)
+def test_what_a_person_has_to_mend(server, bulk, told, said):
+    server.bulks = [items(told, told)]
+    with pytest.raises(RefusedError) as caught:
+        bulk.send(documents(2))
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_each_document_has_its_result(server, bulk):
+    server.bulks = [
+        items(
+            item(201),
+            item(409, "version_conflict_engine_exception"),
+            item(429, "es_rejected_execution_exception"),
+            item(503, "unavailable_shards_exception"),
+            item(403, "cluster_block_exception"),
+            item(400, "mapper_parsing_exception", "failed to parse field [a.b] of type [long] 'secret'"),
+            item(400, "illegal_argument_exception", "Limit of total fields [1000] has been exceeded"),
+            item(400, "illegal_argument_exception", "[1:7] Document is 'secret'"),
+            item(400, "strict_dynamic_mapping_exception", "dynamic introduction of [x] within [_doc]"),
+        )
+    ]
+    assert bulk.send(documents(9)) == [
+        None,
+        None,
+        Retry("429 es_rejected_execution_exception"),
+        Retry("503 unavailable_shards_exception"),
+        Retry("403 cluster_block_exception"),
+        Rejected("mapper_parsing_exception: field 'a.b'"),
+        Rejected("illegal_argument_exception: Limit of total fields"),
+        Rejected("illegal_argument_exception: Document is"),
+        Rejected("strict_dynamic_mapping_exception: field 'x'"),
+    ]
+    assert bulk.limit == 4  # one was refused for the load
+
+
+def test_too_busy_for_any(server, bulk):
+    server.bulks = [(429, {}, {"retry-after": "7"})]
+    with pytest.raises(UnreachableError, match=r"is too busy now \(429\)") as caught:
+        bulk.send(documents(400))
+    assert caught.value.retry_after_s == 7
+    assert server.sizes == [100] * 4
+    assert bulk.limit == 200
+
+
+def test_some_of_the_requests_fail(server, bulk):
+    server.bulks = [FINE, (503, {}, {"retry-after": "2"}), FINE, FINE]
+    results = bulk.send(documents(400))
+    assert sorted(map(str, set(results))) == sorted(
+        [
+            "None",
+            str(Retry(f"Elasticsearch at {server.url} cannot answer now (503)", 2.0)),
+        ]
+    )
+    assert results.count(None) == 300
+
+
+def test_what_is_in_flight_grows_by_steps(server, bulk):
+    bulk.limit = 100
+    bulk.send(documents(1000))
+    assert server.sizes[0] == 100
+    assert bulk.limit > 250
+    for _ in range(40):
+        bulk.send(documents(1000))
+    assert bulk.limit == 1000
+    assert server.sizes[-4:] == [250] * 4
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"<html>", b"", b'{"errors":true}', b'{"errors":true,"items":[]}', b'{"errors":true,"items":[{}]}'],
+)
+def test_an_answer_that_is_none_loses_nothing(server, bulk, told):
+    server.bulks = [(200, told, {})]
+    with pytest.raises(UnreachableError, match="answers"):
+        bulk.send(documents(2))
+
+
+def test_a_request_that_is_too_large_is_halved_down_to_one(server, bulk):
+    server.bulks = [(413, {}, {})]
+    results = bulk.send(documents(9))
+    assert len(results) == 9
+    assert all(isinstance(result, Rejected) and "as large as this" in result.reason for result in results)
