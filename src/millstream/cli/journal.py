@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from millstream.cli.options import option
+from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.eviction import evict, told
 from millstream.deliver.undelivered import SinkStatus, sink_statuses
 from millstream.errors import InputError, StorageError
@@ -98,7 +99,7 @@ def _reasons(sink: SinkStatus, home: Path) -> Iterator[str]:
     for reason, count in sorted(sink.counts.rejected.items()):
         yield f"{count:,} rejected: {reason}"
     if sink.counts.rejected:
-        where = home / "dead-letter" / f"{sink.name}.jsonl"
+        where = dead_letter_path(home, sink.name)
         yield f"rejected spans lie in {where}; millstream ship --retry-rejected sends them again"
     for reason, count in sorted(sink.counts.dropped.items()):
         yield f"{count:,} dropped: {reason}"

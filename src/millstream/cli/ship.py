@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from millstream.cli.options import option
+from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
 from millstream.deliver.delivery import Delivery, Flushed
 from millstream.deliver.exporters import Configured, build_all
@@ -101,7 +102,7 @@ class _Done:
             click.echo(f"{count:,} rejected: {reason}", err=True)
         if self._left:
             return 4
-        letters = [self._home / "dead-letter" / f"{name}.jsonl" for name in self._sinks]
+        letters = [dead_letter_path(self._home, name) for name in self._sinks]
         return 3 if any(path.exists() and path.stat().st_size for path in letters) else 0
 
 

@@ -1,7 +1,6 @@
 """Spans to a file of JSON lines: a span a line, or the START and END events that other tools read."""
 
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, EIO, ENOSPC, ETIMEDOUT
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
+from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.json_lines import JsonLines
 from millstream.deliver.sink import Result
 from millstream.errors import ConfigError, RefusedError, UnreachableError
@@ -23,8 +23,6 @@ _BEGINNINGS: Final = (b'{"trace_id":"', b'{"parent_id":"')
 _SPAN: Final = re.compile(rb'\{"trace_id":"([0-9a-f]{32})","span_id":"([0-9a-f]{16})"')
 _EVENT: Final = re.compile(rb'"payload":\{"event_type":"[A-Z]+_(START|END)".*"UUID":"([0-9a-f]{16})"')
 _encode: Final = msgspec.json.Encoder().encode
-_YIELD_EVERY: Final = 64
-"""Lines after which other threads get a chance."""
 
 
 class FileSink:
@@ -69,6 +67,7 @@ class FileSink:
             max_rolled=max_files,
             beginnings=_BEGINNINGS,
         )
+        self._give_way = GivingWay()
         self._written: set[bytes] | None = None
         """What the file held when it was opened: a process that was killed may send it again."""
 
@@ -108,27 +107,27 @@ class FileSink:
 
     def _read_back(self) -> set[bytes]:
         found = set()
-        for number, line in enumerate(self._file.last_lines(_READ_BACK)):
+        for line in self._file.last_lines(_READ_BACK):
             if key := self._key(line):
                 found.add(key)
-            _give_way(number)
+            self._give_way()
         return found
 
     def _spans(self, batch: Sequence[Span], written: set[bytes]) -> Iterator[bytes]:
-        for number, span in enumerate(batch):
+        for span in batch:
             if f"{span.trace_id}{span.span_id}".encode() not in written:
                 yield _encode(span) + b"\n"
-            _give_way(number)
+            self._give_way()
 
     def _events(self, batch: Sequence[Span], written: set[bytes]) -> Iterator[bytes]:
         spans = {span.span_id: span for span in batch}
-        for number, span in enumerate(batch):
+        for span in batch:
             ancestry = _ancestry(span, spans)
             if f"START{span.span_id}".encode() not in written:
                 yield _encode(start_step(span, ancestry)) + b"\n"
             if span.end_ns is not None and f"END{span.span_id}".encode() not in written:
                 yield _encode(end_step(span, ancestry)) + b"\n"
-            _give_way(number)
+            self._give_way()
 
 
 def _check(path: Path) -> None:
@@ -140,12 +139,6 @@ def _check(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         raise ConfigError(f"path: {path} cannot be made, for {above} is a file and no folder")
-
-
-def _give_way(number: int) -> None:
-    """Let other threads run: Python would make them wait for 5 ms."""
-    if number % _YIELD_EVERY == 0:
-        time.sleep(0)
 
 
 def _span_key(line: bytes) -> bytes:
