@@ -266,6 +266,7 @@ SHIP = """
             time.sleep(0.01)
         else:
             break
+    print("held", flush=True)
     tail = Tail(home, cursor)
     while True:
         items = tail.read(20)
@@ -293,24 +294,21 @@ WRITE = """
 def test_kill_9_of_writers_and_of_who_ships_loses_nothing(home, tmp_path):
     out, seed = tmp_path / "out", random.Random(7)  # noqa: S311  # no secret
     writers = [python(WRITE) for _ in range(2)]
-    kills = 0
-    until = time.monotonic() + 4
-    while time.monotonic() < until:
-        shipper = python(SHIP, home, out)
-        time.sleep(0.4 + seed.random() / 2)
-        shipper.kill()
-        shipper.wait()
-        kills += 1
+    kills = 6
+    for _ in range(kills):
+        with python(SHIP, home, out, stdout=subprocess.PIPE) as shipper:
+            shipper.stdout.readline()
+            time.sleep(0.1 + seed.random() / 2)
+            shipper.kill()
     for writer in writers:
         writer.kill()
         writer.wait()
-    assert python(SHIP, home, out, "until done").wait(60) == 0
+    assert python(SHIP, home, out, "until done", stdout=subprocess.DEVNULL).wait(120) == 0
     expected = Counter(f"{span.span_id} {span.status.value}" for span in open_store(home).spans())
     given = Counter(line for line in out.read_text().splitlines() if line)
     assert set(given) == set(expected)
     assert given.total() - expected.total() <= 20 * kills
-    assert expected.total() > 1000
     state = read_state(home, "sink")
     assert state.segments == {}
-    assert len(state.done) > 4
+    assert len(state.done) == len(list((home / "journal").iterdir())) > 2
     assert sum(1 for line in given if line.endswith("interrupted")) >= 2
