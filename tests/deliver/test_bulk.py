@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     with Server(("127.0.0.1", 0), Handler) as made:
         made.sizes = []
-        thread = threading.Thread(target=made.serve_forever)
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield made
         made.shutdown()
