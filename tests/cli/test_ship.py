@@ -60,6 +60,7 @@ def place(tmp_path, monkeypatch):
     (package / "entry_points.txt").write_text("[millstream.exporters]\npicky = picky:Picky\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # Logfire's takes seconds to load
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "ELASTICSEARCH_URL", "ELASTICSEARCH_CLIENT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)

@@ -1,16 +1,19 @@
 """Exporters of a workflow file, through the real command line: what is recorded arrives, faults are told."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 from millstream import open_store
 
 SHOUT = """
-import os
+import os, sys, time
 from millstream import start_span
 
 def shout(text):
@@ -19,6 +22,10 @@ def shout(text):
 
 def fail(text):
     raise ValueError("nobody listens")
+
+def wait(text):
+    print("waiting", file=sys.stderr, flush=True)
+    time.sleep(60)
 
 def die(text):
     with start_span("inside"):
@@ -33,6 +40,12 @@ workflow: {{_type: python, target: 'shouting.py:{1}'}}
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def without_plugins(monkeypatch):
+    """Logfire's plugin of pydantic takes seconds to load."""
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 @pytest.fixture
@@ -180,6 +193,57 @@ def test_a_file_that_cannot_be_written_never_fails_a_run(flow, millstream_proces
     assert len(lines(tmp_path / "folder" / "traces.jsonl")) == 2
 
 
+@pytest.fixture
+def silent():
+    """A server that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_the_answer_does_not_wait_for_a_server_that_hangs(flow, tmp_path, silent):
+    section = f"{{_type: elasticsearch, endpoint: '{silent}', index: x, shutdown_timeout: 3, timeout: 60}}"
+    command = [sys.executable, "-W", "error", "-m", "millstream", "run", "--config_file", flow(section)]
+    began = time.monotonic()
+    with subprocess.Popen(
+        [*command, "--input", "hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as run:
+        assert run.stdout.readline() == "HELLO\n"
+        answered = time.monotonic()
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert 2 < time.monotonic() - answered < 45
+    assert time.monotonic() - began < 45
+    assert "2 of 2 spans wait for out" in err
+    assert "millstream ship --config_file" in err
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_who_interrupts_twice_waits_for_nothing(flow, tmp_path, silent, interrupts):
+    section = f"{{_type: elasticsearch, endpoint: '{silent}', index: x, shutdown_timeout: 4, timeout: 60}}"
+    command = [sys.executable, "-m", "millstream", "run", "--config_file", flow(section, "wait")]
+    with subprocess.Popen(
+        [*command, "--input", "hello"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    ) as run:
+        while run.stderr.readline() != "waiting\n":
+            pass
+        for _ in range(interrupts):
+            run.send_signal(signal.SIGINT)
+            time.sleep(1)
+        began = time.monotonic()
+        run.communicate(timeout=60)
+        waited = time.monotonic() - began
+    assert run.returncode == 130
+    assert waited < 2 if interrupts == 2 else 1 < waited < 20
+
+
 def test_info_lists_exporters_and_processors(millstream):
     listed = json.loads(millstream("info", "--json").stdout)
     (file,) = (item for item in listed["exporters"] if item["name"] == "file")
@@ -205,3 +269,30 @@ def test_the_journal_is_kept_small(write, millstream_process, home):
     assert done.returncode == 0
     assert "is over general.telemetry.journal: 1 segments removed" in done.stderr
     assert [span.input for span in open_store(home).spans() if span.name == "shout"] == ["b"]
+
+
+def test_what_is_removed_undelivered_is_counted_for_its_exporter(write, millstream_process, home, tmp_path):
+    (tmp_path / "folder").symlink_to("/proc/nowhere")
+    path = str(
+        write(
+            """
+            general:
+              telemetry:
+                tracing: {out: {_type: file, path: folder/traces.jsonl}}
+                journal: {max_bytes: 1}
+            workflow: {_type: python, target: 'shouting.py:shout'}
+            """,
+            shouting=SHOUT,
+        )
+    )
+    assert millstream_process("run", "--config_file", path, "--input", "a").returncode == 0
+    done = millstream_process("run", "--config_file", path, "--input", "b")
+    assert (done.returncode, done.stdout) == (0, "B\n")
+    assert "1 segments removed" in done.stderr
+    assert "out had not had 2 of them" in done.stderr
+    status = json.loads(millstream_process("journal", "status", "--home", str(home), "--json").stdout)
+    (sink,) = status["sinks"]
+    assert (sink["left"], sink["counts"]["evicted"], sink["counts"]["sent"]) == (2, 2, 0)
+    (tmp_path / "folder").unlink()
+    assert millstream_process("ship", "--config_file", path, "--once").returncode == 0
+    assert [line["input"] for line in lines(tmp_path / "folder" / "traces.jsonl")][1:] == ["b"]

@@ -9,14 +9,13 @@ from msgspec import Meta
 from millstream.deliver.file import FileSink
 from millstream.deliver.options import Accepted, collected, component
 from millstream.deliver.plugins import EXPORTERS, Section
-from millstream.deliver.policy import Policy
+from millstream.deliver.policy import Policy, policy_for
 from millstream.deliver.processors import build_processors
 from millstream.deliver.sink import Sink
 from millstream.errors import ConfigError
 from millstream.record.policy import Processor
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_DEFAULT_BATCH: Final = 500
 
 
 class Configured(NamedTuple):
@@ -114,11 +113,10 @@ def _policy(
     max_retries: int | None = None,
     shutdown_timeout: float | None = None,
 ) -> Policy:
-    given: dict[str, Any] = {
-        "batch_size": batch_size or getattr(sink, "batch_size", _DEFAULT_BATCH),
-        "batch_bytes": getattr(sink, "batch_bytes", None),
-        "flush_interval_s": flush_interval,
-        "breaker_after": None if max_retries is None else max(max_retries, 1),
-        "shutdown_timeout_s": shutdown_timeout,
-    }
-    return Policy(**{key: value for key, value in given.items() if value is not None})
+    return policy_for(
+        sink,
+        batch_size=batch_size,
+        flush_interval_s=flush_interval,
+        breaker_after=None if max_retries is None else max(max_retries, 1),
+        shutdown_timeout_s=shutdown_timeout,
+    )

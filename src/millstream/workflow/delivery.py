@@ -1,24 +1,25 @@
 """`general.telemetry`: what is recorded is delivered while a workflow runs, and the journal kept small."""
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from millstream.deliver.delivery import Delivery
 from millstream.deliver.eviction import evict, told
-from millstream.deliver.exporters import build_all, check
+from millstream.deliver.exporters import build_all
 from millstream.errors import MillstreamError
 from millstream.record import journal_home, recorder
 from millstream.workflow.config import JournalConfig, WorkflowConfig
 
 _LOOK_EVERY_S: Final = 60.0
 _LOGGER: Final = logging.getLogger("millstream")
-_active: Final[dict[str, tuple[Delivery, int]]] = {}
-"""Deliveries under way, by what they deliver to, and how many blocks use each."""
+_active: Final[dict[str, tuple["_Running", int]]] = {}
+"""What is under way, by what it was configured as, and how many blocks use each."""
 
 
 @asynccontextmanager
@@ -32,58 +33,67 @@ async def delivering(config: WorkflowConfig) -> AsyncIterator[None]:
         ConfigError: an exporter is seen to be configured wrongly.
         MissingExtraError: something that one needs is not installed.
     """
-    telemetry = config.general.telemetry
-    with _kept_small(telemetry.journal):
-        if telemetry.tracing and recorder.get() is not None:
-            async with _shared(config, telemetry.tracing):
-                yield
-        else:
-            check(telemetry.tracing)
-            yield
-
-
-@asynccontextmanager
-async def _shared(config: WorkflowConfig, tracing: Mapping[str, Any]) -> AsyncIterator[None]:
-    home = journal_home()
-    key = f"{home} {tracing!r}"
-    delivery, users = _active.get(key, (None, 0))
-    if delivery is None:
-        delivery = Delivery(home, build_all(tracing), config_file=config.path)
-        delivery.start()
-    _active[key] = (delivery, users + 1)
+    telemetry, home = config.general.telemetry, journal_home()
+    key = f"{home} {telemetry.tracing!r} {telemetry.journal!r}"
+    running, users = _active.get(key, (None, 0))
+    if running is None:
+        running = _Running(home, config)
+    _active[key] = (running, users + 1)
     try:
         yield
     finally:
         _, users = _active.pop(key)
         if users > 1:
-            _active[key] = (delivery, users - 1)
+            _active[key] = (running, users - 1)
         else:
-            await asyncio.to_thread(delivery.close)
+            await _aside(running.close)
 
 
-class _kept_small:  # noqa: N801  # used as a block
-    """Remove old segments of the journal as long as the block runs, and when it ends."""
+async def _aside(function: Callable[[], object]) -> None:
+    """Call it in a thread. Unlike one of asyncio's, nobody waits for it who is interrupted twice."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-    def __init__(self, limits: JournalConfig) -> None:
-        self._limits = limits
-        self._home = journal_home()
+    def run() -> None:
+        try:
+            function()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(done.set)
+
+    threading.Thread(target=run, name="millstream close", daemon=True).start()
+    await done.wait()
+
+
+class _Running:
+    """A delivery, and whoever keeps the journal small meanwhile."""
+
+    def __init__(self, home: Path, config: WorkflowConfig) -> None:
+        self._home = home
+        self._limits = config.general.telemetry.journal
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        exporters = build_all(config.general.telemetry.tracing)
+        self._delivery = Delivery(home, exporters, config_file=config.path)
+        if recorder.get() is not None:
+            self._delivery.start()
+        else:
+            for one in exporters:
+                one.sink.close()
+        if self._has_limits:
+            threading.Thread(target=self._keep_small, name="millstream journal", daemon=True).start()
 
-    def __enter__(self) -> None:
-        if self._limits.max_bytes is not None or self._limits.max_age_s is not None:
-            self._thread = threading.Thread(target=self._run, name="millstream journal", daemon=True)
-            self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End both: what could be delivered is not counted as lost."""
         self._over.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._delivery.close()
+        if self._has_limits:
+            keep_small(self._home, self._limits)
 
-    def _run(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(_LOOK_EVERY_S)
+    @property
+    def _has_limits(self) -> bool:
+        return self._limits.max_bytes is not None or self._limits.max_age_s is not None
+
+    def _keep_small(self) -> None:
+        while not self._over.wait(_LOOK_EVERY_S):
             keep_small(self._home, self._limits)
 
 
