@@ -1,9 +1,10 @@
-"""Spans that a sink will never take as they are: kept in a file, with the reason."""
+"""Spans that a sink does not take as they are: kept in a file with the reason, and sent again on request."""
 
 import contextlib
+import itertools
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from millstream.deliver import sink_call
+from millstream.deliver.cursor import Counts, Cursor
+from millstream.deliver.sink import Rejected, Result, Retry, Sink
+from millstream.errors import MillstreamError, RefusedError, StorageError, UnreachableError
 from millstream.record.serialize import to_json
 from millstream.span import Span
 
@@ -70,7 +75,7 @@ class DeadLetters:
         """
         if self._before is None:
             self._before = self._keys_at_end()
-        lines = [letter(self._name, span, reason) for span, reason in rejected]
+        lines = [to_line(self._name, span, reason) for span, reason in rejected]
         append(self.path, [line for line in lines if _key(line) not in self._before])
 
     def _keys_at_end(self) -> set[bytes]:
@@ -83,7 +88,7 @@ class DeadLetters:
         return keys
 
 
-def letter(name: str, span: Span, reason: str) -> bytes:
+def to_line(name: str, span: Span, reason: str) -> bytes:
     """A line for the file, with its newline."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
@@ -132,3 +137,143 @@ def _to_json(span: Span) -> bytes:
 def _key(line: bytes) -> bytes:
     found = _KEY.search(line)
     return found[1] + found[2] if found else line
+
+
+class Retried(msgspec.Struct):
+    """What became of dead letters that were sent again.
+
+    Attributes:
+        sent: taken, and removed from the file.
+        rejected: again, by reason.
+        left: not tried, or not taken at this moment, or no dead letters at all.
+    """
+
+    sent: int = 0
+    rejected: dict[str, int] = {}
+    left: int = 0
+
+
+def retry_rejected(home: Path, name: str, sink: Sink, batch_size: int = 500) -> Retried:
+    """Send the dead letters of a sink again; those that it takes are removed from the file.
+
+    They are sent as they are in the file: no processors are run.
+
+    Raises:
+        Busy: another process delivers to this sink.
+        UnreachableError, RefusedError: the sink took nothing more; what it took before is removed.
+        StorageError: the file cannot be read or written.
+    """
+    cursor = Cursor.open(home, name)
+    try:
+        return _Again(name, sink, cursor.counts).send(dead_letter_path(home, name), batch_size)
+    except OSError as error:
+        if isinstance(error, UnreachableError | RefusedError):
+            raise
+        raise StorageError(f"{error.filename} cannot be read or written: {error.strerror}") from error
+    finally:
+        cursor.close()
+
+
+class _Again:
+    """Sends the letters of one file again."""
+
+    def __init__(self, name: str, sink: Sink, counts: Counts) -> None:
+        self._name = name
+        self._sink = sink
+        self._counts = counts
+        self._retried = Retried()
+        self._tried: set[bytes] = set()
+
+    def send(self, path: Path, batch_size: int) -> Retried:
+        """All of them; the file is replaced in one piece, so that a kill costs a repetition and no letter."""
+        new = path.with_name(f"{path.name}.new")
+        failure: MillstreamError | None = None
+        try:
+            source = path.open("rb")
+        except FileNotFoundError:
+            return self._retried
+        with source:
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                lines = iter(source)
+                while failure is None and (batch := list(itertools.islice(lines, batch_size))):
+                    try:
+                        write(fd, b"".join(self._keep(batch)))
+                    except (UnreachableError, RefusedError) as error:
+                        failure = error
+                        self._leave(fd, batch)
+                for line in lines:
+                    self._leave(fd, [line])
+                os.fsync(fd)
+                empty = os.fstat(fd).st_size == 0
+            finally:
+                os.close(fd)
+        new.replace(path)
+        if empty:
+            path.unlink()
+        if failure is not None:
+            raise failure
+        return self._retried
+
+    def _leave(self, fd: int, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self._retried.left += 1
+            write(fd, line)
+
+    def _keep(self, lines: Sequence[bytes]) -> list[bytes]:
+        """Send letters; the lines that stay."""
+        kept: list[bytes] = []
+        letters: list[tuple[bytes, DeadLetter]] = []
+        for line in lines:
+            try:
+                letters.append((line, decode(line)))
+            except msgspec.DecodeError:
+                self._retried.left += 1
+                kept.append(line.rstrip(b"\n") + b"\n")
+        letters = [one for one in letters if self._is_first(one[0])]
+        for (line, letter), result in zip(
+            letters, self._results([one.span for _, one in letters]), strict=True
+        ):
+            if isinstance(result, Retry):
+                self._retried.left += 1
+                kept.append(line)
+                continue
+            self._count(letter, result)
+            if isinstance(result, Rejected):
+                kept.append(to_line(self._name, letter.span, result.reason))
+        return kept
+
+    def _is_first(self, line: bytes) -> bool:
+        key = _key(line)
+        is_first = key not in self._tried
+        self._tried.add(key)
+        return is_first
+
+    def _results(self, spans: Sequence[Span]) -> list[Result]:
+        """Of a span that the sink raises on it is the exception's words."""
+        if not spans:
+            return []
+        try:
+            return sink_call.send(self._sink, spans)
+        except (UnreachableError, RefusedError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a span may be more than a sink can do anything with
+            if len(spans) == 1:
+                return [Rejected(f"{type(error).__name__}: {error}")]
+            middle = len(spans) // 2
+            return self._results(spans[:middle]) + self._results(spans[middle:])
+
+    def _count(self, letter: DeadLetter, result: Result) -> None:
+        before = self._counts.rejected
+        if before.get(letter.reason, 0) > 0:
+            before[letter.reason] -= 1
+            if not before[letter.reason]:
+                del before[letter.reason]
+        if isinstance(result, Rejected):
+            for rejected in (before, self._retried.rejected):
+                rejected[result.reason] = rejected.get(result.reason, 0) + 1
+        elif result is None:
+            self._counts.sent += 1
+            self._retried.sent += 1
+        else:
+            self._counts.skipped += 1

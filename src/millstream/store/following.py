@@ -1,6 +1,7 @@
 """Reading on in a segment, in bounded memory, while it may be being written."""
 
 import os
+import time
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -12,6 +13,8 @@ from millstream.store.blobs import BLOB
 from millstream.store.segments import is_written, texts
 
 _CHUNK: Final = 64 << 10
+_BEGINNING_S: Final = 60
+"""An empty file that nobody holds may have been made just now; not for so long."""
 _PAGE: Final = 4096
 """Room is made in multiples of it, everywhere."""
 _NUL: Final = b"\x00"
@@ -47,8 +50,12 @@ class Lines:
             OSError: the file cannot be opened; FileNotFoundError where it was removed.
         """
         if not self._dead:
-            self._dead = not is_written(self._open())
+            self._dead = not is_written(self._open()) and not self._may_begin()
         return not self._dead
+
+    def _may_begin(self) -> bool:
+        """Whether its process may be about to take hold of it: the file is made first."""
+        return self.size() == 0 and self.age_s(time.time()) < _BEGINNING_S
 
     def size(self) -> int:
         """Bytes, room that was made included."""
