@@ -23,6 +23,7 @@ from millstream.deliver.tail import Tail
 from millstream.record import journal
 from millstream.record.opening import open_span
 from millstream.record.recorder import get
+from millstream.store import following
 
 LLM, TOOL, FUNCTION, TASK = SpanKind.LLM, SpanKind.TOOL, SpanKind.FUNCTION, SpanKind.TASK
 
@@ -465,6 +466,42 @@ def test_a_segment_that_is_only_beginning_is_not_done(tmp_path, reader):
     one.tail.save()
     write(tmp_path, line(1, end_ns=5))
     assert names(one.drain()) == ["f"]
+
+
+def test_where_there_are_no_file_locks_segments_that_were_cut_are_left(tmp_path, reader, monkeypatch):
+    monkeypatch.setattr(following, "is_written", lambda _: True)
+    one = reader(tmp_path)
+    with millstream.recording(home=tmp_path, segment_bytes=1):
+        for number in range(100):
+            with start_span(str(number), input=f"{number} " * 2000):
+                pass
+            if number % 10 == 0:
+                one.drain()
+    assert names(one.drain())[-1] == "99"
+    one.tail.save()
+    assert len(one.cursor.segments) == 1
+    assert one.tail.left() == 0
+
+
+def test_what_is_left_is_exact_at_every_moment(tmp_path, reader):
+    one = reader(tmp_path)
+    ended, settled = 0, 0
+    with millstream.recording(home=tmp_path, segment_bytes=1):
+        for number in range(60):
+            with start_span(f"outer {number}", input=f"{number} " * 2000), start_span("inner"):
+                assert one.tail.left() == ended - settled
+            ended += 2
+            if number % 3 == 0:
+                assert one.tail.left() == ended - settled
+                one.read(4)
+                assert one.tail.left() == ended - settled
+                settled += len(one.settle(one.out[:3]))
+                assert one.tail.left() == ended - settled
+            if number % 10 == 0:
+                one.again()
+                assert one.tail.left() == ended - settled
+    assert len(one.drain()) == ended - settled
+    assert one.tail.left() == 0
 
 
 def test_memory_does_not_grow_with_what_is_settled(tmp_path, reader):

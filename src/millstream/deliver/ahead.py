@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,7 @@ class Ahead:
         folder: of the segments.
         begin: the place.
         open_ids: the spans that are open there.
+        between: called after each part of a file that is read.
 
     Attributes:
         at: up to where was counted.
@@ -35,12 +36,19 @@ class Ahead:
         is_written: whether more may come.
     """
 
-    def __init__(self, folder: Path, begin: Place, open_ids: Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        begin: Place,
+        open_ids: Iterable[str],
+        between: Callable[[], object] | None = None,
+    ) -> None:
         self.at = begin
         self.counts: Counter[str] = Counter()
         self.open_ids = {span_id.encode() for span_id in open_ids}
         self.is_written = False
         self._folder = folder
+        self._between = between
 
     def passed(self, place: Place) -> None:
         """A span was read that may have been counted."""
@@ -56,6 +64,8 @@ class Ahead:
         """
         self.is_written = False
         for name in names:
+            if name < self.at.segment:
+                continue
             offset = self.at.offset if name == self.at.segment else 0
             lines = Lines(self._folder / f"{name}.jsonl", offset)
             try:
@@ -78,3 +88,5 @@ class Ahead:
                         self.open_ids.discard(head[1])
                     elif offset not in known.closed:
                         self.open_ids.add(head[1])
+            if self._between is not None:
+                self._between()

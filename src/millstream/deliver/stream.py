@@ -232,7 +232,7 @@ class Stream:
             try:
                 live = lines.is_written()  # first: what is written in between belongs to what is read
                 batch = lines.take(live=live)
-                beginning = not (batch or live) and self._is_beginning(lines)
+                waits = not batch and (self._is_beginning(lines) if not live else not self._is_sealed(lines))
             except FileNotFoundError:
                 self._evicted()
                 continue
@@ -245,7 +245,7 @@ class Stream:
                 self._between()
                 return True
             self.close()
-            if live or beginning:
+            if waits:
                 return False
             self._leave()
 
@@ -271,6 +271,10 @@ class Stream:
         if self._before is not None:  # a span may refer to the blobs of the segment before, not to older ones
             self._blobs.forget(self._before.path)
         self._before, self._current, self._lines = self._current, None, None
+
+    def _is_sealed(self, lines: Lines) -> bool:
+        """Whether a segment that seems to be held was cut to its end: some file systems have no locks."""
+        return bool(self._next) and lines.offset >= lines.size()
 
     def _is_beginning(self, lines: Lines) -> bool:
         return lines.size() == 0 and not self._next and lines.age_s(time.time()) < _BEGINNING_S
@@ -369,7 +373,7 @@ class Stream:
         elif self._before is not None:
             here = Place(self._before.name, sys.maxsize)
         if self._ahead is None or self._ahead.at < here:
-            self._ahead = Ahead(self._folder, here, self._reader.open_ids)
+            self._ahead = Ahead(self._folder, here, self._reader.open_ids, self._between)
         known = self._cursor.segments
         self._ahead.count(names, known)
         count = self._ahead.counts.total()
