@@ -1,14 +1,18 @@
 """Exporters and processors from a workflow file: both forms, and what is wrong told with its place."""
 
+import re
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
 
 from millstream import Redaction, SpanKind, Status
 from millstream.deliver import plugins
 from millstream.deliver.exporters import build, build_all
 from millstream.deliver.file import FileSink
+from millstream.deliver.options import Accepted
 from millstream.deliver.processors import process
 from millstream.deliver.sink import Sink
 from millstream.errors import ConfigError, MissingExtraError
@@ -260,3 +264,22 @@ def test_one_that_raises_leaves_no_content(monkeypatch):
     assert (sent.span_id, sent.error.type, sent.status) == (one.span_id, "ValueError", Status.OK)
     assert sent.attributes == {"gen_ai.request.model": "small", "millstream.incomplete": True}
     assert list(faults.counts) == ["a processor of an exporter raised; its span was sent without content"]
+
+
+# The page
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_page_is_right():
+    (example, *_) = re.findall(r"## Exporters\n\n```yaml\n(.*?)```", PAGE, re.DOTALL)
+    built = build_all(yaml.safe_load(example)["general"]["telemetry"]["tracing"])
+    assert [(one.name, len(one.processors)) for one in built] == [("everything", 0), ("some", 2)]
+
+
+@pytest.mark.parametrize("name", ["file", "redaction", "tagging", "sampling", "truncation"])
+def test_every_option_is_on_the_page(name):
+    known = plugins.available(plugins.EXPORTERS) | plugins.available(plugins.PROCESSORS)
+    for option in Accepted(known[name].load()).names:
+        assert f"`{option}`" in PAGE, option
