@@ -1,9 +1,10 @@
 """From a journal to one sink, a batch at a time; no thread, no waiting."""
 
+import contextlib
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from random import Random
@@ -22,6 +23,8 @@ from millstream.deliver.sink import Rejected, Result, Retry, Sink, Skipped
 from millstream.deliver.tail import Item, Tail
 from millstream.errors import RefusedError, UnreachableError
 from millstream.record.policy import Processor
+from millstream.store.following import end_of_content
+from millstream.store.segments import list_segments
 
 _READ_AT_ONCE: Final = 32
 _RAISES_IN_A_ROW: Final = 12
@@ -103,6 +106,7 @@ class Sending:
     ) -> None:
         give_way = GivingWay()
         self.backoff = Backoff(policy, clock, random)
+        self._home = home
         self._cursor = cursor
         self._sink = sink
         self._policy = policy
@@ -143,6 +147,28 @@ class Sending:
     def left(self) -> int:
         """Spans that have ended and are not settled."""
         return self._tail.left()
+
+    def marks(self) -> dict[str, int]:
+        """Up to where there is something at this moment, in each segment that is not done."""
+        marks = {}
+        for segment in list_segments(self._home):
+            if not self._cursor.is_done(segment.path.stem):
+                with contextlib.suppress(FileNotFoundError):
+                    marks[segment.path.stem] = end_of_content(segment.path)
+                self._give_way()
+        return marks
+
+    def unsettled(self, marks: Mapping[str, int]) -> int | None:
+        """How many spans that ended before these marks are not settled; `None` while not all were read."""
+        count = 0
+        for name, end in marks.items():
+            if self._cursor.is_done(name):
+                continue
+            progress = self._cursor.segments.get(name)
+            if progress is None or progress.read < end:
+                return None
+            count += sum(offset < end for offset in progress.owed)
+        return count
 
     def step(self, *, at_once: bool = False) -> Step:
         """Send one batch, if something is to be sent now.

@@ -27,6 +27,7 @@ _TAKE_OVER_S: Final = 1.0
 _LOOK_AT_OTHERS_S: Final = 0.2
 _IMPATIENT_S: Final = 2.0
 """The longest pause while somebody waits."""
+_LATE_S: Final = 1.0
 _GRACE_S: Final = 0.5
 _COUNTING_S: Final = 10.0
 _AFTER_FAULT_S: Final = 5.0
@@ -180,8 +181,9 @@ class Shipper:
         sending = self._sending
         assert sending is not None  # noqa: S101  # for mypy
         new = [waiting for waiting in asked if not waiting.began]
+        marks = sending.marks() if new else {}
         for waiting in new:
-            waiting.begin(sending.backoff)
+            waiting.begin(sending.backoff, marks)
         self._step_since = self._clock()
         step = sending.step(at_once=bool(new))
         self._step_since = None
@@ -196,8 +198,13 @@ class Shipper:
             backoff.retry_at = min(backoff.retry_at, now + _IMPATIENT_S)
         settled = step is Step.NOTHING and not sending.holds_any
         for waiting in asked:
-            if settled or waiting.until <= now or (step is Step.FAILED and waiting.gives_up(backoff)):
-                self._done(waiting, sending.left(), backoff.error)
+            unsettled = sending.unsettled(waiting.marks)
+            # Who records on while delivery ends is waited for, but not for ever.
+            enough = unsettled == 0 and not (waiting.closing and now < waiting.since + _LATE_S)
+            gives_up = step is Step.FAILED and waiting.gives_up(backoff)
+            if settled or enough or gives_up or waiting.until <= now:
+                left = sending.left() if waiting.closing or unsettled is None else unsettled
+                self._done(waiting, left, backoff.error)
         if step is Step.FULL or (step is Step.SOME and self._waiting):
             return 0
         if step in (Step.FAILED, Step.PAUSED):

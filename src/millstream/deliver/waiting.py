@@ -1,6 +1,7 @@
 """Somebody who waits until what is recorded has been settled, and how long that makes sense."""
 
 import threading
+from collections.abc import Mapping
 from typing import Final
 
 from millstream.deliver.backoff import Backoff
@@ -20,6 +21,7 @@ class Waiting:
         until: when it ends.
         closing: whether it is the end of delivery.
         began: whether the sink was tried since.
+        marks: up to where there was something then, by segment.
         left: spans that are not settled; `None` while that is not known.
         why: why they are not.
     """
@@ -29,14 +31,16 @@ class Waiting:
         self.until = until
         self.closing = closing
         self.began = False
+        self.marks: Mapping[str, int] = {}
         self.left: int | None = None
         self.why: Exception | None = None
         self._tries = _LAST_TRIES
         self._done = threading.Event()
 
-    def begin(self, backoff: Backoff) -> None:
+    def begin(self, backoff: Backoff, marks: Mapping[str, int]) -> None:
         """The sink is tried now; where it took nothing lately, only once."""
         self.began = True
+        self.marks = marks
         if backoff.failures:
             self._tries = 1
 
