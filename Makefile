@@ -2,7 +2,8 @@
 # PYTHON says which Python makes the environments: make test PYTHON=python3.12
 export PYTHON ?= python3
 
-OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain))
+OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain)) \
+	tests/deliver/test_flywheel_record.py
 
 # What an environment is made from; the package holds modules in C.
 BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/record/*.c)
