@@ -182,6 +182,12 @@ def test_a_receiver_that_takes_nothing_as_things_are(code, receiver, sink):
         sink.send([span()])
 
 
+def test_a_page_for_people_is_no_receiver(receiver, sink):
+    receiver.answer = lambda request: (200, {"content-type": "text/html; charset=utf-8"}, b"<p>Welcome")
+    with pytest.raises(RefusedError, match="is no receiver of OTLP: correct `endpoint`"):
+        sink.send([span()])
+
+
 def test_grpc_says_when(rpc_receiver, rpc_sink):
     def busy(request, context):
         wait = RetryInfo(retry_delay=Duration(seconds=3, nanos=500_000_000))
@@ -268,6 +274,8 @@ def test_a_span_that_no_protobuf_can_hold_is_rejected(receiver, sink):
 
 def test_secrets_are_not_shown_in_the_receivers_words(receiver):
     sink = OtlpSink(endpoint=receiver.url, headers={"authorization": "Bearer flour-42", "x-key": "grain-17"})
+    receiver.answer = lambda request: (200, {"content-type": PROTOBUF}, taken(1, "flour-42\nmay not"))
+    assert sink.send([span()]) == [Rejected("[redacted] may not")]
     body = msgspec.json.encode({"message": "no such token: flour-42, and grain-17"})
     for code in (400, 401, 503):
         receiver.answer = lambda request, code=code: (code, {"content-type": "application/json"}, body)

@@ -25,6 +25,8 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+PATIENCE_S = 60.0
+"""For machines that are busy: a request that is given up may still arrive, and its spans twice."""
 PIXEL = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -129,7 +131,7 @@ def test_spans_arrive_as_they_were_recorded(transport, collector, recorded, monk
 
     assert send(sink, recorded) == [None] * 6
 
-    received = by_id(collector.wait_for(6))
+    received = by_id(collector.wait_for(6, PATIENCE_S))
     assert len(received) == 6
     for sent in recorded:
         got = received[sent.span_id]
@@ -147,7 +149,7 @@ def test_spans_arrive_as_they_were_recorded(transport, collector, recorded, monk
 def test_a_model_call_at_the_collector(collector, recorded):
     send(OtlpSink(endpoint=collector.url), recorded)
 
-    received = by_id(collector.wait_for(6))
+    received = by_id(collector.wait_for(6, PATIENCE_S))
     asking, asked = (received[each.span_id] for each in recorded if each.kind is SpanKind.LLM)
     told = asked["attributes"]
     assert asked["kind"] == 3  # CLIENT
@@ -174,7 +176,7 @@ def test_a_model_call_at_the_collector(collector, recorded):
 def test_an_error_at_the_collector(collector, recorded):
     send(OtlpSink(endpoint=collector.url), recorded)
 
-    (failed,) = (each for each in collector.wait_for(6) if each["name"] == "plan")
+    (failed,) = (each for each in collector.wait_for(6, PATIENCE_S) if each["name"] == "plan")
     assert failed["status"] == {"code": 2, "message": "KeyError: 'no plan'"}
     assert failed["attributes"]["error.type"] == "KeyError"
     assert (failed["attributes"]["sacks"], failed["attributes"]["deep"]) == ([1, 2], {"a": None})
@@ -191,7 +193,7 @@ def test_tls(protocol, tls_collector, authority):
     for tls in (None, {"ca_file": str(authority.other_ca_file)}):
         with pytest.raises(RefusedError, match=r"cannot be trusted.*tls\.ca_file"):
             send(OtlpSink(endpoint=endpoint, protocol=protocol, tls=tls), [span()])
-    assert [each["name"] for each in tls_collector.wait_for(1)] == ["trusted"]
+    assert [each["name"] for each in tls_collector.wait_for(1, PATIENCE_S)] == ["trusted"]
 
 
 def test_any_certificate_where_that_is_asked_for(tls_collector):
@@ -252,14 +254,14 @@ def test_more_than_a_receiver_of_grpc_takes(collector):
     many = [span(input=[{"role": "user", "content": "x" * 400_000}]) for _ in range(8)]
     large = span(name="large", input=[{"role": "user", "content": "é" * 1_500_000}])
     too_large = span(input=[{"role": "user", "content": "x" * 5_000_000}])
-    sink = OtlpSink(endpoint=collector.grpc, protocol="grpc")
+    sink = OtlpSink(endpoint=collector.grpc, protocol="grpc", timeout=PATIENCE_S)
 
     *taken, refused = send(sink, [*many, large, too_large])
 
     assert taken == [None] * 9
     assert isinstance(refused, Rejected)
     assert "larger than max" in refused.reason
-    received = collector.wait_for(9)
+    received = collector.wait_for(9, PATIENCE_S)
     assert len(received) == 9
     (got,) = (each for each in received if each["name"] == "large")
     assert json.loads(got["attributes"]["input.value"]) == large.input
@@ -274,7 +276,7 @@ def test_a_body_that_a_proxy_does_not_let_through(collector, guard):
 
     assert results[:-1] == [None] * 40
     assert isinstance(results[-1], Rejected)
-    assert len(collector.wait_for(40)) == 40
+    assert len(collector.wait_for(40, PATIENCE_S)) == 40
     assert {each["status"] for each in halved.requests(3)} == {200, 413}
 
 
@@ -312,6 +314,33 @@ def test_faults_on_the_way(fault, protocol, collector, toxiproxy):
     proxy.clear()
     assert sink.send(large) == [None]
     sink.close()
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_nothing_is_lost_or_sent_twice_over_an_outage(protocol, collector, spans):
+    endpoint = collector.url if protocol == "http/protobuf" else collector.grpc
+    section = {
+        "_type": "otlp",
+        "endpoint": endpoint,
+        "protocol": protocol,
+        "timeout": PATIENCE_S,
+        "flush_interval": 0.05,
+    }
+    with millstream.deliver_to({"collector": section}):
+        for number in range(30):
+            if number == 10:
+                assert millstream.flush(PATIENCE_S).left == 0
+                collector.wait_for(10, PATIENCE_S)  # it writes later than it answers
+                collector.kill()
+            if number == 20:
+                assert millstream.flush(0.5).left == 10
+                collector.start()
+            with start_span(f"span {number}", input={"n": number}):
+                pass
+        told = millstream.flush(PATIENCE_S)
+    assert (told.left, told.rejected) == (0, {})
+    received = [each["spanId"] for each in collector.wait_for(30, PATIENCE_S)]
+    assert sorted(received) == sorted(each.span_id for each in spans())
 
 
 # Arize Phoenix
@@ -393,7 +422,7 @@ def test_phoenix_understands_kinds_tokens_and_content(phoenix, recorded):
 
 
 def test_mlflow_shows_a_run(mlflow, recorded):
-    sink = mlflow_sink(endpoint=mlflow.url, experiment_id=mlflow.experiment_id)
+    sink = mlflow_sink(endpoint=mlflow.url, timeout=PATIENCE_S, experiment_id=mlflow.experiment_id)
     assert send(sink, recorded) == [None] * 6
 
     received = by_id(mlflow.wait_for(6))
@@ -421,11 +450,26 @@ def test_mlflow_shows_a_run(mlflow, recorded):
 
 def test_a_run_that_failed_in_mlflow(mlflow):
     failed = span(kind=SpanKind.WORKFLOW, parent_id=None, status=Status.ERROR)
-    assert send(mlflow_sink(endpoint=mlflow.url, experiment_id=mlflow.experiment_id), [failed]) == [None]
+    assert send(
+        mlflow_sink(endpoint=mlflow.url, timeout=PATIENCE_S, experiment_id=mlflow.experiment_id), [failed]
+    ) == [None]
     (trace,) = mlflow.traces()
     assert trace["trace_info"]["state"] == "ERROR"
 
 
+def test_a_span_that_comes_twice_is_shown_once(phoenix, mlflow):
+    again, last = span(parent_id=None), span(parent_id=None)
+    for server, sink in (
+        (phoenix, phoenix_sink(endpoint=phoenix.url, project=phoenix.project)),
+        (mlflow, mlflow_sink(endpoint=mlflow.url, timeout=PATIENCE_S, experiment_id=mlflow.experiment_id)),
+    ):
+        assert sink.send([again]) == [None]
+        assert sink.send([again]) == [None]
+        assert send(sink, [last]) == [None]
+        shown = [each["spanId"] for each in server.wait_for(2)]
+        assert sorted(shown) == sorted([again.span_id, last.span_id])
+
+
 def test_mlflow_without_such_an_experiment(mlflow):
     with pytest.raises(RefusedError, match="No Experiment"):
-        send(mlflow_sink(endpoint=mlflow.url, experiment_id=987654), [span()])
+        send(mlflow_sink(endpoint=mlflow.url, timeout=PATIENCE_S, experiment_id=987654), [span()])

@@ -71,6 +71,8 @@ class HttpTransport:
                 raise
             raise RefusedError(f"{told}: name its CA in `tls.ca_file`") from error
         if answer.status not in _NOT_OK:
+            if "html" in answer.headers.get("content-type", ""):  # a page for people, whatever was sent
+                raise RefusedError(f"{self._target.subject} is no receiver of OTLP: correct `endpoint`")
             return _reply(answer)
         reason = self._target.words(_reason(answer))
         if answer.status in _AT_FAULT:

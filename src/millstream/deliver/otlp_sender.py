@@ -122,12 +122,13 @@ class OtlpSender:
         So many are said to be: those whose ids the receiver names first, then any.
         """
         results.update((each.place, None) for each in spans)
+        reason = self._target.words(reply.reason)
         if not reply.rejected:
-            self._warn(reply.reason)
+            self._warn(reason)
             return
         named = [each for each in spans if each.id in reply.reason]
         others = [each for each in spans if each.id not in reply.reason]
-        rejected = Rejected(reply.reason or "rejected by the receiver, without a reason")
+        rejected = Rejected(reason or "rejected by the receiver, without a reason")
         results.update((each.place, rejected) for each in [*named, *others][: reply.rejected])
 
     def _warn(self, words: str) -> None:

@@ -31,7 +31,7 @@ def phoenix(
     protocol: Protocol = "http/protobuf",
     headers: Mapping[str, str] | None = None,
     compression: Compression = "gzip",
-    timeout: Seconds = 10.0,
+    timeout: Seconds = 30.0,
     tls: Mapping[str, Any] | None = None,
     resource_attributes: Mapping[str, Any] | None = None,
 ) -> OtlpSender:
@@ -68,7 +68,7 @@ def langfuse(
     secret_key: str | None = None,
     headers: Mapping[str, str] | None = None,
     compression: Compression = "gzip",
-    timeout: Seconds = 10.0,
+    timeout: Seconds = 30.0,
     tls: Mapping[str, Any] | None = None,
     resource_attributes: Mapping[str, Any] | None = None,
 ) -> OtlpSender:
@@ -119,7 +119,7 @@ def langsmith(
     workspace_id: str | None = None,
     headers: Mapping[str, str] | None = None,
     compression: Compression = "gzip",
-    timeout: Seconds = 10.0,
+    timeout: Seconds = 30.0,
     tls: Mapping[str, Any] | None = None,
     resource_attributes: Mapping[str, Any] | None = None,
 ) -> OtlpSender:
@@ -166,7 +166,7 @@ def mlflow(
     token: str | None = None,
     headers: Mapping[str, str] | None = None,
     compression: Compression = "gzip",
-    timeout: Seconds = 10.0,
+    timeout: Seconds = 30.0,
     tls: Mapping[str, Any] | None = None,
     resource_attributes: Mapping[str, Any] | None = None,
 ) -> OtlpSender:
