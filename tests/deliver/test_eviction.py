@@ -148,7 +148,7 @@ def test_only_what_every_sink_has_had(recorded):
     deliver(recorded, "a", 900)
     deliver(recorded, "b", 450)
     done = journal_command("prune", "--home", str(recorded), "--delivered")
-    assert "1 segments removed" in done.stdout
+    assert "1 segment removed" in done.stdout
     assert evict(recorded, only_delivered=True, max_bytes=0).segments == 0
     deliver(recorded, "b", 100)
     assert evict(recorded, only_delivered=True, max_age_s=3600).segments == 0

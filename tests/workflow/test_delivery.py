@@ -267,7 +267,7 @@ def test_the_journal_is_kept_small(write, millstream_process, home):
     assert millstream_process("run", "--config_file", path, "--input", "a").returncode == 0
     done = millstream_process("run", "--config_file", path, "--input", "b")
     assert done.returncode == 0
-    assert "is over general.telemetry.journal: 1 segments removed" in done.stderr
+    assert "is over general.telemetry.journal: 1 segment removed" in done.stderr
     assert [span.input for span in open_store(home).spans() if span.name == "shout"] == ["b"]
 
 
@@ -288,7 +288,7 @@ def test_what_is_removed_undelivered_is_counted_for_its_exporter(write, millstre
     assert millstream_process("run", "--config_file", path, "--input", "a").returncode == 0
     done = millstream_process("run", "--config_file", path, "--input", "b")
     assert (done.returncode, done.stdout) == (0, "B\n")
-    assert "1 segments removed" in done.stderr
+    assert "1 segment removed" in done.stderr
     assert "out had not had 2 of them" in done.stderr
     status = json.loads(millstream_process("journal", "status", "--home", str(home), "--json").stdout)
     (sink,) = status["sinks"]

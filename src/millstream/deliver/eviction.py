@@ -117,9 +117,11 @@ def _tell(home: Path, sink: str, gone: dict[str, int]) -> None:
 
 def told(evicted: Evicted) -> str:
     """What was removed, for people."""
-    text = f"{evicted.segments} segments removed, {evicted.size / 1e6:,.1f} MB, {evicted.spans:,} spans"
+    noun = "segment" if evicted.segments == 1 else "segments"
+    text = f"{evicted.segments} {noun} removed, {evicted.size / 1e6:,.1f} MB, {evicted.spans:,} spans"
     for sink, count in evicted.undelivered.items():
         text += f"; {sink} had not had {count:,} of them"
     if evicted.over_by:
-        text += f"; {evicted.over_by / 1e6:,.1f} MB more than max_bytes stay: they are being written, or not delivered"
+        over = f"{evicted.over_by / 1e6:,.1f} MB more than max_bytes stay"
+        text += f"; {over}: they are being written, or not delivered"
     return text
