@@ -21,8 +21,8 @@ PUBLIC = """
     Builder CrossWorkflowProcessor FunctionBaseConfig FunctionInfo IntermediateStep LLMFrameworkEnum
     MillstreamError OTelSpanProcessor ObservabilityContext ObservabilityWorkflowInvoker Redaction
     Sampling Span SpanKind Status Usage WorkflowRelationshipProcessor __version__ current_span deliver_to
-    extract flush inject inject_environment instrument open_store profile recording register_function start_span
-    stats subscribe track_function track_unregistered_function uninstrument
+    extract flush inject inject_environment instrument open_store profile recording register_function
+    start_span stats subscribe track_function track_unregistered_function uninstrument
 """
 
 

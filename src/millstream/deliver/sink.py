@@ -64,7 +64,8 @@ class Sink(Protocol):
             One result a span, in their order.
 
         Raises:
-            UnreachableError: nothing was taken, trying again can help; `retry_after_s` where the receiver says.
+            UnreachableError: nothing was taken, trying again can help; `retry_after_s` where the receiver
+                says.
             RefusedError: nothing was taken, and a person has to mend something (credentials, certificate,
                 mapping). The spans are kept and tried again, rarely.
         """
