@@ -95,6 +95,39 @@ def test_what_is_indexed_and_what_is_kept_as_it_is(search_server, sink_to):
     assert hits(search_server, {"range": {"latency_s": {"gte": 0.9}}}) == ids(sent)
 
 
+HOSTILE = {
+    "names that are none": {"": 1, " ": 2, ".": 3, "a..b": 4, "a.": 5, "x\0y": 6},
+    "a name and its prefix": {"a": {"b": 1}, "a.b": 2, "a.b.c": 3},
+    "a long name": {"n" * 40_000: 1},
+    "lists of lists": [[1, [2, [{"a": [3]}]]], "x"],
+    "a long text": "é" * 200_000,
+}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_whatever_tools_hold_the_other_records_are_stored(search_server, sink_to, strict):
+    """Of a strict index the server itself reads names within a request, and will not have some."""
+    if strict:
+        search_server.call("PUT", "/flywheel", blueprint.INDEX)
+    calls = [
+        span(attributes={"gen_ai.tool.definitions": [{"function": {"name": "f", "parameters": content}}]})
+        for content in HOSTILE.values()
+    ]
+    good = span()
+
+    *results, last = sink_to(search_server.url, strict_mapping=strict).send([*calls, good])
+
+    assert last is None
+    taken = [call for call, result in zip(calls, results, strict=True) if result is None]
+    assert ids([*taken, good]) == [one["_id"] for one in search_server.documents("flywheel")]
+    if strict:
+        reasons = [result.reason for result in results if result is not None]
+        assert len(reasons) <= 1, reasons
+        assert all(isinstance(result, Rejected) for result in results if result is not None)
+    else:
+        assert taken == calls
+
+
 def hits(server, query):
     server.call("POST", "/flywheel/_refresh")
     found = server.call("POST", "/flywheel/_search", {"query": query, "size": 100})["hits"]["hits"]
