@@ -185,6 +185,9 @@ class Sending:
             return Step.NOTHING
         is_full = len(batch) >= min(self._most, self._policy.batch_size)
         worked = self._send(batch)
+        while batch:  # to free many at once takes long
+            batch.pop()
+            self._give_way()
         self._save()
         if not worked:
             return Step.FAILED
@@ -237,6 +240,7 @@ class Sending:
                 return False
             usual = self._bytes // self._items if self._items else self._policy.batch_bytes // _READ_AT_ONCE
             fitting = (self._policy.queue_bytes - self._bytes) // max(usual, 1)
+            self._give_way()
             items = self._tail.read(max(1, min(wanted, room, fitting, _READ_AT_ONCE)))
             if not items:
                 return False
@@ -337,6 +341,7 @@ class Sending:
         rejected = []
         sent = skipped = 0
         for held, result in zip(batch, results, strict=True):
+            self._give_way()
             if result is None:
                 sent += 1
             elif isinstance(result, Retry):
@@ -375,9 +380,11 @@ class Sending:
         return True
 
     def _done(self, batch: Sequence[_Held]) -> None:
-        self._tail.settle([held.item.place for held in batch])
-        self._items -= len(batch)
-        self._bytes -= sum(held.size for held in batch)
+        for held in batch:
+            self._tail.settle([held.item.place])
+            self._items -= 1
+            self._bytes -= held.size
+            self._give_way()
 
     def _save(self) -> None:
         evicted = self._cursor.counts.evicted
