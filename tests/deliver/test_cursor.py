@@ -286,8 +286,8 @@ WRITE = """
             with millstream.start_span("call", kind=millstream.SpanKind.LLM, input=[str(number) * 400]):
                 with millstream.start_span("request", kind=millstream.SpanKind.LLM):
                     pass
-            if number % 20 == 0:
-                time.sleep(0.001)
+            if number % 4 == 0:
+                time.sleep(0.002)
 """
 
 

@@ -277,7 +277,9 @@ class Stream:
         return bool(self._next) and lines.offset >= lines.size()
 
     def _is_beginning(self, lines: Lines) -> bool:
-        return lines.size() == 0 and not self._next and lines.age_s(time.time()) < _BEGINNING_S
+        if lines.size() or self._next:
+            return False
+        return lines.age_s(time.time()) < _BEGINNING_S or may_go_on(self._writer)
 
     def _evicted(self) -> None:
         """The current segment was removed; what was not read of it is gone."""
