@@ -205,6 +205,36 @@ async def test_records_of_every_framework(name, base_url, records, tmp_path, mon
     assert "breaks on demand" in failed["error"]["message"]
 
 
+@pytest.mark.filterwarnings("ignore:Support for class-based `config`")  # OpenLLMetry's
+@pytest.mark.parametrize("name", ["openinference", "openllmetry", "logfire"])
+def test_records_of_other_peoples_instrumentations(name, base_url, records):
+    theirs = pytest.importorskip("tests.integrations.test_otel_instrumentations", exc_type=ImportError)
+    with (
+        OpenAI(base_url=base_url, max_retries=0) as client,
+        start_span("scope", workload_id="weather_desk"),
+        theirs.instrumented(name),
+    ):
+        asked = theirs.ask(client, temperature=0.25, max_tokens=50)
+        called = theirs.ask(client, "Weather?", tools=[theirs.WEATHER])
+        message = called.choices[0].message
+        answer = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
+        given = [*theirs.messages("Weather?"), message.model_dump(exclude_none=True), answer]
+        client.chat.completions.create(model="able", messages=given, tools=[theirs.WEATHER])
+        with pytest.raises(Exception, match="breaks on demand"):
+            theirs.ask(client, "Please break it.")
+
+    first, second, third, failed = records()
+    for record in (first, second, third):
+        check_answer(record)
+        check_replay(base_url, record)
+        assert record["workload_id"] == "weather_desk"
+    assert first["response"]["id"] == asked.id
+    assert (first["request"]["temperature"], first["request"]["max_tokens"]) == (0.25, 50)
+    assert second["request"]["tools"] == [theirs.WEATHER]
+    assert third["request"]["messages"][-1] == answer
+    check_failure(failed)
+
+
 # LangChain and LangGraph
 
 
@@ -650,6 +680,9 @@ calls = st.builds(
     names,
     st.dictionaries(names, json_values, max_size=3),
 )
+nameless_calls = st.builds(
+    lambda call, call_id: {**call, "id": call_id}, calls, st.sampled_from(["", None, 7])
+)
 openai_messages = st.lists(
     st.one_of(
         st.builds(
@@ -702,7 +735,7 @@ message_like = st.fixed_dictionaries(
             ),
             max_size=3,
         ),
-        "tool_calls": st.lists(calls | json_values, max_size=2) | json_values,
+        "tool_calls": st.lists(calls | nameless_calls | json_values, max_size=2) | json_values,
         "tool_call_id": names | st.none(),
         "name": names | st.none(),
     },
@@ -720,7 +753,10 @@ anything = st.lists(message_like, max_size=4) | message_like | json_values
     strict=st.booleans(),
 )
 def test_anything_makes_a_record_that_readers_take_or_none(asked, told, attributes, status, strict):
-    made = made_of(span(input=asked, output=told, attributes=attributes, status=status), strict=strict)
+    call = span(input=asked, output=told, attributes=attributes, status=status)
+    before = msgspec.json.encode(call)
+    made = made_of(call, strict=strict)
+    assert msgspec.json.encode(call) == before
     if isinstance(made, (NoRecord, Rejected)):
         assert made.reason
         return

@@ -151,7 +151,8 @@ def _is_openais(call: Any) -> bool:
         return False
     function = call["function"]
     return (
-        type(call["id"]) is str
+        bool(call["id"])
+        and type(call["id"]) is str
         and call["type"] == "function"
         and isinstance(function, dict)
         and len(function) == len(_FUNCTION)
@@ -165,7 +166,7 @@ def _is_openais(call: Any) -> bool:
 def _call(call: Any) -> dict[str, Any]:
     if not isinstance(call, dict):
         raise NotAChatError("one of its tool calls is no object")
-    call_id = None if call.get("id") is None else str(call["id"])
+    call_id = str(call["id"]) if call.get("id") else None
     if isinstance(call.get("custom"), dict):
         return {"id": call_id, "type": "custom", "custom": dict(call["custom"])}
     function = call.get("function")
