@@ -656,6 +656,19 @@ def test_tool_calls_of_other_forms_keep_together_with_their_results():
     assert json.loads(second["function"]["arguments"]) == {"city": "Rome"}
 
 
+def test_calls_without_an_id_get_one_and_the_span_is_left_as_it_was():
+    call = {"id": "", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call, call]}
+    told = [{"role": "user", "content": "x"}, answer, {"role": "tool", "content": "y"}]
+    asked = span(input=told, output=answer)
+    before = msgspec.json.encode(asked)
+    record = as_json(made_of(asked))
+    check_answer(record)
+    first, second = record["response"]["choices"][0]["message"]["tool_calls"]
+    assert first["id"] != second["id"]
+    assert msgspec.json.encode(asked) == before
+
+
 # Properties
 
 text = st.text(max_size=20)
