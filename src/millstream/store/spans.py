@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -32,6 +32,7 @@ class Opening(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     kind: SpanKind
     start_ns: int
     workload_id: str | None = None
+    attributes: dict[str, Any] = {}
 
     def span(self) -> Span:
         """The span itself, open."""
