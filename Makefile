@@ -11,7 +11,7 @@ BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/reco
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo test test-servers check format bench-recording bench-delivery clean
+.PHONY: help demo test test-servers test-faults check format bench-recording bench-delivery clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ test: .venv/.ready .venv-openai-2/.ready ## run the tests; those of frameworks t
 test-servers: .venv/.ready ## prepare real search servers and OTLP receivers (JDK, Maven, Go, nginx) and test against them
 	-@nice .venv/bin/python -m tests.servers.prepare
 	.venv/bin/python -m pytest $(ARGS) tests/servers
+
+test-faults: .venv/.ready ## servers that fail in every way while applications are killed: nothing lost, nothing doubled; some six minutes
+	.venv/bin/python -m pytest $(ARGS) tests/faults
 
 check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .

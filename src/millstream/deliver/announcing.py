@@ -94,7 +94,7 @@ class Announcing:
         if self._said is not None and (why is None or type(why) is type(self._said)):
             return ""  # it was said
         if isinstance(why, Busy):
-            return f" ({str(why)[:1].lower()}{str(why)[1:]})"
+            return " (another process delivers there, and has not sent them yet)"
         return " (there was no time for more)" if why is None else f" ({why})"
 
     def _rejected(self, counts: Counts) -> str:
