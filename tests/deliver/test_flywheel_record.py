@@ -483,10 +483,10 @@ async def test_what_was_not_answered_is_no_answer(base_url, spans, records):
 
 
 PROGRAM = """
-import millstream, openai, sys, threading
+import millstream, openai, sys
 millstream.instrument("openai")
+millstream.subscribe(lambda step: print("asked", flush=True))  # told once the opening is written
 client = openai.OpenAI(base_url=sys.argv[1], api_key="right", max_retries=0)
-threading.Timer(1, lambda: print("asked", flush=True)).start()
 client.chat.completions.create(model="slow", messages=[{"role": "user", "content": "Count."}])
 """
 
