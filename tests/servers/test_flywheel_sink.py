@@ -1,6 +1,7 @@
 """The flywheel sink against real servers, in an index of ours and in one of the Blueprint's."""
 
 import logging
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -65,7 +66,8 @@ def test_records_of_model_calls_once_each(search_server, sink_to):
     assert [record["timestamp"] for record in found] == sorted(
         (record["timestamp"] for record in found), reverse=True
     )
-    assert found[-1]["timestamp"].startswith("2025-12-01T00:")
+    first = datetime.fromtimestamp(calls[0].start_ns / 1e9, UTC)
+    assert found[-1]["timestamp"] == f"{first:%Y-%m-%dT%H:%M:%S}.000Z"
     assert {"trace_id", "span_id", "latency_s", "contract_version"} | blueprint.FIELDS == set(found[0])
     assert not read_by_blueprint(search_server, "other")
     assert not read_by_blueprint(search_server, client_id="my")
