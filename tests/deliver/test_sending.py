@@ -347,7 +347,7 @@ def test_a_processor_that_raises_leaves_no_content(run, monkeypatch):
 def test_what_a_processor_made_no_json_of_reaches_the_dead_letters_all_the_same(run):
     class Encoding(Store):
         def send(self, batch):
-            msgspec.json.encode(batch)
+            msgspec.json.encode(list(batch))
             return super().send(batch)
 
     def spoil(span):

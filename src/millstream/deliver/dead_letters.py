@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from millstream.deliver import sink_call
+from millstream.deliver.batch import Kept, kept
 from millstream.deliver.cursor import Counts, Cursor
 from millstream.deliver.sink import Rejected, Result, Retry, Sink
 from millstream.errors import MillstreamError, RefusedError, StorageError, UnreachableError
@@ -65,7 +66,7 @@ class DeadLetters:
         self._between = between
         self._before: set[bytes] | None = None
 
-    def add(self, rejected: Iterable[tuple[Span, str]]) -> None:
+    def add(self, rejected: Iterable[tuple[Kept, str]]) -> None:
         """Write spans with their reasons; they are on disk when this returns.
 
         One that is there already, from a process that was killed before it could note that, is not repeated.
@@ -88,13 +89,12 @@ class DeadLetters:
         return keys
 
 
-def to_line(name: str, span: Span, reason: str) -> bytes:
+def to_line(name: str, span: Kept, reason: str) -> bytes:
     """A line for the file, with its newline."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    try:
-        content = _encode(span)
-    except Exception:  # noqa: BLE001  # a processor put something into it that is no JSON
-        content = _to_json(span)
+    content = kept(span) if isinstance(span, Span) else span
+    if isinstance(content, Span):
+        content = _to_json(content)
     head = _encode({"sink": name, "reason": reason, "time": now})
     return b'%b,"span":%b}\n' % (head[:-1], content)
 
@@ -222,26 +222,26 @@ class _Again:
 
     def _keep(self, lines: Sequence[bytes]) -> list[bytes]:
         """Send letters; the lines that stay."""
-        kept: list[bytes] = []
+        stay: list[bytes] = []
         letters: list[tuple[bytes, DeadLetter]] = []
         for line in lines:
             try:
                 letters.append((line, decode(line)))
             except msgspec.DecodeError:
                 self._retried.left += 1
-                kept.append(line.rstrip(b"\n") + b"\n")
+                stay.append(line.rstrip(b"\n") + b"\n")
         letters = [one for one in letters if self._is_first(one[0])]
         for (line, letter), result in zip(
             letters, self._results([one.span for _, one in letters]), strict=True
         ):
             if isinstance(result, Retry):
                 self._retried.left += 1
-                kept.append(line)
+                stay.append(line)
                 continue
             self._count(letter, result)
             if isinstance(result, Rejected):
-                kept.append(to_line(self._name, letter.span, result.reason))
-        return kept
+                stay.append(to_line(self._name, letter.span, result.reason))
+        return stay
 
     def _is_first(self, line: bytes) -> bool:
         key = _key(line)

@@ -14,7 +14,8 @@ import msgspec
 
 from millstream.deliver import sink_call
 from millstream.deliver.backoff import Backoff
-from millstream.deliver.cursor import Counts, Cursor
+from millstream.deliver.batch import Batch, Kept, kept
+from millstream.deliver.cursor import Counts, Cursor, Place
 from millstream.deliver.dead_letters import DeadLetters
 from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.policy import Policy
@@ -32,7 +33,6 @@ _RAISES_IN_A_ROW: Final = 12
 _FAILURES_ALONE: Final = 10
 """After so many, with others taken in between, it is the span that a connection breaks at."""
 _DROPPED: Final = "by a processor"
-_encoder: Final = msgspec.json.Encoder()
 
 
 class Step(Enum):
@@ -50,17 +50,18 @@ class Step(Enum):
     """The sink took nothing lately, and is not to be tried yet."""
 
 
-class _Held(msgspec.Struct, eq=False):
+class _Held(msgspec.Struct, eq=False, gc=False):
     """A span that was read and is not settled.
 
     Attributes:
-        size: bytes of its JSON.
+        size: bytes of its JSON; of one that is none, as many as a batch has: it goes alone.
         raised: how often the sink raised on it alone.
         failed: how often the sink took nothing where it was sent alone, others taken in between.
         worked: how often the sink had worked when that happened last.
     """
 
-    item: Item
+    kept: Kept
+    place: Place
     size: int
     times_sent: int = 0
     raised: int = 0
@@ -133,7 +134,6 @@ class Sending:
         """Batches in all."""
         self._most = policy.batch_size
         """Spans of a batch: halved by failures, doubled by successes."""
-        self._buffer = bytearray()
 
     @property
     def holds_any(self) -> bool:
@@ -255,18 +255,12 @@ class Sending:
                 counts.dropped[_DROPPED] += 1
             self._tail.settle([item.place])
         else:
-            held = _Held(Item(span, item.place), self._size(item))
+            one = kept(span)
+            held = _Held(one, item.place, len(one) if isinstance(one, bytes) else self._policy.batch_bytes)
             self._ready.append(held)
             self._items += 1
             self._bytes += held.size
         self._give_way()
-
-    def _size(self, item: Item) -> int:
-        try:
-            _encoder.encode_into(item.span, self._buffer)
-        except Exception:  # noqa: BLE001  # a processor put something into it that is no JSON: it goes alone
-            return self._policy.batch_bytes
-        return len(self._buffer)
 
     # Sending
 
@@ -279,7 +273,7 @@ class Sending:
         for held in batch:
             held.times_sent += 1
         try:
-            results = sink_call.send(self._sink, [held.item.span for held in batch])
+            results = sink_call.send(self._sink, Batch([held.kept for held in batch]))
         except (UnreachableError, RefusedError) as error:
             return self._failed(batch, error, began)
         except Exception as error:  # noqa: BLE001  # a span may be more than a sink can do anything with
@@ -363,7 +357,7 @@ class Sending:
         """Put spans to the dead letters. Where these cannot be written, they are sent again."""
         try:
             if rejected:
-                self._letters.add((held.item.span, reason) for held, reason in rejected)
+                self._letters.add((held.kept, reason) for held, reason in rejected)
         except OSError as error:
             self._put_back([held for held, _ in rejected])
             self.backoff.failed(
@@ -381,7 +375,7 @@ class Sending:
 
     def _done(self, batch: Sequence[_Held]) -> None:
         for held in batch:
-            self._tail.settle([held.item.place])
+            self._tail.settle([held.place])
             self._items -= 1
             self._bytes -= held.size
             self._give_way()

@@ -58,7 +58,8 @@ class Sink(Protocol):
         """Send spans; called again with those that are to be retried, so a span may come twice.
 
         Args:
-            batch: finished spans, after the processors of this sink.
+            batch: finished spans, after the processors of this sink; no list: each is made when it is looked
+                at, and `list(batch)` keeps them.
 
         Returns:
             One result a span, in their order.
