@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -460,6 +461,19 @@ def test_the_end_of_a_program_waits_until_all_is_sent(tmp_path):
     done = python(program, tmp_path / "home", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")
     assert stored(tmp_path / "out") == recorded(tmp_path / "home")
+
+
+def test_the_python_of_the_page_runs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "app.py").write_text(block)
+    environment = {**os.environ, "MILLSTREAM_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-W", "error", "app.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+    assert (tmp_path / "traces.jsonl").read_text().count('"name":"work"') == 1
 
 
 def test_other_ends_of_a_program_lose_nothing(tmp_path):
