@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -292,6 +291,20 @@ def test_a_sink_that_hangs_does_not_hold_up_the_end(deliver, said):
     assert after.names == ["c"]
 
 
+def test_more_than_can_be_counted_in_time_is_not_waited_for(deliver, said, monkeypatch):
+    monkeypatch.setattr(shipper, "_COUNTING_S", 0.1)
+    counted = threading.Event()
+    monkeypatch.setattr(shipper.Sending, "left", lambda self: counted.wait(30) and 7)
+    delivery = deliver(Moody(away))
+    spans("a", "b")
+    told = delivery.close(0.2)
+    counted.set()
+    assert told.left == 2
+    assert said()[-1].startswith(
+        "millstream: 2 of 2 spans wait for out (there are more than could be counted"
+    )
+
+
 def test_a_hang_is_not_waited_out_however_long_the_end_may_take(deliver, monkeypatch):
     monkeypatch.setattr(shipper, "HUNG_S", 0.3)
     sink = Hanging()
@@ -461,19 +474,6 @@ def test_the_end_of_a_program_waits_until_all_is_sent(tmp_path):
     done = python(program, tmp_path / "home", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")
     assert stored(tmp_path / "out") == recorded(tmp_path / "home")
-
-
-def test_the_python_of_the_page_runs(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "delivery.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "app.py").write_text(block)
-    environment = {**os.environ, "MILLSTREAM_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-W", "error", "app.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
-    assert (tmp_path / "traces.jsonl").read_text().count('"name":"work"') == 1
 
 
 def test_other_ends_of_a_program_lose_nothing(tmp_path):

@@ -40,7 +40,7 @@ class Run:
         steps = []
         while self.clock.now < end:
             steps.append(self.sending.step())
-            if steps[-1] is Step.NOTHING and not self.sending.holds_any:
+            if steps[-1] is Step.NOTHING and not self.sending.holds:
                 break
             until = self.sending.backoff.retry_at if steps[-1] is Step.PAUSED else 0
             self.clock.now = max(self.clock.now + tick, until)
@@ -241,6 +241,15 @@ def test_a_sink_that_is_broken_does_not_make_dead_letters_of_everything(run):
     it.until_nothing()
     assert it.counts.sent + len(it.letters) == 500
     assert it.sending.left() == 0
+
+
+def test_a_pool_of_threads_that_has_ended_with_the_program_is_no_fault_of_a_span(run):
+    def submit(batch):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    it = run(Moody(submit), numbered(5))
+    assert it.sending.step() is Step.FAILED
+    assert it.sending.left() == 5
 
 
 def test_errors_of_networks_are_no_fault_of_a_span(run):

@@ -136,9 +136,9 @@ class Sending:
         """Spans of a batch: halved by failures, doubled by successes."""
 
     @property
-    def holds_any(self) -> bool:
-        """Whether spans that were read are not settled."""
-        return self._items > 0
+    def holds(self) -> int:
+        """Spans that were read and are not settled."""
+        return self._items
 
     def next_due(self) -> float:
         """When a span is to be sent again that the sink did not take; far away where there is none."""

@@ -134,23 +134,29 @@ class Shipper:
             self._thread.join(max(timeout_s, 0))
 
     def _wait_for_thread(self, waiting: Waiting) -> None:
-        while not waiting.wait(min(waiting.until + _GRACE_S - self._clock(), 1.0)):
+        thread = self._thread
+        while thread is not None and thread.is_alive():
+            if waiting.wait(min(max(waiting.until + _GRACE_S - self._clock(), 0.05), 1.0)):
+                return
             now, since = self._clock(), self._step_since
             if since is None:
-                if now > waiting.until + _COUNTING_S:
-                    break
-                if now > waiting.until:  # the thread counts what is left
-                    waiting.wait(0.05)
+                if now > waiting.until + _COUNTING_S:  # a journal of many gigabytes
+                    left = self._sending.holds if self._sending is not None else 0
+                    self._stop_waiting(waiting, max(left, 1), "there are more than could be counted in time")
+                    return
             elif now > waiting.until + _GRACE_S or (
                 waiting.closing and now - max(since, waiting.since) > HUNG_S
             ):
-                break
-        else:
-            return
-        error = TimeoutError(f"it has not answered for {self._clock() - (since or waiting.since):.0f} s")
+                why = f"it has not answered for {now - since:.0f} s"
+                self._stop_waiting(waiting, left_in_all(self._home, self.name), why)
+                return
+        if waiting.left is None:
+            self._stop_waiting(waiting, left_in_all(self._home, self.name), "delivery has ended")
+
+    def _stop_waiting(self, waiting: Waiting, left: int, why: str) -> None:
         if waiting.closing:
             self._ended = True
-        waiting.done(left_in_all(self._home, self.name), error)
+        waiting.done(left, TimeoutError(why))
 
     # In the thread
 
@@ -196,7 +202,7 @@ class Shipper:
         backoff, now = sending.backoff, self._clock()
         if step is Step.FAILED and asked and not getattr(backoff.error, "retry_after_s", None):
             backoff.retry_at = min(backoff.retry_at, now + _IMPATIENT_S)
-        settled = step is Step.NOTHING and not sending.holds_any
+        settled = step is Step.NOTHING and not sending.holds
         for waiting in asked:
             unsettled = sending.unsettled(waiting.marks)
             # Who records on while delivery ends is waited for, but not for ever.

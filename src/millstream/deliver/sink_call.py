@@ -21,6 +21,10 @@ def send(sink: Sink, spans: Sequence[Span]) -> list[Result]:
         raise
     except OSError as error:  # as clients of networks raise it
         raise UnreachableError(f"{type(sink).__name__}: {type(error).__name__}: {error}") from error
+    except RuntimeError as error:
+        if "shutdown" in str(error):  # pools of threads take nothing more when the program ends
+            raise UnreachableError(f"{type(sink).__name__}: {error}") from error
+        raise
     try:
         results = list(answer)
     except TypeError:
