@@ -321,6 +321,27 @@ def test_skipped_spans_are_settled_and_counted(run):
     assert (it.sending.left(), it.counts.skipped, it.counts.sent) == (0, 3, 0)
 
 
+def test_skipped_spans_say_nothing_of_a_sink_that_is_away(run):
+    def mood(batch):
+        if any(span.name.startswith("call") for span in batch):
+            raise UnreachableError("the server does not answer")
+        return [SKIPPED] * len(batch)
+
+    names = [f"{'call' if number % 2 else 'tool'} {number}" for number in range(12)]
+    it = run(Moody(mood), names, breaker_after=3)
+    failures = []
+    for _ in range(30):
+        it.sending.step()
+        failures.append(it.sending.backoff.failures)
+        it.clock.now += 60
+    assert failures == sorted(failures)
+    assert it.sending.backoff.is_open
+    it.sink.mood = None
+    it.until_nothing()
+    assert it.sending.backoff.error is None
+    assert it.sending.left() == 0
+
+
 def test_processors_change_and_drop(run):
     def change(span):
         if span.name == "span 1":

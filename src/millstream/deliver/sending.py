@@ -293,7 +293,7 @@ class Sending:
         held.failed += held.worked != self._worked
         held.worked = self._worked
         if held.failed > _FAILURES_ALONE:
-            return self._reject([(held, str(error))], began)
+            return self._reject([(held, str(error))], began) and self._heard()
         self._send_later(held, self.backoff.pause_s(held.failed), self.backoff.retry_at)
         return False
 
@@ -351,7 +351,18 @@ class Sending:
             counts.sent += sent
             counts.skipped += skipped
         self._done(settled)
-        return self._reject(rejected, began)
+        if not self._reject(rejected, began):
+            return False
+        if sent or rejected:  # of what is only skipped, the receiver may not have heard
+            self._heard()
+        return True
+
+    def _heard(self) -> bool:
+        """The sink took spans, or said what is wrong with them: it works."""
+        self.backoff.worked()
+        self._worked += 1
+        self._most = min(self._most * 2, self._policy.batch_size)
+        return True
 
     def _reject(self, rejected: Sequence[tuple[_Held, str]], began: float) -> bool:
         """Put spans to the dead letters. Where these cannot be written, they are sent again."""
@@ -368,9 +379,6 @@ class Sending:
         for counts in self._every_counts:
             counts.rejected.update(reasons)
         self._done([held for held, _ in rejected])
-        self.backoff.worked()
-        self._worked += 1
-        self._most = min(self._most * 2, self._policy.batch_size)
         return True
 
     def _done(self, batch: Sequence[_Held]) -> None:
