@@ -246,6 +246,7 @@ def test_a_receiver_that_hangs_dies_and_returns(protocol, collector):
             sink.send([span()])
     collector.start()
     assert sink.send([span()]) == [None]
+    collector.wait_for(1, PATIENCE_S)  # else it is written in the middle of the next test
     sink.close()
 
 
