@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from tests.servers.certificates import Authority
 from tests.servers.server import HOST, Server, free_port, wait_until
 
 RECEIVED = "received.jsonl"
+QUIET_S = 0.25
+"""So long nothing is written: then what was taken is, of senders that did not wait for the answer, too."""
 
 
 class Collector(Server):
@@ -44,6 +47,12 @@ class Collector(Server):
         return f"{'localhost' if self._authority else HOST}:{self.grpc_port}"
 
     def command(self) -> list[str]:
+        received = self.folder / RECEIVED
+        if received.exists() and not received.read_bytes().endswith(
+            b"\n"
+        ):  # it was killed in the middle of a line
+            with received.open("ab") as file:
+                file.write(b"\n")
         config = self.folder / "config.yaml"
         config.write_text(yaml.safe_dump(self._config()))
         return [self._program, "--config", str(config)]
@@ -63,7 +72,7 @@ class Collector(Server):
 
     def spans(self) -> list[dict[str, Any]]:
         """What it has received since the last clear(), as otlp_json.spans gives it."""
-        return list(otlp_json.spans([json.loads(line) for line in self._received()[self._start :]]))
+        return list(otlp_json.spans([one for one in map(_decoded, self._received()[self._start :]) if one]))
 
     def wait_for(self, count: int, timeout_s: float = 10) -> list[dict[str, Any]]:
         """Its spans once there are at least so many; raises ServerError."""
@@ -72,7 +81,11 @@ class Collector(Server):
 
     def clear(self) -> None:
         """Have spans() begin with what comes from now on."""
-        self._start = len(self._received())
+        before = -1
+        while (count := len(self._received())) != before:
+            before = count
+            time.sleep(QUIET_S)
+        self._start = count
 
     def _received(self) -> list[bytes]:
         file = self.folder / RECEIVED
@@ -105,3 +118,11 @@ class Collector(Server):
                 "pipelines": dict.fromkeys(("traces", "logs", "metrics"), pipeline),
             },
         }
+
+
+def _decoded(line: bytes) -> Any:
+    """A line; nothing of one in which it was killed."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
