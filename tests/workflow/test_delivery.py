@@ -1,6 +1,7 @@
 """Exporters of a workflow file, through the real command line: what is recorded arrives, faults are told."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -175,6 +176,7 @@ def test_what_is_seen_to_be_wrong_is_refused_before_anything_runs(
     arguments = ("--input", "x") if command == "run" else ()
     done = millstream(command, "--config_file", str(path), *arguments)
     assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert re.search(r"flow\.yml(: | has 2 problems:\n  )general\.telemetry", done.stderr), done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
     assert not list(open_store(home).spans()) if (home / "journal").exists() else True

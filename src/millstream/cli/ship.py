@@ -22,7 +22,7 @@ from millstream.deliver.exporters import Configured, build_all
 from millstream.errors import ConfigError, RefusedError, UnreachableError
 from millstream.record import journal_home
 from millstream.workflow.config import JournalConfig, load_config
-from millstream.workflow.delivery import keep_small
+from millstream.workflow.delivery import exporters_of, keep_small
 
 _PATIENCE_S: Final = 30.0
 """With `--once`: how long nothing may get any further."""
@@ -137,12 +137,7 @@ def _exporters(config_file: Path | None) -> tuple[list[Configured], JournalConfi
     telemetry = load_config(config_file, sections=("general",)).general.telemetry
     if not telemetry.tracing:
         raise ConfigError(f"{config_file} has no general.telemetry.tracing: it does not say where to")
-    try:
-        return build_all(telemetry.tracing), telemetry.journal
-    except ConfigError as error:
-        lines = str(error).splitlines()
-        title = f"{config_file}: " if len(lines) == 1 else f"{config_file} has {len(lines)} problems:\n  "
-        raise ConfigError(title + "\n  ".join(lines)) from error
+    return exporters_of(config_file, telemetry), telemetry.journal
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

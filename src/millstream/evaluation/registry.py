@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from millstream.deliver.plugins import load_entry_point
 from millstream.errors import ConfigError, nearest
 from millstream.evaluation.config import EvalConfig
 from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase
-from millstream.workflow.registry import load_entry_point
 from millstream.workflow.validation import Problems, parse_model
 
 GROUP: Final = "millstream.evaluators"

@@ -11,10 +11,10 @@ from typing import Final
 
 from millstream.deliver.delivery import Delivery
 from millstream.deliver.eviction import evict, told
-from millstream.deliver.exporters import build_all
-from millstream.errors import MillstreamError
+from millstream.deliver.exporters import Configured, build_all
+from millstream.errors import ConfigError, MillstreamError
 from millstream.record import journal_home, recorder
-from millstream.workflow.config import JournalConfig, WorkflowConfig
+from millstream.workflow.config import JournalConfig, TelemetryConfig, WorkflowConfig
 
 _LOOK_EVERY_S: Final = 60.0
 _LOGGER: Final = logging.getLogger("millstream")
@@ -49,6 +49,21 @@ async def delivering(config: WorkflowConfig) -> AsyncIterator[None]:
             await _aside(running.close)
 
 
+def exporters_of(path: Path, telemetry: TelemetryConfig) -> list[Configured]:
+    """The exporters of a workflow file, made; nothing is contacted or written.
+
+    Raises:
+        ConfigError: everything that is seen to be wrong with them; names the file.
+        MissingExtraError: something that one needs is not installed.
+    """
+    try:
+        return build_all(telemetry.tracing)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        title = f"{path}: " if len(lines) == 1 else f"{path} has {len(lines)} problems:\n  "
+        raise ConfigError(title + "\n  ".join(lines)) from error
+
+
 async def _aside(function: Callable[[], object]) -> None:
     """Call it in a thread. Unlike one of asyncio's, nobody waits for it who is interrupted twice."""
     loop, done = asyncio.get_running_loop(), asyncio.Event()
@@ -71,7 +86,7 @@ class _Running:
         self._home = home
         self._limits = config.general.telemetry.journal
         self._over = threading.Event()
-        exporters = build_all(config.general.telemetry.tracing)
+        exporters = exporters_of(config.path, config.general.telemetry)
         self._delivery = Delivery(home, exporters, config_file=config.path)
         if recorder.get() is not None:
             self._delivery.start()

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from millstream.deliver.plugins import load_entry_point
 from millstream.errors import ConfigError, nearest
-from millstream.workflow.registry import load_entry_point
 from millstream.workflow.validation import parse_model
 
 LLM_GROUP = "millstream.llms"

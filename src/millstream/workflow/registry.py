@@ -8,9 +8,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
+from millstream.deliver.plugins import load_entry_point
 from millstream.errors import ConfigError, nearest
 from millstream.workflow.components import FunctionBaseConfig, LLMFrameworkEnum
 from millstream.workflow.validation import parse_model
@@ -143,22 +144,6 @@ def scratch_registry() -> Iterator[None]:
         _registered.update(kept)
         _entry_points_loaded.clear()
         _entry_points_loaded.update(loaded)
-
-
-def load_entry_point(point: EntryPoint) -> Any:
-    """The object of an entry point.
-
-    Raises:
-        ConfigError: it cannot be loaded; names the entry point and its package.
-    """
-    try:
-        return point.load()
-    except Exception as error:
-        package = f" of the package {point.dist.name}" if point.dist else ""
-        raise ConfigError(
-            f"the entry point {point.name!r} ({point.group}: {point.value}){package} cannot be loaded:"
-            f" {type(error).__name__}: {error}; repair or uninstall that package"
-        ) from error
 
 
 def _add(new: Registered) -> None:
