@@ -15,7 +15,7 @@ import pytest
 
 import millstream
 from millstream import open_store, start_span
-from millstream.cli import main
+from millstream.cli import main, stopping
 from millstream.cli import ship as ship_module
 
 PLUGIN = """
@@ -58,14 +58,18 @@ def place(tmp_path, monkeypatch):
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: picky\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[millstream.exporters]\npicky = picky:Picky\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # Logfire's takes seconds to load
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "ELASTICSEARCH_URL", "ELASTICSEARCH_CLIENT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
-    return tmp_path
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():  # `main` in this process leaves its own
+        signal.signal(number, handler)
+    stopping.wanted.clear()
 
 
 @pytest.fixture
@@ -211,6 +215,45 @@ def test_it_runs_on_until_it_is_stopped(place, number):
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "sent 32, left 0, rejected 0\n"), err
+    assert written(place) == recorded(place)
+
+
+SIGNALLED = """
+import atexit, os, sys
+when, number, *arguments = sys.argv[1:]
+
+def send():
+    os.kill(os.getpid(), int(number))
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == when:
+            send()
+
+sys.meta_path.insert(0, Finder())
+if when == "the end":
+    atexit.register(send)
+from millstream.cli import main
+main(arguments)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["millstream.cli.ship", "pydantic", "millstream.deliver.shipper", "the end"])
+def test_a_signal_ends_it_in_order_whenever_it_comes(place, when, number):
+    """While one of its modules is imported, and after its last line."""
+    record(place, "span")
+    command = [sys.executable, "-W", "error", "-c", SIGNALLED, when, str(number.value), "ship"]
+    once = ["--once"] if when == "the end" else []
+    done = subprocess.run(
+        [*command, "--home", "home", "--config_file", config(place, FILE), *once],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=place,
+    )
+    assert (done.returncode, done.stdout) == (0, "sent 1, left 0, rejected 0\n"), done.stderr
     assert written(place) == recorded(place)
 
 

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, Final
 
 import click
 
+from millstream.cli import stopping
 from millstream.cli.options import option
 from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
@@ -52,7 +51,8 @@ def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejec
     """
     exporters, limits = _exporters(config_file)
     home = (home or journal_home()).absolute()
-    with _said(), _stopped_by_signals() as stop:
+    stop = stopping.wanted
+    with _said():
         click.echo(f"{home} -> {', '.join(map(_destination, exporters))}", err=True)
         if retry_rejected:
             _retry_rejected(home, exporters)
@@ -179,16 +179,3 @@ def _said() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
