@@ -27,6 +27,7 @@ _PATIENCE_S: Final = 30.0
 """With `--once`: how long nothing may get any further."""
 _ROUND_S: Final = 1.0
 _LOOK_EVERY_S: Final = 60.0
+_FLYWHEEL: Final = "data_flywheel_elasticsearch"
 
 
 @click.command()
@@ -146,22 +147,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if endpoint := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         tracing["otlp"] = {"_type": "otlp", "endpoint": endpoint}
     if endpoint := environ.get("ELASTICSEARCH_URL"):
-        client_id = environ.get("ELASTICSEARCH_CLIENT_ID")
-        if not client_id:
-            raise ConfigError(
-                "ELASTICSEARCH_URL is set, ELASTICSEARCH_CLIENT_ID is not: set it to your client's id"
-            )
-        index = environ.get("ES_COLLECTION_NAME") or environ.get("ELASTICSEARCH_INDEX") or "flywheel"
-        section = {
-            "_type": "data_flywheel_elasticsearch",
-            "endpoint": endpoint,
-            "client_id": client_id,
-            "index": index,
-        }
-        for key in ("username", "password", "api_key", "ca_certs"):
-            if value := environ.get(f"ELASTICSEARCH_{key.upper()}"):
-                section[key] = value
-        tracing["data_flywheel_elasticsearch"] = section
+        tracing[_FLYWHEEL] = {"_type": _FLYWHEEL, "endpoint": endpoint}  # the rest it reads itself
     return tracing
 
 

@@ -16,6 +16,7 @@ from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.http import HttpClient
 from millstream.deliver.index_template import checked_index, span_mapping
+from millstream.deliver.options import collected, raise_all
 from millstream.deliver.sink import Rejected, Result
 from millstream.span import Span
 
@@ -65,22 +66,26 @@ class ElasticsearchSink:
         client_key: str | None = None,
         timeout: Annotated[float, msgspec.Meta(gt=0)] = 30.0,
     ) -> None:
-        checked_index(index)
-        client = HttpClient(
-            endpoint,
-            name="Elasticsearch",
-            extra="elasticsearch",
-            username=username,
-            password=password,
-            api_key=api_key,
-            headers=headers,
-            ca_certs=ca_certs,
-            verify_certs=verify_certs,
-            ssl_assert_fingerprint=ssl_assert_fingerprint,
-            client_cert=client_cert,
-            client_key=client_key,
-            timeout_s=timeout,
-        )
+        problems: list[str] = []
+        with collected(problems):
+            checked_index(index)
+        with collected(problems):
+            client = HttpClient(
+                endpoint,
+                name="Elasticsearch",
+                extra="elasticsearch",
+                username=username,
+                password=password,
+                api_key=api_key,
+                headers=headers,
+                ca_certs=ca_certs,
+                verify_certs=verify_certs,
+                ssl_assert_fingerprint=ssl_assert_fingerprint,
+                client_cert=client_cert,
+                client_key=client_key,
+                timeout_s=timeout,
+            )
+        raise_all(problems)
         self._summary = f"index {index!r} at {client.url}"
         self._bulk = BulkIndex(client, index, span_mapping)
 

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from millstream.deliver.options import collected, raise_all
 from millstream.errors import ConfigError
 
 _SCHEMES: Final = {"http": 80, "https": 443}
@@ -36,14 +37,22 @@ class Endpoint(msgspec.Struct, frozen=True):
     password: str | None = None
 
 
-def parse_endpoint(endpoint: str) -> Endpoint:
+NOWHERE: Final = Endpoint("https", "", 0, "", "")
+"""Stands for one that is malformed, to see what else is wrong."""
+
+
+def parse_endpoint(endpoint: str, example: str = "http://localhost:9200") -> Endpoint:
     """The parts of an `endpoint`.
+
+    Args:
+        endpoint: as it was given.
+        example: of a right one, for messages.
 
     Raises:
         ConfigError: it is no http or https URL; the message shows no password.
     """
     if not isinstance(endpoint, str) or not endpoint.strip():
-        raise ConfigError("`endpoint` is empty: give the server's URL, as in http://localhost:9200")
+        raise ConfigError(f"`endpoint` is empty: give the server's URL, as in {example}")
     endpoint = endpoint.strip()
     try:
         parts = urlsplit(endpoint)
@@ -52,8 +61,7 @@ def parse_endpoint(endpoint: str) -> Endpoint:
         raise ConfigError(f"`endpoint` {_shown(endpoint)!r} is no URL: its host or port is wrong") from None
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise ConfigError(
-            f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, "
-            "as in http://localhost:9200"
+            f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, as in {example}"
         )
     host = parts.hostname or ""
     if not _HOST.fullmatch(host) or port == 0 or _UNFIT.search(parts.path):
@@ -149,13 +157,16 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers of the user, names in lower case.
 
     Raises:
-        ConfigError: one cannot be sent; the message shows no value.
+        ConfigError: some cannot be sent, one a line; the message shows no value.
     """
     checked: dict[str, str] = {}
+    problems: list[str] = []
     for name, value in (headers or {}).items():
-        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
-            raise ConfigError(f"`headers`: {name!r} is no name of a header")
-        checked[name.lower()] = _header(f"headers: {name}", value)
+        with collected(problems):
+            if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+                raise ConfigError(f"`headers`: {name!r} is no name of a header")
+            checked[name.lower()] = _header(f"headers: {name}", value)
+    raise_all(problems)
     return checked
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.deliver.endpoint import checked_headers, credentials, parse_endpoint
+from millstream.deliver.endpoint import NOWHERE, checked_headers, credentials, parse_endpoint
+from millstream.deliver.options import collected, raise_all
 from millstream.errors import MissingExtraError, RefusedError, UnreachableError
 
 TOO_LARGE: Final = 413
@@ -65,7 +66,7 @@ class HttpClient:
         timeout_s: for the answer; for the connection it is 5 s at most.
 
     Raises:
-        ConfigError: an argument is wrong.
+        ConfigError: all arguments that are wrong, one a line.
         MissingExtraError: the extra is not installed.
     """
 
@@ -87,21 +88,35 @@ class HttpClient:
         client_key: str | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        self._endpoint = parse_endpoint(endpoint)
-        self._credentials = credentials(
-            self._endpoint, username=username, password=password, api_key=api_key, bearer_token=bearer_token
-        )
-        self._headers = checked_headers(headers)
-        if self._credentials.authorization is not None:
-            self._headers["authorization"] = self._credentials.authorization
-        self._name = name
+        problems: list[str] = []
+        self._endpoint = NOWHERE
+        with collected(problems):
+            self._endpoint = parse_endpoint(endpoint)
+        with collected(problems):
+            if self._endpoint is NOWHERE and "@" in str(endpoint):
+                username, password = None, None  # whether both are there cannot be known
+            self._credentials = credentials(
+                self._endpoint,
+                username=username,
+                password=password,
+                api_key=api_key,
+                bearer_token=bearer_token,
+            )
+        with collected(problems):
+            self._headers = checked_headers(headers)
         try:
             from millstream.deliver.connections import Pool  # noqa: PLC0415  # urllib3 is optional
             from millstream.deliver.tls import Tls  # noqa: PLC0415
         except ImportError as error:
+            raise_all(problems)
             raise MissingExtraError(f"Sending to {name}", extra) from error
-        tls = Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key)
-        self._pool = Pool(self._endpoint, tls, timeout_s=timeout_s)
+        with collected(problems):
+            tls = Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key)
+            self._pool = Pool(self._endpoint, tls, timeout_s=timeout_s)
+        raise_all(problems)
+        if self._credentials.authorization is not None:
+            self._headers["authorization"] = self._credentials.authorization
+        self._name = name
 
     @property
     def url(self) -> str:
