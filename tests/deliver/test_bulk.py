@@ -12,7 +12,7 @@ import pytest
 
 from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.http import HttpClient
-from millstream.deliver.index_template import span_mapping
+from millstream.deliver.index_template import SEARCH_SERVER, span_mapping
 from millstream.deliver.sink import Rejected, Retry
 from millstream.errors import RefusedError, UnreachableError
 
@@ -79,9 +79,7 @@ def server():
 
 @pytest.fixture
 def bulk(server):
-    made = BulkIndex(
-        HttpClient(server.url, name="Elasticsearch", extra="elasticsearch"), "spans", span_mapping
-    )
+    made = BulkIndex(HttpClient(server.url, name=SEARCH_SERVER, extra="elasticsearch"), "spans", span_mapping)
     yield made
     made.close()
 
@@ -97,9 +95,25 @@ def test_the_right_to_create_documents_is_enough(server, bulk, caplog):
         assert bulk.send(documents(3)) == [None] * 3
     (said,) = (record.getMessage() for record in caplog.records)
     assert said == (
-        f"millstream: Elasticsearch at {server.url} makes neither an index template nor index 'spans' for us "
-        "(403 action is unauthorized)"
+        f"millstream: the search server at {server.url} makes neither an index template nor index 'spans'"
+        " for us (403 action is unauthorized)"
     )
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ((200, {"version": {"number": "9.1.0"}}, {"X-elastic-product": "Elasticsearch"}), "Elasticsearch"),
+        ((200, {"version": {"distribution": "opensearch", "number": "3.8.0"}}, {}), "OpenSearch"),
+        (FORBIDDEN, "the search server"),
+    ],
+)
+def test_messages_call_the_server_what_it_says_it_is(server, bulk, root, name):
+    server.others = root
+    server.bulks = [FINE, (503, {}, {})]
+    assert bulk.send(documents(1)) == [None]
+    with pytest.raises(UnreachableError, match=rf"^{name} at {server.url} cannot answer now \(503\)"):
+        bulk.send(documents(1))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +175,7 @@ def test_some_of_the_requests_fail(server, bulk):
     assert sorted(map(str, set(results))) == sorted(
         [
             "None",
-            str(Retry(f"Elasticsearch at {server.url} cannot answer now (503)", 2.0)),
+            str(Retry(f"the search server at {server.url} cannot answer now (503)", 2.0)),
         ]
     )
     assert results.count(None) == 300

@@ -15,7 +15,7 @@ from millstream import semconv
 from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.http import HttpClient
-from millstream.deliver.index_template import checked_index, span_mapping
+from millstream.deliver.index_template import SEARCH_SERVER, checked_index, span_mapping
 from millstream.deliver.options import collected, raise_all
 from millstream.deliver.sink import Rejected, Result
 from millstream.span import Span
@@ -72,7 +72,7 @@ class ElasticsearchSink:
         with collected(problems):
             client = HttpClient(
                 endpoint,
-                name="Elasticsearch",
+                name=SEARCH_SERVER,
                 extra="elasticsearch",
                 username=username,
                 password=password,

@@ -16,7 +16,14 @@ import msgspec
 from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.flywheel_record import NoRecord, record_of
 from millstream.deliver.http import HttpClient
-from millstream.deliver.index_template import KEYWORD, TIMESTAMP, UNINDEXED, Product, checked_index
+from millstream.deliver.index_template import (
+    KEYWORD,
+    SEARCH_SERVER,
+    TIMESTAMP,
+    UNINDEXED,
+    Product,
+    checked_index,
+)
 from millstream.deliver.options import collected, raise_all
 from millstream.deliver.sink import SKIPPED, Rejected, Result
 from millstream.errors import ConfigError
@@ -95,7 +102,7 @@ class FlywheelSink:
             )
             client = HttpClient(
                 endpoint,
-                name="Elasticsearch",
+                name=SEARCH_SERVER,
                 extra="data-flywheel",
                 username=username,
                 password=password,

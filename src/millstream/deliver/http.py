@@ -52,7 +52,7 @@ class HttpClient:
 
     Args:
         endpoint: `http://` or `https://`; may hold `user:password@` and a path, which goes before each path.
-        name: what answers there, as the subject of a sentence: "the collector".
+        name: what answers there, as the subject of a sentence: "the collector"; may be told better later.
         extra: the extra of this package that brings what is needed.
         api_key: what follows `ApiKey ` in the header, or `id:key`.
         bearer_token: what follows `Bearer `.
@@ -116,7 +116,7 @@ class HttpClient:
         raise_all(problems)
         if self._credentials.authorization is not None:
             self._headers["authorization"] = self._credentials.authorization
-        self._name = name
+        self.name = name
 
     @property
     def url(self) -> str:
@@ -210,7 +210,7 @@ class HttpClient:
     @property
     def subject(self) -> str:
         """What answers where, to begin a sentence with."""
-        return f"{self._name} at {self.url}"
+        return f"{self.name} at {self.url}"
 
 
 def reason_of(body: bytes) -> str:

@@ -10,6 +10,8 @@ from millstream.deliver.http import HttpClient, reason_of
 from millstream.errors import ConfigError, UnreachableError
 
 Product = Literal["elasticsearch", "opensearch"]
+SEARCH_SERVER: Final = "the search server"
+"""What it is called until it has said what it is."""
 PRIORITY: Final = 120
 """Above the templates that servers bring for all of `logs-*-*`, below those that users write."""
 TIMESTAMP: Final = {"type": "date", "format": "strict_date_optional_time||epoch_millis"}
@@ -123,8 +125,14 @@ def prepare(client: HttpClient, index: str, mapping: Callable[[Product], Mapping
 
 
 def _product(client: HttpClient) -> Product:
+    """What the server is, which the client calls it from then on; one that does not say may be OpenSearch."""
     answer = client.request("GET", "/", passed=_REFUSED)
-    return "elasticsearch" if "x-elastic-product" in answer.headers else "opensearch"
+    if "x-elastic-product" in answer.headers:
+        client.name = "Elasticsearch"
+        return "elasticsearch"
+    if b'"opensearch"' in answer.body:  # as its `distribution`
+        client.name = "OpenSearch"
+    return "opensearch"
 
 
 def _put(client: HttpClient, path: str, body: Mapping[str, Any]) -> str | None:
