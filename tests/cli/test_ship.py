@@ -21,7 +21,7 @@ from millstream.cli import ship as ship_module
 PLUGIN = """
 import json, os
 from pathlib import Path
-from millstream.deliver.sink import Rejected
+from millstream.deliver.sink import Rejected, Skipped
 from millstream.errors import RefusedError, UnreachableError
 
 class Picky:
@@ -40,6 +40,9 @@ class Picky:
         with (self._folder / "taken").open("a") as file:
             for span in batch:
                 bad = mood == "picky" and span.name == "odd"
+                if span.name == "empty":
+                    results.append(Skipped("it is empty"))
+                    continue
                 results.append(Rejected("odd spans are not wanted") if bad else None)
                 if not bad:
                     file.write(span.span_id + "\\n")
@@ -318,7 +321,7 @@ def test_two_at_a_time_send_everything_once(place, ship):
 
 def test_status_shows_it(place, ship):
     (place / "mood").write_text("picky")
-    record(place, "even", "odd")
+    record(place, "even", "odd", "empty", "empty")
     ship("--config_file", config(place, PICKY), "--once")
     record(place, "even")
     command = [sys.executable, "-m", "millstream", "journal", "status", "--home", "home", "--json"]
@@ -326,3 +329,7 @@ def test_status_shows_it(place, ship):
     (sink,) = shown["sinks"]
     assert (sink["name"], sink["left"], sink["counts"]["sent"]) == ("out", 1, 1)
     assert sink["counts"]["rejected"] == {"odd spans are not wanted": 1}
+    assert (sink["counts"]["skipped"], sink["counts"]["skipped_reasons"]) == (2, {"it is empty": 2})
+    told = subprocess.run(command[:-1], capture_output=True, check=True, cwd=place, text=True).stdout
+    assert "out: 1 rejected: odd spans are not wanted\n" in told
+    assert "out: 2 skipped: it is empty\n" in told

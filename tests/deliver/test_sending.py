@@ -9,7 +9,7 @@ import pytest
 from millstream.deliver.cursor import Counts, Cursor, read_state
 from millstream.deliver.policy import Policy
 from millstream.deliver.sending import Sending, Step
-from millstream.deliver.sink import SKIPPED, Rejected, Retry
+from millstream.deliver.sink import SKIPPED, Rejected, Retry, Skipped
 from millstream.errors import RefusedError, UnreachableError
 from millstream.record import faults
 from tests.deliver.sinks import Clock, Moody, Store, away, record, rejecting, retrying
@@ -316,9 +316,11 @@ def test_a_letter_is_written_once_when_its_process_is_killed_before_it_could_not
 
 
 def test_skipped_spans_are_settled_and_counted(run):
-    it = run(Moody(lambda batch: [SKIPPED] * len(batch)), numbered(3))
+    it = run(Moody(lambda batch: [SKIPPED, *[Skipped("it is empty")] * (len(batch) - 1)]), numbered(3))
     it.until_nothing()
     assert (it.sending.left(), it.counts.skipped, it.counts.sent) == (0, 3, 0)
+    assert it.counts.skipped_reasons == {"it is empty": 2}
+    assert read_state(it.home, "out").counts.skipped_reasons == {"it is empty": 2}
 
 
 def test_skipped_spans_say_nothing_of_a_sink_that_is_away(run):

@@ -277,3 +277,5 @@ class _Again:
             self._retried.sent += 1
         else:
             self._counts.skipped += 1
+            if result.reason:
+                self._counts.skipped_reasons[result.reason] += 1

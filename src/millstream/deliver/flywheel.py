@@ -25,7 +25,7 @@ from millstream.deliver.index_template import (
     checked_index,
 )
 from millstream.deliver.options import collected, raise_all
-from millstream.deliver.sink import SKIPPED, Rejected, Result
+from millstream.deliver.sink import SKIPPED, Rejected, Result, Skipped
 from millstream.errors import ConfigError
 from millstream.span import Span, SpanKind
 
@@ -143,6 +143,7 @@ class FlywheelSink:
                 results[place] = made
             elif isinstance(made, NoRecord):
                 without.append(made.reason)
+                results[place] = Skipped(made.reason)
             else:
                 documents.append(Document(f"{span.trace_id}-{span.span_id}", (_encode(made),)))
                 places.append(place)

@@ -333,7 +333,8 @@ class Sending:
             return self._failed(batch, UnreachableError(retries[0].reason, asked_s), began)
         settled = []
         rejected = []
-        sent = skipped = 0
+        skipped: list[str] = []
+        sent = 0
         for held, result in zip(batch, results, strict=True):
             self._give_way()
             if result is None:
@@ -345,11 +346,12 @@ class Sending:
                 rejected.append((held, result.reason))
                 continue
             elif isinstance(result, Skipped):
-                skipped += 1
+                skipped.append(result.reason)
             settled.append(held)
         for counts in self._every_counts:
             counts.sent += sent
-            counts.skipped += skipped
+            counts.skipped += len(skipped)
+            counts.skipped_reasons.update(Counter(filter(None, skipped)))
         self._done(settled)
         if not self._reject(rejected, began):
             return False
