@@ -48,6 +48,15 @@ def test_those_that_are_taken_are_removed_and_counted_as_sent(tmp_path):
     assert read_state(tmp_path, "out").counts.rejected == {}
 
 
+def test_large_letters_are_not_held_all_at_once(tmp_path):
+    record(tmp_path, *"abcdef", size=90_000)
+    spans = list(open_store(tmp_path).spans())
+    DeadLetters(tmp_path, "out", lambda: None).add((span, "bad") for span in spans)
+    sink = Store()
+    assert retry_rejected(tmp_path, "out", sink, batch_bytes=200_000).sent == 6
+    assert [len(batch) for batch in sink.batches] == [2] * 3
+
+
 def test_without_letters_nothing_happens(tmp_path):
     again = retry_rejected(tmp_path, "out", Store())
     assert (again.sent, again.rejected, again.left) == (0, {}, 0)

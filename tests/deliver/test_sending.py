@@ -79,6 +79,33 @@ def test_all_is_sent_once_in_order_in_batches(run):
     assert (it.sending.left(), it.counts.sent) == (0, 25)
 
 
+@pytest.mark.parametrize("limit", [{"queue_items": 10}, {"queue_bytes": 5_000}])
+def test_a_batch_that_memory_cuts_short_is_followed_by_the_next(run, limit):
+    """Else a `batch_size` of more than is held would mean one such batch each `flush_interval`."""
+    store = Store()
+    it = run(store, numbered(35), batch_size=1000, **limit)
+    steps = [it.sending.step() for _ in range(2)]
+    assert steps == [Step.FULL, Step.FULL]
+    assert set(it.until_nothing()[:-2]) <= {Step.FULL}
+    assert store.names == numbered(35)
+
+
+@pytest.mark.parametrize("after_s", [1e300, float("inf"), 10 * 365 * 86400.0])
+def test_nobody_is_waited_for_longer_than_an_hour(run, after_s):
+    told = [UnreachableError("later", after_s), [Retry("later", after_s)], [None, Retry("later", after_s)]]
+
+    def mood(batch):
+        answer = told.pop(0) if told else None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer and [*answer, *[None] * len(batch)][: len(batch)]
+
+    it = run(Moody(mood), numbered(2), batch_size=2)
+    it.until_nothing(seconds=4 * 3700)
+    assert it.sending.left() == 0
+    assert len(it.sink.ids) == 2
+
+
 def test_batches_are_bounded_by_bytes_and_a_large_span_goes_alone(run):
     store = Store()
     it = run(store, numbered(20), size=1000, batch_bytes=5000)

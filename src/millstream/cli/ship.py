@@ -110,7 +110,10 @@ class _Done:
 def _retry_rejected(home: Path, exporters: Sequence[Configured]) -> None:
     for exporter in exporters:
         try:
-            again = retry_dead_letters(home, exporter.name, exporter.sink, exporter.policy.batch_size)
+            policy = exporter.policy
+            again = retry_dead_letters(
+                home, exporter.name, exporter.sink, policy.batch_size, policy.batch_bytes
+            )
         except (UnreachableError, RefusedError) as error:
             click.echo(f"{exporter.name}: {error}", err=True)
             continue
