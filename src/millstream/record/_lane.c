@@ -616,7 +616,7 @@ write_end(const Lane *self, PyObject *span, long long end_ns)
     Py_ssize_t times_size = (Py_ssize_t)(sizeof(",\"end_ns\":,\"status\":\"ok\"") - 1) + digits;
     Py_ssize_t size = PyUnicode_GET_LENGTH(head) + times_size + content_size + 2;
     char stack[ON_STACK], *line = buffer_of(size, stack);
-    int written = 0;
+    int written = 0, counted_there = 0;
     if (line != NULL) {
         char *at = put_text(line, head);
         at = PUT(at, ",\"end_ns\":");
@@ -630,11 +630,16 @@ write_end(const Lane *self, PyObject *span, long long end_ns)
         }
         PUT(at + content_size, "}\n");
         written = (more != NULL || is_clean(self, content, content_size)) && write_line(self, line, size);
+        if (!written && more != NULL) { /* no room; a tail is not made twice, since it counts what is lost */
+            PyObject *finished = PyObject_CallMethod(self->parts[JOURNAL], "finish", "y#", line, size);
+            written = counted_there = finished != NULL;
+            Py_XDECREF(finished);
+        }
         free_buffer(line, stack);
     }
     Py_XDECREF(tail);
     Py_DECREF(head);
-    if (written) {
+    if (written && !counted_there) {
         PyObject *add = PyObject_GetAttr(self->parts[JOURNAL], s_count);
         PyObject *counted = add ? PyObject_CallNoArgs(add) : NULL;
         Py_XDECREF(add);
