@@ -2,7 +2,7 @@
 
 from setuptools import Extension, setup
 
-NAMES = ("_lane", "_marks")
+NAMES = ("_lane", "_marks", "_messages")
 
 setup(
     ext_modules=[

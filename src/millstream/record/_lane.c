@@ -124,6 +124,7 @@ enum part {
     OTEL,         /* the name of OpenTelemetry's module */
     LARGE,        /* bytes from which a value is stored apart */
     TO_JSON,      /* a value and a limit to bytes */
+    TAIL,         /* a span and no error to what follows its status, without secrets */
     UNSET,        /* stands for no output */
     PARTS
 };
@@ -550,52 +551,95 @@ is_clean(const Lane *self, const char *content, Py_ssize_t size)
     return suspect == 0;
 }
 
-/* Writes and counts the line of a span that ended well; 0 where that is not for this lane.
+/* What follows the status in the line of a span with input or output of common size and nothing else; its size.
  *
- * All that is the span's is copied before anything of Python runs, which might change the span.
+ * Written where it is not NULL.
  */
+static Py_ssize_t
+put_content(char *at, PyObject *input, PyObject *output)
+{
+    Py_ssize_t size = 0;
+    if (input != Py_None) {
+        size += (Py_ssize_t)(sizeof(",\"input\":") - 1) + PyBytes_GET_SIZE(input);
+    }
+    if (output != Py_None) {
+        size += (Py_ssize_t)(sizeof(",\"output\":") - 1) + PyBytes_GET_SIZE(output);
+    }
+    if (at == NULL) {
+        return size;
+    }
+    if (input != Py_None) {
+        at = PUT(at, ",\"input\":");
+        at = put(at, PyBytes_AS_STRING(input), PyBytes_GET_SIZE(input));
+    }
+    if (output != Py_None) {
+        at = PUT(at, ",\"output\":");
+        put(at, PyBytes_AS_STRING(output), PyBytes_GET_SIZE(output));
+    }
+    return size;
+}
+
+static int
+is_common(const Lane *self, PyObject *value)
+{
+    return value == Py_None || (PyBytes_Check(value) && PyBytes_GET_SIZE(value) < self->large);
+}
+
+/* Writes and counts the line of a span that ended well; 0 where that is not for this lane. */
 static int
 write_end(const Lane *self, PyObject *span, long long end_ns)
 {
     PyObject *head = get(self, span, HEAD), *chunk_count = get(self, span, CHUNK_COUNT);
-    PyObject *input = get(self, span, INPUT), *output = get(self, span, OUTPUT);
-    Py_ssize_t input_size = input == Py_None ? 0 : PyBytes_Check(input) ? PyBytes_GET_SIZE(input) : self->large;
-    Py_ssize_t output_size =
-        output == Py_None ? 0 : PyBytes_Check(output) ? PyBytes_GET_SIZE(output) : self->large;
-    if (get(self, span, SINK) != self->parts[JOURNAL] || get(self, span, USAGE) != Py_None ||
-        get(self, span, ATTRIBUTES) != Py_None || get(self, span, EVENTS) != Py_None || !is_ascii(head) ||
-        !PyLong_CheckExact(chunk_count) || PyObject_IsTrue(chunk_count) || input_size >= self->large ||
-        output_size >= self->large || PyList_GET_SIZE(self->parts[SUBSCRIBERS])) {
+    PyObject *input = get(self, span, INPUT), *output = get(self, span, OUTPUT), *tail = NULL;
+    if (get(self, span, SINK) != self->parts[JOURNAL] || !is_ascii(head) || !PyLong_CheckExact(chunk_count) ||
+        PyObject_IsTrue(chunk_count) || PyList_GET_SIZE(self->parts[SUBSCRIBERS])) {
         return 0;
+    }
+    const char *more = NULL;
+    Py_ssize_t content_size;
+    Py_INCREF(head); /* the tail is made in Python, which might change the span */
+    if (is_common(self, input) && is_common(self, output) && get(self, span, USAGE) == Py_None &&
+        get(self, span, ATTRIBUTES) == Py_None && get(self, span, EVENTS) == Py_None) {
+        content_size = put_content(NULL, input, output);
+    } else {
+        PyObject *given[] = {span, Py_None};
+        tail = PyObject_Vectorcall(self->parts[TAIL], given, 2, NULL);
+        more = tail && PyUnicode_Check(tail) ? PyUnicode_AsUTF8AndSize(tail, &content_size) : NULL;
+        if (more == NULL) {
+            Py_XDECREF(tail);
+            Py_DECREF(head);
+            return 0;
+        }
     }
     char number[DIGITS];
     Py_ssize_t digits = put_number(number, end_ns) - number;
-    Py_ssize_t head_size = PyUnicode_GET_LENGTH(head);
     Py_ssize_t times_size = (Py_ssize_t)(sizeof(",\"end_ns\":,\"status\":\"ok\"") - 1) + digits;
-    Py_ssize_t content_size = (input == Py_None ? 0 : (Py_ssize_t)(sizeof(",\"input\":") - 1) + input_size) +
-                              (output == Py_None ? 0 : (Py_ssize_t)(sizeof(",\"output\":") - 1) + output_size);
-    Py_ssize_t size = head_size + times_size + content_size + 2;
+    Py_ssize_t size = PyUnicode_GET_LENGTH(head) + times_size + content_size + 2;
     char stack[ON_STACK], *line = buffer_of(size, stack);
-    if (line == NULL) {
-        return 0;
+    int written = 0, counted_there = 0;
+    if (line != NULL) {
+        char *at = put_text(line, head);
+        at = PUT(at, ",\"end_ns\":");
+        at = put(at, number, digits);
+        at = PUT(at, ",\"status\":\"ok\"");
+        char *content = at;
+        if (more != NULL) {
+            put(at, more, content_size);
+        } else {
+            put_content(at, input, output);
+        }
+        PUT(at + content_size, "}\n");
+        written = (more != NULL || is_clean(self, content, content_size)) && write_line(self, line, size);
+        if (!written && more != NULL) { /* no room; a tail is not made twice, since it counts what is lost */
+            PyObject *finished = PyObject_CallMethod(self->parts[JOURNAL], "finish", "y#", line, size);
+            written = counted_there = finished != NULL;
+            Py_XDECREF(finished);
+        }
+        free_buffer(line, stack);
     }
-    char *at = put_text(line, head);
-    at = PUT(at, ",\"end_ns\":");
-    at = put(at, number, digits);
-    at = PUT(at, ",\"status\":\"ok\"");
-    char *content = at;
-    if (input != Py_None) {
-        at = PUT(at, ",\"input\":");
-        at = put(at, PyBytes_AS_STRING(input), input_size);
-    }
-    if (output != Py_None) {
-        at = PUT(at, ",\"output\":");
-        at = put(at, PyBytes_AS_STRING(output), output_size);
-    }
-    PUT(at, "}\n");
-    int written = is_clean(self, content, content_size) && write_line(self, line, size);
-    free_buffer(line, stack);
-    if (written) {
+    Py_XDECREF(tail);
+    Py_DECREF(head);
+    if (written && !counted_there) {
         PyObject *add = PyObject_GetAttr(self->parts[JOURNAL], s_count);
         PyObject *counted = add ? PyObject_CallNoArgs(add) : NULL;
         Py_XDECREF(add);

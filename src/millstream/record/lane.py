@@ -10,6 +10,7 @@ from msgspec import UNSET
 from millstream import context
 from millstream.record import steps
 from millstream.record.blobs import LARGE
+from millstream.record.lines import tail
 from millstream.record.live import LiveSpan
 from millstream.record.opening import scope_of
 from millstream.record.serialize import to_json
@@ -40,6 +41,7 @@ def lane_for(active: "Recorder") -> "_lane.Lane | None":
             context.OTEL,
             LARGE,
             to_json,
+            tail,
             UNSET,
         )
     except TypeError:  # a msgspec that keeps the fields of a span elsewhere, or ids ready in no list

@@ -45,6 +45,8 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
         given = given.json(span.recorder.content_limit)
     if given is None and made is None:
         content = ""
+    elif isinstance(given, Conversation) and (made is None or len(made) < LARGE):
+        content = ("" if made is None else f',"output":{made.decode()}') + _talk(span, given)
     elif (
         isinstance(given, Conversation)
         or (given is not None and len(given) >= LARGE)
@@ -121,13 +123,27 @@ def _put(span: "LiveSpan", large: "dict[str, bytes | Conversation]") -> dict[str
 
     segment = active.journal.segment
     blobs = {pointer: put(value) for pointer, value in large.items()}
-    if active.journal.segment != segment:  # it began with one of them
+    if len(blobs) > 1 and active.journal.segment != segment:  # it began with one of them
         blobs = {pointer: put(value) for pointer, value in large.items()}
     there = {pointer: blob for pointer, blob in blobs.items() if blob is not None}
-    if len(there) < len(blobs):  # the disk is full; the journal has said so
-        faults.counts[NO_ROOM] += 1
-        span.attributes = {**(span.attributes or {}), _INCOMPLETE: True}
+    if len(there) < len(blobs):
+        _miss(span)
     return there
+
+
+def _talk(span: "LiveSpan", talk: Conversation) -> str:
+    """As `_large`, of messages alone, as of most model calls."""
+    blob = span.recorder.blobs.put_conversation(talk, span.recorder.content_limit)
+    if blob is None:
+        _miss(span)
+        return ""
+    return f',"blobs":{{"/input":"{blob}"}}'
+
+
+def _miss(span: "LiveSpan") -> None:
+    """Say that a large value could not be kept: the disk is full, and the journal has said so."""
+    faults.counts[NO_ROOM] += 1
+    span.attributes = {**(span.attributes or {}), _INCOMPLETE: True}
 
 
 def process(

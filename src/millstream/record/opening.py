@@ -58,7 +58,8 @@ def open_span(  # noqa: C901, PLR0912, PLR0915  # the path of every call, kept i
         The open span; one that keeps nothing where its trace is not sampled.
     """
     if label is None:
-        name = to_text(name)
+        if type(name) is not str or not name.isascii():
+            name = to_text(name)
         label = label_of(name, kind)
     captured = None
     if content is not _UNSET and active.capture_content:

@@ -225,7 +225,7 @@ def _set(span: LiveSpan, attributes: Mapping[str, Any]) -> None:
         and _PLAIN.issuperset(map(type, attributes.values()))
         and len(_encode(attributes)) < _SHORT
     ):
-        span.attributes = {**(span.attributes or {}), **attributes}
+        span.attributes = {**span.attributes, **attributes} if span.attributes else dict(attributes)
     else:
         span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 

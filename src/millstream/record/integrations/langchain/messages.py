@@ -1,13 +1,14 @@
 """LangChain's messages and answers in OpenAI's form."""
 
+import itertools
 from typing import Any, Final
 
 import msgspec
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from millstream.record import faults
-from millstream.record.conversation import Conversation, Part
+from millstream.record.conversation import Conversation, Shape
 from millstream.record.integrations.observed import Observed
 from millstream.record.serialize import to_json
 from millstream.span import Usage
@@ -29,32 +30,17 @@ _OWN_IDS: Final = ("lc_run-", "run-")
 
 
 def conversation(batches: list[list[BaseMessage]]) -> Any:
-    """The messages of a call, batches one after another; unset where they could not be read.
-
-    What most messages of a long conversation are is read here, the rest by `message_json`.
-    """
-    parts: list[Part] = []
-    size = 0
+    """The messages of a call, batches one after another; unset where they could not be read."""
     try:
-        for batch in batches:
-            for message in batch:
-                kind, fields = type(message), message.__dict__
-                text: Any = fields["content"]
-                if type(text) is not str or fields["name"]:
-                    parts.append(text := to_json(message_json(message)))
-                elif kind is HumanMessage:
-                    parts.append(("user", text))
-                elif kind is AIMessage and not fields["tool_calls"] and not fields["invalid_tool_calls"]:
-                    parts.append(("assistant", text))
-                elif kind is ToolMessage:
-                    parts.append(("tool", text, fields["tool_call_id"]))
-                else:
-                    parts.append(text := to_json(message_json(message)))
-                size += len(text)
+        messages = batches[0] if len(batches) == 1 else list(itertools.chain.from_iterable(batches))
+        return Conversation.read(messages, _SHAPES, _message)
     except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
         faults.swallow(fault, "the messages of a model call could not be recorded")
         return msgspec.UNSET
-    return Conversation(parts, size)
+
+
+def _message(message: BaseMessage) -> bytes:
+    return to_json(message_json(message))
 
 
 def message_json(message: BaseMessage) -> dict[str, Any]:
@@ -69,23 +55,41 @@ def message_json(message: BaseMessage) -> dict[str, Any]:
     if kind in _NO_CALLS:
         return result
     if calls := fields.get("tool_calls"):
-        result["tool_calls"] = [_tool_call(call) for call in calls]
+        result["tool_calls"] = _tool_calls(calls)
     if broken := fields.get("invalid_tool_calls"):
-        result["tool_calls"] = [*result.get("tool_calls", ()), *map(_tool_call, broken)]
+        result["tool_calls"] = [*result.get("tool_calls", ()), *_tool_calls(broken)]
     if call_id := fields.get("tool_call_id"):
         result["tool_call_id"] = call_id
     return result
 
 
-def _tool_call(call: Any) -> dict[str, Any]:
-    arguments = call["args"]
-    if not isinstance(arguments, str):
-        arguments = to_json(arguments).decode()
-    return {
-        "id": call["id"],
-        "type": "function",
-        "function": {"name": call["name"], "arguments": arguments},
-    }
+def _tool_calls(calls: list[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call["id"],
+            "type": "function",
+            "function": {
+                "name": call["name"],
+                "arguments": given if isinstance(given := call["args"], str) else to_json(given).decode(),
+            },
+        }
+        for call in calls
+    ]
+
+
+def _encode_calls(calls: list[Any]) -> bytes:
+    return to_json(_tool_calls(calls))
+
+
+_SHAPES: Final[dict[type, Shape]] = {
+    SystemMessage: Shape("system", ("name", "additional_kwargs")),
+    HumanMessage: Shape("user", ("name", "additional_kwargs")),
+    AIMessage: Shape(
+        "assistant", ("name", "invalid_tool_calls"), calls="tool_calls", encode_calls=_encode_calls
+    ),
+    ToolMessage: Shape("tool", ("name",), "tool_call_id"),
+}
+"""What most messages of a long conversation are."""
 
 
 def tell_answer(step: Observed, response: LLMResult) -> None:
