@@ -5,11 +5,15 @@ The answers are those that Elasticsearch 8 gives, word for word where a word cou
 
 import json
 import logging
+import socket
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from millstream.deliver import connections
 from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.http import HttpClient
 from millstream.deliver.index_template import SEARCH_SERVER, span_mapping
@@ -207,3 +211,68 @@ def test_a_request_that_is_too_large_is_halved_down_to_one(server, bulk):
     results = bulk.send(documents(9))
     assert len(results) == 9
     assert all(isinstance(result, Rejected) and "as large as this" in result.reason for result in results)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"username": "miller", "password": "flour-in-a-sack"},
+        {"api_key": "id:flour-in-a-sack"},
+        {"bearer_token": "flour-in-a-sack"},
+        {"headers": {"x-token": "flour-in-a-sack"}},
+    ],
+)
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_no_message_repeats_what_the_server_was_told_in_secret(server, options, status, caplog):
+    client = HttpClient(server.url, name=SEARCH_SERVER, extra="elasticsearch", **options)
+    sent = client._headers.get("authorization", "x")
+    reason = f"neither flour-in-a-sack nor {sent} will do"
+    server.others = (status, {"error": {"reason": reason}}, {})
+    bulk = BulkIndex(client, "spans", span_mapping)
+    with caplog.at_level(logging.WARNING, "millstream"):
+        try:
+            assert bulk.send(documents(1)) == [None]
+            said = caplog.text
+        except (UnreachableError, RefusedError) as error:
+            said = str(error)
+    assert "[redacted]" in said
+    assert "flour-in-a-sack" not in said
+    assert sent == "x" or sent.rpartition(" ")[2] not in said
+    bulk.close()
+
+
+@pytest.mark.parametrize("head", [b"content-length: 100000", b"transfer-encoding: chunked"])
+def test_an_answer_that_does_not_end(head):
+    """A byte now and then is no answer either."""
+    over = threading.Event()
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
+            while not over.wait(0.05):
+                connection.sendall(b"1\r\n \r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = HttpClient(url, name=SEARCH_SERVER, extra="elasticsearch", timeout_s=0.5)
+        killer = threading.Timer(10, over.set)
+        killer.start()
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"does not answer: its answer did not end within 0\.5 s"):
+            client.request("GET", "/")
+        assert time.monotonic() - began < 5
+        over.set()
+        killer.cancel()
+        thread.join()
+        client.close()
+
+
+def test_an_answer_without_end_is_not_kept(server, bulk, monkeypatch):
+    monkeypatch.setattr(connections, "_LARGEST_ANSWER", 1_000)
+    server.bulks = [(200, b" " * 2_000, {})]
+    with pytest.raises(UnreachableError, match="its answer is larger than 1,000 bytes"):
+        bulk.send(documents(1))

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -14,6 +14,8 @@ from millstream.errors import ConfigError
 _SCHEMES: Final = {"http": 80, "https": 443}
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._~:-]+")
+_SECRET: Final = 4
+"""Characters of a text that can be a secret."""
 _UNFIT: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -90,6 +92,15 @@ def _shown(endpoint: str) -> str:
     address = re.split(r"[?#]", endpoint, maxsplit=1)[0]
     scheme, separator, rest = address.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def redacted(said: str, secrets: Iterable[str | None]) -> str:
+    """What a server says, without what it was told in secret: some repeat that."""
+    for value in secrets:
+        for secret in (value, value.rpartition(" ")[2]) if value else ():
+            if len(secret) >= _SECRET:
+                said = said.replace(secret, "[redacted]")
+    return said
 
 
 class Credentials(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.deliver.endpoint import NOWHERE, checked_headers, credentials, parse_endpoint
+from millstream.deliver.endpoint import NOWHERE, checked_headers, credentials, parse_endpoint, redacted
 from millstream.deliver.options import collected, raise_all
 from millstream.errors import MissingExtraError, RefusedError, UnreachableError
 
@@ -116,6 +116,8 @@ class HttpClient:
         raise_all(problems)
         if self._credentials.authorization is not None:
             self._headers["authorization"] = self._credentials.authorization
+        key = api_key and api_key.rpartition(":")[2]
+        self._secrets = (*self._headers.values(), password, self._endpoint.password, key, bearer_token)
         self.name = name
 
     @property
@@ -185,7 +187,8 @@ class HttpClient:
         return UnreachableError(f"{self.subject} does not answer: {error}")
 
     def _refusal(self, answer: Answer) -> UnreachableError | RefusedError:
-        status, said = answer.status, _said(answer)
+        status, reason = answer.status, self.reason_of(answer)
+        said = f": {reason}" if reason else ""
         if status in {TOO_MANY, _TIMEOUT}:
             return UnreachableError(
                 f"{self.subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
@@ -206,6 +209,10 @@ class HttpClient:
         if status in _REDIRECTION:
             return RefusedError(f"{self.subject} sends elsewhere ({status}): correct `endpoint`")
         return RefusedError(f"{self.subject} refuses what is sent ({status}{said})")
+
+    def reason_of(self, answer: Answer) -> str:
+        """The server's own words, for people; nothing where it has none."""
+        return redacted(reason_of(answer.body), self._secrets)
 
     @property
     def subject(self) -> str:
@@ -232,11 +239,6 @@ def shortened(text: str) -> str:
     """One printable line of at most 200 characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LONGEST_REASON]).split())
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
-
-
-def _said(answer: Answer) -> str:
-    reason = reason_of(answer.body)
-    return f": {reason}" if reason else ""
 
 
 def _retry_after(value: Any) -> float | None:

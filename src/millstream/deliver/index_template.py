@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from millstream.deliver.http import HttpClient, reason_of
+from millstream.deliver.http import HttpClient
 from millstream.errors import ConfigError, UnreachableError
 
 Product = Literal["elasticsearch", "opensearch"]
@@ -140,7 +140,7 @@ def _put(client: HttpClient, path: str, body: Mapping[str, Any]) -> str | None:
     answer = client.request(
         "PUT", path, msgspec.json.encode(body), {"content-type": "application/json"}, passed=_REFUSED
     )
-    return None if answer.status in range(200, 300) else f"{answer.status} {reason_of(answer.body)}"
+    return None if answer.status in range(200, 300) else f"{answer.status} {client.reason_of(answer)}"
 
 
 def _wait_until_healthy(client: HttpClient, index: str) -> None:

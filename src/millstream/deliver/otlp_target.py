@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.deliver.endpoint import Endpoint, checked_headers, credentials, parse_endpoint
+from millstream.deliver.endpoint import Endpoint, checked_headers, credentials, parse_endpoint, redacted
 from millstream.deliver.http import shortened
 from millstream.deliver.options import collected, raise_all
 from millstream.errors import ConfigError, nearest
@@ -20,8 +20,6 @@ _EXAMPLES: Final = {HTTP: "http://localhost:4318", GRPC: "http://localhost:4317"
 """A right endpoint of each protocol."""
 _COMPRESSIONS: Final = ("gzip", "none")
 _HEADERS: Final = "`headers`"
-_SECRET: Final = 4
-"""Characters of a header's value that can be a secret."""
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PORT: Final = re.compile(r":\d+$")
 _LOOPBACK: Final = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
@@ -82,11 +80,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def words(self, said: str) -> str:
         """What the receiver says, on one line, without what it was told in secret: some repeat that."""
-        for value in (*self.headers.values(), self.endpoint.password or ""):
-            for secret in (value, value.rpartition(" ")[2]):
-                if len(secret) >= _SECRET:
-                    said = said.replace(secret, "[redacted]")
-        return shortened(said)
+        return shortened(redacted(said, (*self.headers.values(), self.endpoint.password)))
 
 
 def target(
