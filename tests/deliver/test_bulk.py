@@ -15,10 +15,12 @@ import pytest
 
 from millstream.deliver import connections
 from millstream.deliver.bulk import BulkIndex, Document
+from millstream.deliver.elasticsearch import ElasticsearchSink
 from millstream.deliver.http import HttpClient
 from millstream.deliver.index_template import SEARCH_SERVER, span_mapping
 from millstream.deliver.sink import Rejected, Retry
 from millstream.errors import RefusedError, UnreachableError
+from tests.servers.spans import span
 
 FORBIDDEN = (403, {"error": {"type": "security_exception", "reason": "action is unauthorized"}}, {})
 FINE = (200, {"errors": False}, {})
@@ -276,3 +278,29 @@ def test_an_answer_without_end_is_not_kept(server, bulk, monkeypatch):
     server.bulks = [(200, b" " * 2_000, {})]
     with pytest.raises(UnreachableError, match="its answer is larger than 1,000 bytes"):
         bulk.send(documents(1))
+
+
+CONFLICT = item(400, "mapper_parsing_exception", "failed to parse field [attributes.a] of type [long]")
+
+
+@pytest.mark.parametrize(
+    ("told", "result"),
+    [
+        (items(item(429, "es_rejected_execution_exception")), Retry("429 es_rejected_execution_exception")),
+        ((503, {}, {"retry-after": "2"}), Retry("the search server at URL cannot answer now (503)", 2.0)),
+        (
+            items(item(400, "strict_dynamic_mapping_exception", "dynamic introduction of [unparsed] within")),
+            Rejected("mapper_parsing_exception: field 'attributes.a'"),
+        ),
+        (items(CONFLICT), Rejected("mapper_parsing_exception: field 'attributes.a'")),
+        (FINE, None),
+    ],
+)
+def test_a_span_in_conflict_with_an_index_costs_only_itself(server, told, result):
+    """Its content is sent again as a text; what becomes of that says nothing of the other spans."""
+    server.bulks = [items(item(201), CONFLICT, item(201)), told]
+    sink = ElasticsearchSink(endpoint=server.url, index="spans")
+    if isinstance(result, Retry):
+        result = Retry(result.reason.replace("URL", server.url), result.after_s)
+    assert sink.send([span(), span(), span()]) == [None, result, None]
+    sink.close()

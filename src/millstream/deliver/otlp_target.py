@@ -80,7 +80,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def words(self, said: str) -> str:
         """What the receiver says, on one line, without what it was told in secret: some repeat that."""
-        return shortened(redacted(said, (*self.headers.values(), self.endpoint.password)))
+        who = credentials(self.endpoint, username=None, password=None, api_key=None, bearer_token=None)
+        secrets = (*self.headers.values(), self.endpoint.password, who.authorization)
+        return shortened(redacted(said, secrets))
 
 
 def target(
