@@ -15,13 +15,13 @@ import pytest
 
 import millstream
 from millstream import open_store, start_span
-from millstream.cli import main
+from millstream.cli import main, stopping
 from millstream.cli import ship as ship_module
 
 PLUGIN = """
 import json, os
 from pathlib import Path
-from millstream.deliver.sink import Rejected
+from millstream.deliver.sink import Rejected, Skipped
 from millstream.errors import RefusedError, UnreachableError
 
 class Picky:
@@ -40,6 +40,9 @@ class Picky:
         with (self._folder / "taken").open("a") as file:
             for span in batch:
                 bad = mood == "picky" and span.name == "odd"
+                if span.name == "empty":
+                    results.append(Skipped("it is empty"))
+                    continue
                 results.append(Rejected("odd spans are not wanted") if bad else None)
                 if not bad:
                     file.write(span.span_id + "\\n")
@@ -58,14 +61,18 @@ def place(tmp_path, monkeypatch):
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: picky\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[millstream.exporters]\npicky = picky:Picky\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # Logfire's takes seconds to load
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "ELASTICSEARCH_URL", "ELASTICSEARCH_CLIENT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
-    return tmp_path
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield tmp_path
+    for number, handler in handlers.items():  # `main` in this process leaves its own
+        signal.signal(number, handler)
+    stopping.wanted.clear()
 
 
 @pytest.fixture
@@ -135,7 +142,8 @@ def test_nothing_says_where_to(place, ship):
         True,
     )
     done = ship("--once", env={**os.environ, "ELASTICSEARCH_URL": "http://127.0.0.1:9"})
-    assert (done.returncode, "ELASTICSEARCH_CLIENT_ID is not: set it" in done.stderr) == (2, True)
+    assert done.returncode == 2
+    assert "set the environment variable ELASTICSEARCH_CLIENT_ID" in done.stderr
     done = ship("--once", env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": "127.0.0.1"})
     assert (done.returncode, "the environment.otlp" in done.stderr) == (2, True), done.stderr
 
@@ -214,6 +222,45 @@ def test_it_runs_on_until_it_is_stopped(place, number):
     assert written(place) == recorded(place)
 
 
+SIGNALLED = """
+import atexit, os, sys
+when, number, *arguments = sys.argv[1:]
+
+def send():
+    os.kill(os.getpid(), int(number))
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == when:
+            send()
+
+sys.meta_path.insert(0, Finder())
+if when == "the end":
+    atexit.register(send)
+from millstream.cli import main
+main(arguments)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("when", ["millstream.cli.ship", "pydantic", "millstream.deliver.shipper", "the end"])
+def test_a_signal_ends_it_in_order_whenever_it_comes(place, when, number):
+    """While one of its modules is imported, and after its last line."""
+    record(place, "span")
+    command = [sys.executable, "-W", "error", "-c", SIGNALLED, when, str(number.value), "ship"]
+    once = ["--once"] if when == "the end" else []
+    done = subprocess.run(
+        [*command, "--home", "home", "--config_file", config(place, FILE), *once],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        cwd=place,
+    )
+    assert (done.returncode, done.stdout) == (0, "sent 1, left 0, rejected 0\n"), done.stderr
+    assert written(place) == recorded(place)
+
+
 def test_it_recovers_by_itself_and_says_so(place):
     (place / "mood").write_text("away")
     record(place, *["span"] * 5)
@@ -274,7 +321,7 @@ def test_two_at_a_time_send_everything_once(place, ship):
 
 def test_status_shows_it(place, ship):
     (place / "mood").write_text("picky")
-    record(place, "even", "odd")
+    record(place, "even", "odd", "empty", "empty")
     ship("--config_file", config(place, PICKY), "--once")
     record(place, "even")
     command = [sys.executable, "-m", "millstream", "journal", "status", "--home", "home", "--json"]
@@ -282,3 +329,7 @@ def test_status_shows_it(place, ship):
     (sink,) = shown["sinks"]
     assert (sink["name"], sink["left"], sink["counts"]["sent"]) == ("out", 1, 1)
     assert sink["counts"]["rejected"] == {"odd spans are not wanted": 1}
+    assert (sink["counts"]["skipped"], sink["counts"]["skipped_reasons"]) == (2, {"it is empty": 2})
+    told = subprocess.run(command[:-1], capture_output=True, check=True, cwd=place, text=True).stdout
+    assert "out: 1 rejected: odd spans are not wanted\n" in told
+    assert "out: 2 skipped: it is empty\n" in told

@@ -5,16 +5,22 @@ The answers are those that Elasticsearch 8 gives, word for word where a word cou
 
 import json
 import logging
+import socket
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from millstream.deliver import connections
 from millstream.deliver.bulk import BulkIndex, Document
+from millstream.deliver.elasticsearch import ElasticsearchSink
 from millstream.deliver.http import HttpClient
-from millstream.deliver.index_template import span_mapping
+from millstream.deliver.index_template import SEARCH_SERVER, span_mapping
 from millstream.deliver.sink import Rejected, Retry
 from millstream.errors import RefusedError, UnreachableError
+from tests.servers.spans import span
 
 FORBIDDEN = (403, {"error": {"type": "security_exception", "reason": "action is unauthorized"}}, {})
 FINE = (200, {"errors": False}, {})
@@ -79,9 +85,7 @@ def server():
 
 @pytest.fixture
 def bulk(server):
-    made = BulkIndex(
-        HttpClient(server.url, name="Elasticsearch", extra="elasticsearch"), "spans", span_mapping
-    )
+    made = BulkIndex(HttpClient(server.url, name=SEARCH_SERVER, extra="elasticsearch"), "spans", span_mapping)
     yield made
     made.close()
 
@@ -97,9 +101,25 @@ def test_the_right_to_create_documents_is_enough(server, bulk, caplog):
         assert bulk.send(documents(3)) == [None] * 3
     (said,) = (record.getMessage() for record in caplog.records)
     assert said == (
-        f"millstream: Elasticsearch at {server.url} makes neither an index template nor index 'spans' for us "
-        "(403 action is unauthorized)"
+        f"millstream: the search server at {server.url} makes neither an index template nor index 'spans'"
+        " for us (403 action is unauthorized)"
     )
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ((200, {"version": {"number": "9.1.0"}}, {"X-elastic-product": "Elasticsearch"}), "Elasticsearch"),
+        ((200, {"version": {"distribution": "opensearch", "number": "3.8.0"}}, {}), "OpenSearch"),
+        (FORBIDDEN, "the search server"),
+    ],
+)
+def test_messages_call_the_server_what_it_says_it_is(server, bulk, root, name):
+    server.others = root
+    server.bulks = [FINE, (503, {}, {})]
+    assert bulk.send(documents(1)) == [None]
+    with pytest.raises(UnreachableError, match=rf"^{name} at {server.url} cannot answer now \(503\)"):
+        bulk.send(documents(1))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +181,7 @@ def test_some_of_the_requests_fail(server, bulk):
     assert sorted(map(str, set(results))) == sorted(
         [
             "None",
-            str(Retry(f"Elasticsearch at {server.url} cannot answer now (503)", 2.0)),
+            str(Retry(f"the search server at {server.url} cannot answer now (503)", 2.0)),
         ]
     )
     assert results.count(None) == 300
@@ -193,3 +213,94 @@ def test_a_request_that_is_too_large_is_halved_down_to_one(server, bulk):
     results = bulk.send(documents(9))
     assert len(results) == 9
     assert all(isinstance(result, Rejected) and "as large as this" in result.reason for result in results)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"username": "miller", "password": "flour-in-a-sack"},
+        {"api_key": "id:flour-in-a-sack"},
+        {"bearer_token": "flour-in-a-sack"},
+        {"headers": {"x-token": "flour-in-a-sack"}},
+    ],
+)
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_no_message_repeats_what_the_server_was_told_in_secret(server, options, status, caplog):
+    client = HttpClient(server.url, name=SEARCH_SERVER, extra="elasticsearch", **options)
+    sent = client._headers.get("authorization", "x")
+    reason = f"neither flour-in-a-sack nor {sent} will do"
+    server.others = (status, {"error": {"reason": reason}}, {})
+    bulk = BulkIndex(client, "spans", span_mapping)
+    with caplog.at_level(logging.WARNING, "millstream"):
+        try:
+            assert bulk.send(documents(1)) == [None]
+            said = caplog.text
+        except (UnreachableError, RefusedError) as error:
+            said = str(error)
+    assert "[redacted]" in said
+    assert "flour-in-a-sack" not in said
+    assert sent == "x" or sent.rpartition(" ")[2] not in said
+    bulk.close()
+
+
+@pytest.mark.parametrize("head", [b"content-length: 100000", b"transfer-encoding: chunked"])
+def test_an_answer_that_does_not_end(head):
+    """A byte now and then is no answer either."""
+    over = threading.Event()
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")
+            while not over.wait(0.05):
+                connection.sendall(b"1\r\n \r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = HttpClient(url, name=SEARCH_SERVER, extra="elasticsearch", timeout_s=0.5)
+        killer = threading.Timer(10, over.set)
+        killer.start()
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"does not answer: its answer did not end within 0\.5 s"):
+            client.request("GET", "/")
+        assert time.monotonic() - began < 5
+        over.set()
+        killer.cancel()
+        thread.join()
+        client.close()
+
+
+def test_an_answer_without_end_is_not_kept(server, bulk, monkeypatch):
+    monkeypatch.setattr(connections, "_LARGEST_ANSWER", 1_000)
+    server.bulks = [(200, b" " * 2_000, {})]
+    with pytest.raises(UnreachableError, match="its answer is larger than 1,000 bytes"):
+        bulk.send(documents(1))
+
+
+CONFLICT = item(400, "mapper_parsing_exception", "failed to parse field [attributes.a] of type [long]")
+
+
+@pytest.mark.parametrize(
+    ("told", "result"),
+    [
+        (items(item(429, "es_rejected_execution_exception")), Retry("429 es_rejected_execution_exception")),
+        ((503, {}, {"retry-after": "2"}), Retry("the search server at URL cannot answer now (503)", 2.0)),
+        (
+            items(item(400, "strict_dynamic_mapping_exception", "dynamic introduction of [unparsed] within")),
+            Rejected("mapper_parsing_exception: field 'attributes.a'"),
+        ),
+        (items(CONFLICT), Rejected("mapper_parsing_exception: field 'attributes.a'")),
+        (FINE, None),
+    ],
+)
+def test_a_span_in_conflict_with_an_index_costs_only_itself(server, told, result):
+    """Its content is sent again as a text; what becomes of that says nothing of the other spans."""
+    server.bulks = [items(item(201), CONFLICT, item(201)), told]
+    sink = ElasticsearchSink(endpoint=server.url, index="spans")
+    if isinstance(result, Retry):
+        result = Retry(result.reason.replace("URL", server.url), result.after_s)
+    assert sink.send([span(), span(), span()]) == [None, result, None]
+    sink.close()

@@ -12,7 +12,7 @@ import pytest
 from millstream import open_store
 from millstream.deliver.cursor import Busy, Cursor, read_state
 from millstream.deliver.dead_letters import DeadLetters, dead_letter_path, retry_rejected
-from millstream.deliver.sink import SKIPPED
+from millstream.deliver.sink import Skipped
 from millstream.errors import RefusedError, StorageError, UnreachableError
 from tests.deliver.sinks import Moody, Store, away, record, rejecting, retrying
 
@@ -48,6 +48,15 @@ def test_those_that_are_taken_are_removed_and_counted_as_sent(tmp_path):
     assert read_state(tmp_path, "out").counts.rejected == {}
 
 
+def test_large_letters_are_not_held_all_at_once(tmp_path):
+    record(tmp_path, *"abcdef", size=90_000)
+    spans = list(open_store(tmp_path).spans())
+    DeadLetters(tmp_path, "out", lambda: None).add((span, "bad") for span in spans)
+    sink = Store()
+    assert retry_rejected(tmp_path, "out", sink, batch_bytes=200_000).sent == 6
+    assert [len(batch) for batch in sink.batches] == [2] * 3
+
+
 def test_without_letters_nothing_happens(tmp_path):
     again = retry_rejected(tmp_path, "out", Store())
     assert (again.sent, again.rejected, again.left) == (0, {}, 0)
@@ -81,12 +90,13 @@ def test_a_sink_that_takes_nothing_changes_nothing(tmp_path, error):
 
 def test_each_result_is_counted(tmp_path):
     add(tmp_path, "a", "b", "c")
-    moods = {"a": SKIPPED, "b": None}
+    moods = {"a": Skipped("it is empty"), "b": None}
     sink = Moody(lambda batch: [moods.get(span.name, *retrying("c")([span])) for span in batch])
     again = retry_rejected(tmp_path, "out", sink)
     assert (again.sent, again.left) == (1, 1)
     assert [letter["span"]["name"] for letter in letters(tmp_path)] == ["c"]
-    assert read_state(tmp_path, "out").counts.skipped == 1
+    counts = read_state(tmp_path, "out").counts
+    assert (counts.skipped, counts.skipped_reasons) == (1, {"it is empty": 1})
 
 
 def test_one_that_the_sink_raises_on_stays_with_the_reason(tmp_path):

@@ -644,3 +644,37 @@ def test_records_of_other_processes_of_the_home_come_too(deliver, home):
     record(home, "elsewhere")
     millstream.flush(10)
     assert sink.names == ["elsewhere"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), GeneratorExit()])
+def test_a_sink_that_wants_to_end_the_thread_is_one_that_fails(deliver, home, error):
+    """As one does that runs a loop of asyncio's, or calls what is made for a command line."""
+    told = [error]
+
+    def mood(batch):
+        if told:
+            raise told.pop()
+
+    sink = Moody(mood)
+    delivery = deliver(sink)
+    with millstream.recording(home=home):
+        spans("a", "b")
+        assert delivery.flush(10).left == 0
+    assert sorted(sink.names) == ["a", "b"]
+
+
+def test_a_receiver_that_asks_for_ages_does_not_end_delivery(deliver, home):
+    told = [UnreachableError("later", 1e300)]
+
+    def mood(batch):
+        if told:
+            raise told.pop()
+
+    sink = Moody(mood)
+    delivery = deliver(sink)
+    with millstream.recording(home=home):
+        spans("a")
+        until(lambda: sink.calls)
+        time.sleep(0.2)
+        assert delivery.flush(5).left == 0
+    assert sink.names == ["a"]

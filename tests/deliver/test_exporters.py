@@ -194,6 +194,129 @@ def test_everything_that_is_wrong_is_told_with_its_place(section, lines):
         assert line.startswith(beginning)
 
 
+NO_URL = "is no URL: it begins with http:// or https://, as in http://localhost"
+FLYWHEEL = "data_flywheel_elasticsearch"
+
+
+@pytest.mark.parametrize(
+    ("section", "lines"),
+    [
+        (
+            {
+                "_type": FLYWHEEL,
+                "client_id": "",
+                "endpoint": "ftp://x",
+                "index": "A",
+                "contract_version": "9",
+                "api_key": "a",
+                "username": "b",
+                "password": "c",
+                "headers": {"a b": "x", "c": "x\ny"},
+                "ca_certs": "/no/ca.pem",
+                "ssl_assert_fingerprint": "ab",
+            },
+            [
+                f"{HERE}: the key 'client_id' is missing; give it, or set the environment variable ELASTIC",
+                f"{HERE}.contract_version: '9' is none of 1.0, 1.1",
+                f"{HERE}: `index` 'A' is no name of an index",
+                f"{HERE}: `endpoint` 'ftp://x' {NO_URL}:9200",
+                f"{HERE}: `username` and `api_key` are two ways to say who asks",
+                f"{HERE}: `headers`: 'a b' is no name of a header",
+                f"{HERE}: `headers: c` holds characters that cannot stand in a header",
+                f"{HERE}: `ssl_assert_fingerprint` is not a SHA-256 fingerprint",
+                f"{HERE}: `ca_certs`: /no/ca.pem cannot be read",
+            ],
+        ),
+        (
+            {
+                "_type": "elasticsearch",
+                "index": "A",
+                "endpoint": "htp://me:hunter2@x",
+                "password": "x",
+                "client_key": "k",
+                "ca_certs": "/no/ca.pem",
+            },
+            [
+                f"{HERE}: `index` 'A' is no name",
+                f"{HERE}: `endpoint` 'htp://x' {NO_URL}:9200",
+                f"{HERE}: `ca_certs`: /no/ca.pem cannot be read",
+                f"{HERE}: `client_key` is given without `client_cert`",
+            ],
+        ),
+        (
+            {
+                "_type": "otlp",
+                "endpoint": "localhost:4318",
+                "headers": {"a b": "x"},
+                "tls": {"ca_flie": "x", "cert_file": "/no/cert.pem", "ca_file": "/no/ca.pem"},
+            },
+            [
+                f"{HERE}: tls.ca_flie: unknown key; did you mean 'ca_file'?",
+                f"{HERE}: tls.ca_file: /no/ca.pem cannot be read",
+                f"{HERE}: tls.cert_file: /no/cert.pem cannot be read",
+                f"{HERE}: `headers`: 'a b' is no name of a header",
+                f"{HERE}: `endpoint` 'localhost:4318' {NO_URL}:4318",
+            ],
+        ),
+        (
+            {"_type": "langfuse", "endpoint": "cloud.langfuse.com"},
+            [
+                f"{HERE}: public_key is missing: give it, or set LANGFUSE_PUBLIC_KEY",
+                f"{HERE}: secret_key is missing: give it, or set LANGFUSE_SECRET_KEY",
+                f"{HERE}: `endpoint` 'cloud.langfuse.com/api/public/otel' is no URL: it begins with",
+            ],
+        ),
+        (
+            {"_type": "langsmith", "headers": {"a b": "x"}},
+            [
+                f"{HERE}: api_key is missing: give it, or set LANGSMITH_API_KEY",
+                f"{HERE}: `headers`: 'a b' is no name of a header",
+            ],
+        ),
+        (
+            {"_type": "mlflow", "username": "ann", "endpoint": "localhost:5000"},
+            [
+                f"{HERE}: username is given without password",
+                f"{HERE}: `endpoint` 'localhost:5000' {NO_URL}:5000",
+            ],
+        ),
+        ({"_type": "phoenix", "endpoint": "x:6006"}, [f"{HERE}: `endpoint` 'x:6006' {NO_URL}:6006"]),
+        (
+            {"_type": "otlp", "protocol": "grpc", "endpoint": "htp://x"},
+            [f"{HERE}: `endpoint` 'htp://x' {NO_URL}:4317"],
+        ),
+        (
+            {"_type": "otlp", "endpoint": "http://x", "headers": {"x": 3, "good": "text", "y": None}},
+            [
+                f"{HERE}.headers.x: text is needed here, not a whole number; put it in quotes",
+                f"{HERE}.headers.y: text is needed here, not nothing",
+            ],
+        ),
+    ],
+)
+def test_everything_that_is_wrong_with_one_is_told_together(section, lines, monkeypatch):
+    for name in (
+        "ELASTICSEARCH_CLIENT_ID",
+        "LANGFUSE_PUBLIC_KEY",
+        "LANGFUSE_SECRET_KEY",
+        "LANGSMITH_API_KEY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    found = problems(section)
+    assert len(found) == len(lines), found
+    for line, beginning in zip(found, lines, strict=True):
+        assert line.startswith(beginning)
+    assert "hunter2" not in str(found)
+
+
+def test_the_options_of_delivery_hide_nothing_of_the_sink():
+    found = problems({"_type": "file", "path": "/", "batch_size": 0})
+    assert found == [
+        f"{HERE}.batch_size: a whole number >= 1 is needed here, not 0",
+        f"{HERE}.path: / is a folder; give a file, such as /traces.jsonl",
+    ]
+
+
 def test_names_that_cannot_be_files():
     with pytest.raises(ConfigError, match=r"tracing\.a/b: 'a/b' names files; use letters"):
         build_all({"a/b": {"_type": "file", "path": "t"}})

@@ -235,6 +235,118 @@ def test_records_of_other_peoples_instrumentations(name, base_url, records):
     check_failure(failed)
 
 
+# How an answer was wanted
+
+
+CITY = {
+    "name": "city",
+    "schema": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}},
+        "required": ["name"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+CHOICES = [
+    "auto",
+    "none",
+    "required",
+    {"type": "function", "function": {"name": "weather"}},
+]
+
+
+def the_tool(tool):
+    return {"type": "function", **tool["function"]}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_the_request_of_a_record_can_be_sent_again(base_url, records, choice):
+    millstream.instrument("openai")
+    wanted = {
+        "model": "able",
+        "messages": [{"role": "user", "content": "Count."}],
+        "tools": [large_tool()],
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "response_format": {"type": "json_schema", "json_schema": CITY},
+        "reasoning_effort": "low",
+    }
+    with OpenAI(base_url=base_url, max_retries=0) as client:
+        client.chat.completions.create(**wanted)
+    (record,) = records()
+    check_answer(record)
+    assert record["request"] == wanted
+    millstream.uninstrument()
+    check_replay(base_url, record)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_request_of_the_responses_api_can_be_sent_again_as_a_chat(base_url, records, spans, choice):
+    millstream.instrument("openai")
+    flat = {"type": "function", "name": "weather"} if isinstance(choice, dict) else choice
+    asked = {
+        "model": "able",
+        "tools": [the_tool(large_tool())],
+        "tool_choice": flat,
+        "parallel_tool_calls": False,
+        "text": {"format": {"type": "json_schema", **CITY}},
+        "reasoning": {"effort": "low"},
+    }
+    with OpenAI(base_url=base_url, max_retries=0) as client:
+        first = client.responses.create(input="Count.", **asked)
+    (record,) = records()
+    check_answer(record)
+    assert record["request"] == {
+        "model": "able",
+        "messages": [{"role": "user", "content": "Count."}],
+        "tools": [large_tool()],
+        "tool_choice": choice,
+        "parallel_tool_calls": False,
+        "response_format": {"type": "json_schema", "json_schema": CITY},
+        "reasoning_effort": "low",
+    }
+    millstream.uninstrument()
+    check_replay(base_url, record)
+    assert first.id
+
+
+def test_a_call_that_goes_on_from_a_response_says_from_which(base_url, spans):
+    millstream.instrument("openai")
+    with OpenAI(base_url=base_url, max_retries=0) as client, pytest.raises(Exception):  # noqa: B017, PT011
+        client.responses.create(model="able", input="Go on.", previous_response_id="resp_1")
+    (call,) = spans()
+    assert call.attributes[semconv.REQUEST_PREVIOUS_RESPONSE_ID] == "resp_1"
+
+
+@pytest.mark.parametrize(
+    ("told", "choice"),
+    [
+        ({"type": "any"}, "required"),
+        ("any", "required"),
+        ({"type": "auto"}, "auto"),
+        ({"type": "tool", "name": "weather"}, CHOICES[-1]),
+        ({"type": "function", "name": "weather"}, CHOICES[-1]),
+        (3, None),
+        ({"name": "weather"}, None),
+    ],
+)
+def test_tools_chosen_in_the_words_of_others(told, choice):
+    attributes = {semconv.TOOL_DEFINITIONS: [large_tool()], semconv.REQUEST_TOOL_CHOICE: told}
+    assert as_json(made_of(span(attributes=attributes)))["request"].get("tool_choice") == choice
+
+
+def test_what_no_server_would_take_is_left_out():
+    """OpenAI refuses a choice without tools; and a framework's name for a format is none."""
+    attributes = {
+        semconv.REQUEST_TOOL_CHOICE: "auto",
+        semconv.REQUEST_PARALLEL_TOOL_CALLS: True,
+        semconv.REQUEST_RESPONSE_FORMAT: "<app.City>",
+    }
+    request = as_json(made_of(span(attributes=attributes)))["request"]
+    assert not request.keys() & {"tool_choice", "parallel_tool_calls", "response_format"}
+
+
 # LangChain and LangGraph
 
 
@@ -295,6 +407,7 @@ def test_langchain_with_every_parameter_and_a_large_tool(base_url, records):
         "presence_penalty": 0.5,
         "n": 1,
         "tools": [large_tool()],
+        "tool_choice": "none",
     }
     assert record["response"]["choices"][0]["index"] == 0
 

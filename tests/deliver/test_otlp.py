@@ -289,6 +289,17 @@ def test_secrets_are_not_shown_in_the_receivers_words(receiver):
     sink.close()
 
 
+def test_a_user_in_the_endpoint_is_not_shown_in_the_receivers_words(receiver):
+    receiver.answer = lambda request: (401, {"content-type": "application/json"}, body)
+    body = msgspec.json.encode({"message": "Basic bWlsbGVyOmZsb3VyLTQy is not known, nor flour-42"})
+    sink = OtlpSink(endpoint=receiver.url.replace("://", "://miller:flour-42@"))
+    with pytest.raises(RefusedError, match="is not known, nor") as caught:
+        sink.send([span()])
+    assert "bWlsbGVyOmZsb3VyLTQy" not in str(caught.value)
+    assert "flour-42" not in str(caught.value)
+    sink.close()
+
+
 # Options
 
 

@@ -9,7 +9,7 @@ import pytest
 from millstream.deliver.cursor import Counts, Cursor, read_state
 from millstream.deliver.policy import Policy
 from millstream.deliver.sending import Sending, Step
-from millstream.deliver.sink import SKIPPED, Rejected, Retry
+from millstream.deliver.sink import SKIPPED, Rejected, Retry, Skipped
 from millstream.errors import RefusedError, UnreachableError
 from millstream.record import faults
 from tests.deliver.sinks import Clock, Moody, Store, away, record, rejecting, retrying
@@ -77,6 +77,33 @@ def test_all_is_sent_once_in_order_in_batches(run):
     assert [len(batch) for batch in store.batches] == [10, 10, 5]
     assert store.names == numbered(25)
     assert (it.sending.left(), it.counts.sent) == (0, 25)
+
+
+@pytest.mark.parametrize("limit", [{"queue_items": 10}, {"queue_bytes": 5_000}])
+def test_a_batch_that_memory_cuts_short_is_followed_by_the_next(run, limit):
+    """Else a `batch_size` of more than is held would mean one such batch each `flush_interval`."""
+    store = Store()
+    it = run(store, numbered(35), batch_size=1000, **limit)
+    steps = [it.sending.step() for _ in range(2)]
+    assert steps == [Step.FULL, Step.FULL]
+    assert set(it.until_nothing()[:-2]) <= {Step.FULL}
+    assert store.names == numbered(35)
+
+
+@pytest.mark.parametrize("after_s", [1e300, float("inf"), 10 * 365 * 86400.0])
+def test_nobody_is_waited_for_longer_than_an_hour(run, after_s):
+    told = [UnreachableError("later", after_s), [Retry("later", after_s)], [None, Retry("later", after_s)]]
+
+    def mood(batch):
+        answer = told.pop(0) if told else None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer and [*answer, *[None] * len(batch)][: len(batch)]
+
+    it = run(Moody(mood), numbered(2), batch_size=2)
+    it.until_nothing(seconds=4 * 3700)
+    assert it.sending.left() == 0
+    assert len(it.sink.ids) == 2
 
 
 def test_batches_are_bounded_by_bytes_and_a_large_span_goes_alone(run):
@@ -316,9 +343,11 @@ def test_a_letter_is_written_once_when_its_process_is_killed_before_it_could_not
 
 
 def test_skipped_spans_are_settled_and_counted(run):
-    it = run(Moody(lambda batch: [SKIPPED] * len(batch)), numbered(3))
+    it = run(Moody(lambda batch: [SKIPPED, *[Skipped("it is empty")] * (len(batch) - 1)]), numbered(3))
     it.until_nothing()
     assert (it.sending.left(), it.counts.skipped, it.counts.sent) == (0, 3, 0)
+    assert it.counts.skipped_reasons == {"it is empty": 2}
+    assert read_state(it.home, "out").counts.skipped_reasons == {"it is empty": 2}
 
 
 def test_skipped_spans_say_nothing_of_a_sink_that_is_away(run):

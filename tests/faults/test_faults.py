@@ -146,7 +146,8 @@ def test_a_short_run_ends_in_time_and_tells_in_one_line(tmp_path, server, start,
     err = ended(process, within_s=20)
     assert time.monotonic() - began < 20
     assert err.count("\n") == 1, err
-    assert "spans wait for search (Elasticsearch at " in err
+    name = "the search server" if fault == "gone" else "Elasticsearch"
+    assert f"spans wait for search ({name} at " in err
     assert "they are kept in " in err
     if fault == "gone":
         server.start()

@@ -8,10 +8,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import millstream
-from millstream import Redaction, Span, SpanKind, Status, open_store, start_span, subscribe, track_function
+from millstream import (
+    Redaction,
+    Span,
+    SpanKind,
+    Status,
+    Usage,
+    open_store,
+    semconv,
+    start_span,
+    subscribe,
+    track_function,
+)
 from millstream.errors import ConfigError
 from millstream.record import faults
 from millstream.record.redaction import _has_mark_slowly, may_hold_secret
+from millstream.span import SpanError
 
 KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz012345"
 WORDS = r"opaque-token|[\w-]*abcdefghijkl[\w-]*|AKIA\w+|AIza\w+|a{20,}|xoxb[\w-]+"
@@ -135,9 +147,94 @@ def test_what_else_is_taken_out(tmp_path):
     assert span.input == {
         **value,
         "text": "*** of ***, *** and ***",
+        "salary": "***",
         "SALARY": "***",
         "card": "***",
     }
+
+
+def test_numbers_and_truth_values_of_named_fields_are_taken_out(tmp_path):
+    value = {
+        "salary": 51234,
+        "Salary": 70000.5,
+        "deep": [{"salary": False, "none": None, "other": 5}, ["salary", 5]],
+        "text": '{"salary": 81234}',
+        "empty": {"salary": None},
+    }
+    redaction = Redaction(fields=["SALARY"])
+    with (
+        millstream.recording(home=tmp_path, redaction=redaction),
+        start_span("block", input=value, attributes={"salary": 91234}) as span,
+    ):
+        span.set_output(value)
+        span.add_event("paid", {"salary": 41234})
+    (recorded,) = open_store(tmp_path).spans()
+    assert recorded.input == recorded.output
+    assert recorded.input == {
+        "salary": "[redacted]",
+        "Salary": "[redacted]",
+        "deep": [{"salary": "[redacted]", "none": None, "other": 5}, ["salary", "[redacted]"]],
+        "text": '{"salary":"[redacted]"}',
+        "empty": {"salary": None},
+    }
+    assert recorded.attributes == {"salary": "[redacted]"}
+    assert recorded.events[0].attributes == {"salary": "[redacted]"}
+
+
+@pytest.mark.parametrize(
+    "name", ["error", "events", "attributes", "usage", "input_tokens", "time_ns", "message"]
+)
+def test_the_fields_of_the_record_itself_stay(name, tmp_path):
+    redaction = Redaction(fields=[name], patterns=[name])
+    with (
+        millstream.recording(home=tmp_path, redaction=redaction),
+        pytest.raises(ValueError, match="x"),
+        start_span("block", input={name: "hidden"}) as span,
+    ):
+        span.set_usage(Usage(1, 2))
+        span.add_event("x", {"a": 1})
+        raise ValueError("x")
+    (recorded,) = open_store(tmp_path).spans()
+    assert recorded.input == {"[redacted]": "[redacted]"}
+    assert recorded.usage == Usage(1, 2)
+    assert (recorded.events[0].name, recorded.events[0].attributes) == ("x", {"a": 1})
+    assert recorded.error == SpanError("ValueError", "x")
+
+
+@pytest.mark.parametrize("size", [1, 3_000])
+@pytest.mark.parametrize("secret", [KEY, "ACME-42"])
+def test_secrets_in_keys_are_never_written(secret, size, tmp_path):
+    value = {f"of {secret}": "x" * size, "list": [{secret: 1, f"{secret}!": 2, "[redacted]": 3}]}
+    redaction = Redaction(patterns=[r"\bACME-\d+\b"])
+    with (
+        millstream.recording(home=tmp_path, redaction=redaction),
+        start_span("block", input=value, attributes={secret: "x", "gen_ai.request.model": "x"}) as span,
+    ):
+        span.set_output(json.dumps(value))
+        span.add_event("seen", {secret: 1})
+    assert secret not in on_disk(tmp_path)
+    (recorded,) = open_store(tmp_path).spans()
+    assert recorded.input == {
+        "of [redacted]": "x" * size,
+        "list": [{"[redacted] 1": 1, "[redacted]!": 2, "[redacted]": 3}],
+    }
+    assert json.loads(recorded.output) == recorded.input
+    assert recorded.attributes == {"[redacted]": "x", "gen_ai.request.model": "x"}
+    assert recorded.events[0].attributes == {"[redacted]": 1}
+
+
+def test_the_names_of_semconv_stay():
+    span = Span(
+        "a" * 32,
+        "b" * 16,
+        None,
+        "x",
+        SpanKind.LLM,
+        1,
+        attributes={semconv.REQUEST_MODEL: "gen_ai", "gen_ai": 1},
+    )
+    Redaction(patterns=["gen_ai"])(span)
+    assert span.attributes == {semconv.REQUEST_MODEL: "[redacted]", "[redacted]": 1}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +243,7 @@ def test_what_else_is_taken_out(tmp_path):
         ({"patterns": ["("]}, "no regular expression"),
         ({"patterns": "abc"}, "lists"),
         ({"fields": "abc"}, "lists"),
+        ({"fields": [5]}, "names"),
     ],
 )
 def test_what_cannot_be_is_an_error(options, message):
@@ -160,7 +258,7 @@ def test_recording_says_what_it_takes():
 
 def test_where_it_fails_no_content_is_written(tmp_path, lenient):
     class Broken(Redaction):
-        def json(self, data):
+        def text(self, text):
             raise RuntimeError("broken")
 
     with millstream.recording(home=tmp_path, redaction=Broken()) as recording:

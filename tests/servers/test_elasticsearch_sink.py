@@ -193,8 +193,9 @@ def test_a_foreign_strict_mapping_is_one_clear_error(search_server, sink_to):
     )
     with pytest.raises(RefusedError) as caught:
         sink_to(search_server.url).send([span(), span()])
+    product = "OpenSearch" if search_server.is_opensearch else "Elasticsearch"
     assert str(caught.value) == (
-        f"index 'spans' of Elasticsearch at {search_server.url} was made for other documents: its mapping is "
+        f"index 'spans' of {product} at {search_server.url} was made for other documents: its mapping is "
         "strict and has no field '@timestamp'; name another `index`, or mend its mapping"
     )
     assert search_server.documents(INDEX) == []
@@ -341,7 +342,7 @@ def test_the_server_starts_while_we_send(opensearch3, sink_to):
     sink = sink_to(opensearch3.url)
     with pytest.raises(UnreachableError) as caught:
         sink.send([span()])
-    assert str(caught.value) == f"Elasticsearch at {opensearch3.url} does not answer: connection refused"
+    assert str(caught.value) == f"the search server at {opensearch3.url} does not answer: connection refused"
 
     opensearch3.start()
     assert sink.send([span()]) == [None]

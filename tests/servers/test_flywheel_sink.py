@@ -8,7 +8,7 @@ import pytest
 
 from millstream.deliver.flywheel import FlywheelSink
 from millstream.deliver.flywheel_record import NOT_ANSWERED, WITHOUT_CONTENT
-from millstream.deliver.sink import SKIPPED, Rejected
+from millstream.deliver.sink import SKIPPED, Rejected, Skipped
 from millstream.errors import ConfigError, RefusedError, UnreachableError
 from millstream.span import SpanError, SpanKind, Status
 from tests.deliver import blueprint
@@ -156,7 +156,8 @@ def test_an_index_of_the_blueprint_takes_the_five_fields(search_server, sink_to)
     calls = [span() for _ in range(3)]
     sink = sink_to(search_server.url, strict_mapping=True)
 
-    assert sink.send([*calls, failed(), span(input=msgspec.UNSET)]) == [None] * 3 + [SKIPPED] * 2
+    results = sink.send([*calls, failed(), span(input=msgspec.UNSET)])
+    assert results == [None] * 3 + [Skipped(NOT_ANSWERED), Skipped(WITHOUT_CONTENT)]
 
     found = read_by_blueprint(search_server)
     assert len(found) == 3
@@ -209,7 +210,7 @@ def test_what_makes_no_record_is_rejected_and_the_rest_is_stored(search_server, 
     assert taken is None
     assert isinstance(rejected, Rejected)
     assert "no role" in rejected.reason
-    assert skipped == [SKIPPED, SKIPPED]
+    assert skipped == [Skipped(WITHOUT_CONTENT)] * 2
     assert sink.skipped == {WITHOUT_CONTENT: 2}
     assert [record.getMessage().count(WITHOUT_CONTENT) for record in caplog.records] == [1]
     assert len(search_server.documents("flywheel")) == 1
@@ -222,7 +223,7 @@ def test_nothing_is_counted_twice_when_the_server_comes_back(elasticsearch9, sin
     with pytest.raises(UnreachableError):
         sink.send(calls)
     elasticsearch9.start()
-    assert sink.send(calls) == [None, SKIPPED]
+    assert sink.send(calls) == [None, Skipped(WITHOUT_CONTENT)]
     assert sink.skipped == {WITHOUT_CONTENT: 1}
     assert len(elasticsearch9.documents("flywheel")) == 1
 

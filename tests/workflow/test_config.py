@@ -218,8 +218,11 @@ general:
         tracing = load_config(write(text)).general.telemetry.tracing
         assert tracing == {"out": {"_type": "file", "path": "x", "processors": ["redaction"]}}
     assert load_config(write("general: {telemetry: {tracing: {}}}")).general.telemetry.tracing == {}
-    text = error_of(write("general: {telemetry: {tracing: {out: file}}}"))
-    assert "general.telemetry.tracing.out: a mapping with a _type is needed here, not str 'file'" in text
+    for written, shown in (("file", "str 'file'"), ("[file]", "list ['file']")):
+        path = write(f"general: {{telemetry: {{tracing: {{out: {written}}}}}}}")
+        assert error_of(path) == (
+            f"{path}: general.telemetry.tracing.out: a mapping with a _type is needed here, not {shown}"
+        )
 
 
 def test_secrets_of_exporters_are_not_written_down(write):

@@ -182,6 +182,27 @@ def test_what_is_seen_to_be_wrong_is_refused_before_anything_runs(
     assert not list(open_store(home).spans()) if (home / "journal").exists() else True
 
 
+def test_every_command_tells_all_that_is_wrong_in_the_same_words(write, millstream_process, tmp_path):
+    (tmp_path / "data.json").write_text('[{"id": "1", "question": "q", "answer": "Q"}]')
+    path = write(
+        TRACING.format("{_type: otlp, endpoint: 'localhost:4318', tls: {ca_file: /no/ca.pem}}", "shout")
+        + "eval: {general: {output_dir: out, dataset: {_type: json, file_path: data.json}}}\n",
+        shouting=SHOUT,
+    )
+    told = [
+        millstream_process(*command, "--config_file", str(path))
+        for command in (["validate"], ["run", "--input", "x"], ["eval"], ["ship"])
+    ]
+    assert [done.returncode for done in told] == [2] * 4
+    here = "general.telemetry.tracing.out"
+    (said,) = {done.stderr for done in told}
+    assert said.splitlines() == [
+        f"millstream: {path} has 2 problems:",
+        f"  {here}: tls.ca_file: /no/ca.pem cannot be read: No such file or directory",
+        f"  {here}: `endpoint` 'localhost:4318' is no URL: it begins with http:// or https://, as in http://localhost:4318",
+    ]
+
+
 def test_a_file_that_cannot_be_written_never_fails_a_run(flow, millstream_process, tmp_path):
     (tmp_path / "folder").symlink_to("/proc/nowhere")
     path = flow("{_type: file, path: folder/traces.jsonl, shutdown_timeout: 1}")

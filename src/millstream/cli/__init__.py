@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from millstream import __version__
+from millstream.cli import stopping
 from millstream.errors import MillstreamError, StorageError
 
 _COMMANDS: Final = {
@@ -30,6 +31,8 @@ _COMMANDS: Final = {
     "validate": "millstream.cli.run",
 }
 _ATTRIBUTES: Final = {"eval": "eval_command"}
+_STOPPED_GENTLY: Final = ("ship",)
+"""Commands that look at `stopping.wanted`."""
 
 
 class _ReaderGoneError(Exception):
@@ -73,6 +76,8 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours = given[: _end_of_ours(given)]
     debug = "--debug" in ours
+    if next((argument for argument in ours if argument != "--debug"), None) in _STOPPED_GENTLY:
+        stopping.catch()  # before its module is imported, which takes a second
     code = _run([argument for argument in ours if argument != "--debug"] + given[len(ours) :], debug=debug)
     try:
         sys.stdout.flush()

@@ -101,6 +101,8 @@ def _reasons(sink: SinkStatus, home: Path) -> Iterator[str]:
     if sink.counts.rejected:
         where = dead_letter_path(home, sink.name)
         yield f"rejected spans lie in {where}; millstream ship --retry-rejected sends them again"
+    for reason, count in sorted(sink.counts.skipped_reasons.items()):
+        yield f"{count:,} skipped: {reason}"
     for reason, count in sorted(sink.counts.dropped.items()):
         yield f"{count:,} dropped: {reason}"
     if sink.counts.evicted:

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,7 @@ from typing import Any, Final
 
 import click
 
+from millstream.cli import stopping
 from millstream.cli.options import option
 from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
@@ -28,6 +27,7 @@ _PATIENCE_S: Final = 30.0
 """With `--once`: how long nothing may get any further."""
 _ROUND_S: Final = 1.0
 _LOOK_EVERY_S: Final = 60.0
+_FLYWHEEL: Final = "data_flywheel_elasticsearch"
 
 
 @click.command()
@@ -52,7 +52,8 @@ def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejec
     """
     exporters, limits = _exporters(config_file)
     home = (home or journal_home()).absolute()
-    with _said(), _stopped_by_signals() as stop:
+    stop = stopping.wanted
+    with _said():
         click.echo(f"{home} -> {', '.join(map(_destination, exporters))}", err=True)
         if retry_rejected:
             _retry_rejected(home, exporters)
@@ -109,7 +110,10 @@ class _Done:
 def _retry_rejected(home: Path, exporters: Sequence[Configured]) -> None:
     for exporter in exporters:
         try:
-            again = retry_dead_letters(home, exporter.name, exporter.sink, exporter.policy.batch_size)
+            policy = exporter.policy
+            again = retry_dead_letters(
+                home, exporter.name, exporter.sink, policy.batch_size, policy.batch_bytes
+            )
         except (UnreachableError, RefusedError) as error:
             click.echo(f"{exporter.name}: {error}", err=True)
             continue
@@ -146,22 +150,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if endpoint := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         tracing["otlp"] = {"_type": "otlp", "endpoint": endpoint}
     if endpoint := environ.get("ELASTICSEARCH_URL"):
-        client_id = environ.get("ELASTICSEARCH_CLIENT_ID")
-        if not client_id:
-            raise ConfigError(
-                "ELASTICSEARCH_URL is set, ELASTICSEARCH_CLIENT_ID is not: set it to your client's id"
-            )
-        index = environ.get("ES_COLLECTION_NAME") or environ.get("ELASTICSEARCH_INDEX") or "flywheel"
-        section = {
-            "_type": "data_flywheel_elasticsearch",
-            "endpoint": endpoint,
-            "client_id": client_id,
-            "index": index,
-        }
-        for key in ("username", "password", "api_key", "ca_certs"):
-            if value := environ.get(f"ELASTICSEARCH_{key.upper()}"):
-                section[key] = value
-        tracing["data_flywheel_elasticsearch"] = section
+        tracing[_FLYWHEEL] = {"_type": _FLYWHEEL, "endpoint": endpoint}  # the rest it reads itself
     return tracing
 
 
@@ -179,16 +168,3 @@ def _said() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,9 +2,17 @@
 
 from collections.abc import Callable
 from random import Random
+from typing import Final
 
 from millstream.deliver.policy import Policy
 from millstream.errors import RefusedError
+
+_LONGEST_ASKED_S: Final = 3600.0
+
+
+def asked(after_s: float | None) -> float:
+    """The seconds that a receiver asked to wait, as far as that is sensible."""
+    return min(after_s, _LONGEST_ASKED_S) if after_s is not None and after_s > 0 else 0.0
 
 
 class Backoff:
@@ -57,8 +65,8 @@ class Backoff:
             pause_s = self._random.uniform(0.5, 1) * self._policy.longest_backoff_s
         else:
             pause_s = self.pause_s(self.failures)
-        asked_s = getattr(error, "retry_after_s", None)
-        self.retry_at = self._clock() + max(pause_s, asked_s or 0)
+        asked_s = asked(getattr(error, "retry_after_s", None))
+        self.retry_at = self._clock() + max(pause_s, asked_s)
 
     def pause_s(self, failures: int) -> float:
         """A pause, in seconds, after so many failures in a row."""

@@ -104,6 +104,26 @@ def tool_definitions(tools: Any) -> list[Any] | None:
     return [_definition(tool) if isinstance(tool, dict) else tool for tool in tools]
 
 
+def tool_choice(told: Any) -> Any:
+    """How the tools were to be chosen; `None` where nothing says it."""
+    kind = told.get("type") if isinstance(told, dict) else told
+    if not isinstance(kind, str):
+        return None
+    if kind == "any":  # as Anthropic and Mistral say it
+        return "required"
+    if not isinstance(told, dict) or kind in ("auto", "none"):
+        return kind
+    if kind in ("function", "custom", "tool") and isinstance(told.get("name"), str):
+        kind = "function" if kind == "tool" else kind
+        return {"type": kind, kind: {"name": told["name"]}}
+    return dict(told)
+
+
+def response_format(told: Any) -> dict[str, Any] | None:
+    """The form that the answer was to have; `None` where nothing says it, or it is a framework's own."""
+    return dict(told) if isinstance(told, dict) and isinstance(told.get("type"), str) else None
+
+
 def _definition(tool: dict[str, Any]) -> Any:
     function = tool.get("function")
     if isinstance(function, dict):

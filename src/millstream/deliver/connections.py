@@ -11,15 +11,23 @@ from typing import Final
 import msgspec
 from urllib3 import exceptions as faults
 from urllib3.connection import HTTPConnection
+from urllib3.response import BaseHTTPResponse
 
 from millstream.deliver.endpoint import Endpoint
 from millstream.deliver.tls import Tls, WrongCertificateError, connections_to
 
 _CONNECT_S: Final = 5.0
 _LEAST_S: Final = 0.1
+_PIECE: Final = 1 << 16
+_LARGEST_ANSWER: Final = 64 << 20
+"""Bytes; one to a bulk may tell of every document."""
 _ERRORS: Final = 400
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 _CUT_OFF: Final = ("UNEXPECTED_EOF", "EOF occurred", "UNEXPECTED_MESSAGE")
+
+
+class _EndlessError(OSError):
+    """An answer came, and went on and on."""
 
 
 _Told = tuple[int, dict[str, str], bytes]
@@ -100,7 +108,7 @@ class Pool:
             connection.timeout = timeout_s
             connection.sock.settimeout(timeout_s)
             with suppress(BrokenPipeError):  # it may have answered before it had heard all
-                connection.request(method, path, body, headers)
+                connection.request(method, path, body, headers, preload_content=False)
         except (faults.HTTPError, HTTPException, OSError) as error:
             exchange.error = error
         return exchange
@@ -113,7 +121,7 @@ class Pool:
                 raise exchange.error
             answer = connection.getresponse()
             headers = {name.lower(): value for name, value in answer.headers.items()}
-            told = answer.status, headers, answer.data
+            told = answer.status, headers, _read(answer, deadline)
         except (faults.HTTPError, HTTPException, OSError) as error:
             connection.close()
             return error
@@ -132,6 +140,18 @@ class Pool:
         return None
 
 
+def _read(answer: BaseHTTPResponse, deadline: float) -> bytes:
+    """The body, decoded; each piece of it may take its time, all of them may not."""
+    body = bytearray()
+    while piece := answer.read1(_PIECE):
+        body += piece
+        if time.monotonic() > deadline:
+            raise _EndlessError
+        if len(body) > _LARGEST_ANSWER:
+            raise _EndlessError(f"its answer is larger than {_LARGEST_ANSWER:,} bytes")
+    return bytes(body)
+
+
 def _connect(connection: HTTPConnection, timeout_s: float) -> None:
     connection.timeout = timeout_s
     try:
@@ -143,6 +163,8 @@ def _connect(connection: HTTPConnection, timeout_s: float) -> None:
 def _in_words(error: Exception, endpoint: Endpoint, timeout_s: float) -> OSError:
     """What went wrong, for people; a `PermissionError` where it is a matter of trust."""
     cause = _cause(error)
+    if isinstance(cause, _EndlessError):
+        return ConnectionError(str(cause) or f"its answer did not end within {timeout_s:g} s")
     if isinstance(cause, ssl.SSLError):
         return _tls_in_words(cause)
     if isinstance(cause, WrongCertificateError):

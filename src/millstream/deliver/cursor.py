@@ -59,6 +59,7 @@ class Counts(msgspec.Struct):
 
     Attributes:
         rejected: by reason; a Counter.
+        skipped_reasons: of those skipped where the sink said why, by reason; a Counter.
         dropped: by reason; a Counter.
         evicted: that were removed from the journal before they were settled.
     """
@@ -67,11 +68,13 @@ class Counts(msgspec.Struct):
     retried: int = 0
     rejected: dict[str, int] = {}
     skipped: int = 0
+    skipped_reasons: dict[str, int] = {}
     dropped: dict[str, int] = {}
     evicted: int = 0
 
     def __post_init__(self) -> None:
         self.rejected = Counter(self.rejected)
+        self.skipped_reasons = Counter(self.skipped_reasons)
         self.dropped = Counter(self.dropped)
 
 

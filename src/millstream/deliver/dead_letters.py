@@ -1,13 +1,12 @@
 """Spans that a sink does not take as they are: kept in a file with the reason, and sent again on request."""
 
 import contextlib
-import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
 import msgspec
@@ -153,7 +152,9 @@ class Retried(msgspec.Struct):
     left: int = 0
 
 
-def retry_rejected(home: Path, name: str, sink: Sink, batch_size: int = 500) -> Retried:
+def retry_rejected(
+    home: Path, name: str, sink: Sink, batch_size: int = 500, batch_bytes: int = 1 << 20
+) -> Retried:
     """Send the dead letters of a sink again; those that it takes are removed from the file.
 
     They are sent as they are in the file: no processors are run.
@@ -165,13 +166,26 @@ def retry_rejected(home: Path, name: str, sink: Sink, batch_size: int = 500) -> 
     """
     cursor = Cursor.open(home, name)
     try:
-        return _Again(name, sink, cursor.counts).send(dead_letter_path(home, name), batch_size)
+        return _Again(name, sink, cursor.counts).send(dead_letter_path(home, name), batch_size, batch_bytes)
     except OSError as error:
         if isinstance(error, UnreachableError | RefusedError):
             raise
         raise StorageError(f"{error.filename} cannot be read or written: {error.strerror}") from error
     finally:
         cursor.close()
+
+
+def _next_lines(source: BinaryIO, most: int, most_bytes: int) -> list[bytes]:
+    """The next lines, at most so many and so large together; one that is larger comes alone."""
+    lines: list[bytes] = []
+    size = 0
+    while len(lines) < most and (line := source.readline()):
+        if lines and size + len(line) > most_bytes:
+            source.seek(-len(line), os.SEEK_CUR)
+            break
+        lines.append(line)
+        size += len(line)
+    return lines
 
 
 class _Again:
@@ -184,7 +198,7 @@ class _Again:
         self._retried = Retried()
         self._tried: set[bytes] = set()
 
-    def send(self, path: Path, batch_size: int) -> Retried:
+    def send(self, path: Path, batch_size: int, batch_bytes: int) -> Retried:
         """All of them; the file is replaced in one piece, so that a kill costs a repetition and no letter."""
         new = path.with_name(f"{path.name}.new")
         failure: MillstreamError | None = None
@@ -195,14 +209,13 @@ class _Again:
         with source:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                lines = iter(source)
-                while failure is None and (batch := list(itertools.islice(lines, batch_size))):
+                while failure is None and (batch := _next_lines(source, batch_size, batch_bytes)):
                     try:
                         write(fd, b"".join(self._keep(batch)))
                     except (UnreachableError, RefusedError) as error:
                         failure = error
                         self._leave(fd, batch)
-                for line in lines:
+                for line in source:
                     self._leave(fd, [line])
                 os.fsync(fd)
                 empty = os.fstat(fd).st_size == 0
@@ -277,3 +290,5 @@ class _Again:
             self._retried.sent += 1
         else:
             self._counts.skipped += 1
+            if result.reason:
+                self._counts.skipped_reasons[result.reason] += 1

@@ -15,8 +15,10 @@ from millstream import semconv
 from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.http import HttpClient
-from millstream.deliver.index_template import checked_index, span_mapping
-from millstream.deliver.sink import Rejected, Result
+from millstream.deliver.index_template import SEARCH_SERVER, checked_index, span_mapping
+from millstream.deliver.options import collected, raise_all
+from millstream.deliver.sink import Rejected, Result, Retry
+from millstream.errors import RefusedError, UnreachableError
 from millstream.span import Span
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -65,22 +67,26 @@ class ElasticsearchSink:
         client_key: str | None = None,
         timeout: Annotated[float, msgspec.Meta(gt=0)] = 30.0,
     ) -> None:
-        checked_index(index)
-        client = HttpClient(
-            endpoint,
-            name="Elasticsearch",
-            extra="elasticsearch",
-            username=username,
-            password=password,
-            api_key=api_key,
-            headers=headers,
-            ca_certs=ca_certs,
-            verify_certs=verify_certs,
-            ssl_assert_fingerprint=ssl_assert_fingerprint,
-            client_cert=client_cert,
-            client_key=client_key,
-            timeout_s=timeout,
-        )
+        problems: list[str] = []
+        with collected(problems):
+            checked_index(index)
+        with collected(problems):
+            client = HttpClient(
+                endpoint,
+                name=SEARCH_SERVER,
+                extra="elasticsearch",
+                username=username,
+                password=password,
+                api_key=api_key,
+                headers=headers,
+                ca_certs=ca_certs,
+                verify_certs=verify_certs,
+                ssl_assert_fingerprint=ssl_assert_fingerprint,
+                client_cert=client_cert,
+                client_key=client_key,
+                timeout_s=timeout,
+            )
+        raise_all(problems)
         self._summary = f"index {index!r} at {client.url}"
         self._bulk = BulkIndex(client, index, span_mapping)
 
@@ -99,11 +105,19 @@ class ElasticsearchSink:
         again = [place for place, result in enumerate(results) if isinstance(result, Rejected)]
         if again:
             # Perhaps it was for what users put in: a conflict in an index of others, lists of lists too deep.
-            for place, result in zip(
-                again, self._bulk.send([to_plain_document(batch[place]) for place in again]), strict=True
-            ):
-                results[place] = result if result is None else results[place]
+            for place, result in zip(again, self._send_plain([batch[place] for place in again]), strict=True):
+                if not isinstance(result, Rejected):
+                    results[place] = result
         return results
+
+    def _send_plain(self, spans: Sequence[Span]) -> list[Result]:
+        """The same for documents without structure. Others of their batch were taken: it never raises."""
+        try:
+            return self._bulk.send([to_plain_document(span) for span in spans])
+        except UnreachableError as error:
+            return [Retry(str(error), error.retry_after_s)] * len(spans)
+        except RefusedError as error:  # a strict mapping that has no room for the text
+            return [Rejected(str(error))] * len(spans)
 
     def close(self) -> None:
         """Close the connections."""

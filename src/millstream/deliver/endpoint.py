@@ -2,17 +2,20 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from millstream.deliver.options import collected, raise_all
 from millstream.errors import ConfigError
 
 _SCHEMES: Final = {"http": 80, "https": 443}
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._~:-]+")
+_SECRET: Final = 4
+"""Characters of a text that can be a secret."""
 _UNFIT: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -36,14 +39,22 @@ class Endpoint(msgspec.Struct, frozen=True):
     password: str | None = None
 
 
-def parse_endpoint(endpoint: str) -> Endpoint:
+NOWHERE: Final = Endpoint("https", "", 0, "", "")
+"""Stands for one that is malformed, to see what else is wrong."""
+
+
+def parse_endpoint(endpoint: str, example: str = "http://localhost:9200") -> Endpoint:
     """The parts of an `endpoint`.
+
+    Args:
+        endpoint: as it was given.
+        example: of a right one, for messages.
 
     Raises:
         ConfigError: it is no http or https URL; the message shows no password.
     """
     if not isinstance(endpoint, str) or not endpoint.strip():
-        raise ConfigError("`endpoint` is empty: give the server's URL, as in http://localhost:9200")
+        raise ConfigError(f"`endpoint` is empty: give the server's URL, as in {example}")
     endpoint = endpoint.strip()
     try:
         parts = urlsplit(endpoint)
@@ -52,8 +63,7 @@ def parse_endpoint(endpoint: str) -> Endpoint:
         raise ConfigError(f"`endpoint` {_shown(endpoint)!r} is no URL: its host or port is wrong") from None
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise ConfigError(
-            f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, "
-            "as in http://localhost:9200"
+            f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, as in {example}"
         )
     host = parts.hostname or ""
     if not _HOST.fullmatch(host) or port == 0 or _UNFIT.search(parts.path):
@@ -82,6 +92,15 @@ def _shown(endpoint: str) -> str:
     address = re.split(r"[?#]", endpoint, maxsplit=1)[0]
     scheme, separator, rest = address.rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def redacted(said: str, secrets: Iterable[str | None]) -> str:
+    """What a server says, without what it was told in secret: some repeat that."""
+    for value in secrets:
+        for secret in (value, value.rpartition(" ")[2]) if value else ():
+            if len(secret) >= _SECRET:
+                said = said.replace(secret, "[redacted]")
+    return said
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -149,13 +168,16 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers of the user, names in lower case.
 
     Raises:
-        ConfigError: one cannot be sent; the message shows no value.
+        ConfigError: some cannot be sent, one a line; the message shows no value.
     """
     checked: dict[str, str] = {}
+    problems: list[str] = []
     for name, value in (headers or {}).items():
-        if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
-            raise ConfigError(f"`headers`: {name!r} is no name of a header")
-        checked[name.lower()] = _header(f"headers: {name}", value)
+        with collected(problems):
+            if not (isinstance(name, str) and _HEADER_NAME.fullmatch(name)):
+                raise ConfigError(f"`headers`: {name!r} is no name of a header")
+            checked[name.lower()] = _header(f"headers: {name}", value)
+    raise_all(problems)
     return checked
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from msgspec import Meta
 
 from millstream.deliver.file import FileSink
-from millstream.deliver.options import Accepted, collected, component
+from millstream.deliver.options import Accepted, collected, component, raise_all
 from millstream.deliver.plugins import EXPORTERS, Section
 from millstream.deliver.policy import Policy, policy_for
 from millstream.deliver.processors import build_processors
@@ -56,9 +56,11 @@ def build(name: str, section: Mapping[str, Any], where: str = "") -> Configured:
         processors = build_processors(component(section, where).get("processors"), f"{where}.processors")
     with collected(problems):
         found = Section(EXPORTERS, section, where, Accepted(_delivery))
+        problems += found.problems
         sink: Sink = found.make("send", "close")
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
+        if problems:
+            sink.close()
+    raise_all(problems)
     return Configured(name, sink, _policy(sink, **found.others[0]), processors)
 
 
@@ -83,7 +85,7 @@ def build_all(tracing: Mapping[str, Any], where: str = "general.telemetry.tracin
     if problems:
         for one in built:
             one.sink.close()
-        raise ConfigError("\n".join(problems))
+    raise_all(problems)
     return built
 
 

@@ -16,8 +16,16 @@ import msgspec
 from millstream.deliver.bulk import BulkIndex, Document
 from millstream.deliver.flywheel_record import NoRecord, record_of
 from millstream.deliver.http import HttpClient
-from millstream.deliver.index_template import KEYWORD, TIMESTAMP, UNINDEXED, Product, checked_index
-from millstream.deliver.sink import SKIPPED, Rejected, Result
+from millstream.deliver.index_template import (
+    KEYWORD,
+    SEARCH_SERVER,
+    TIMESTAMP,
+    UNINDEXED,
+    Product,
+    checked_index,
+)
+from millstream.deliver.options import collected, raise_all
+from millstream.deliver.sink import SKIPPED, Rejected, Result, Skipped
 from millstream.errors import ConfigError
 from millstream.span import Span, SpanKind
 
@@ -76,31 +84,36 @@ class FlywheelSink:
         contract_version: str | float = "1.1",
         strict_mapping: bool = False,
     ) -> None:
-        self._client_id = client_id or _from_environment("client_id", "ELASTICSEARCH_CLIENT_ID")
+        problems: list[str] = []
+        with collected(problems):
+            self._client_id = client_id or _from_environment("client_id", "ELASTICSEARCH_CLIENT_ID")
         self._contract_version = str(contract_version)
         if self._contract_version not in CONTRACT_VERSIONS:
-            raise ConfigError(
-                f"contract_version: {contract_version!r} is none of {', '.join(CONTRACT_VERSIONS)}"
-            )
+            known = ", ".join(CONTRACT_VERSIONS)
+            problems.append(f"contract_version: {contract_version!r} is none of {known}")
         self._strict = strict_mapping
-        index = checked_index(index or _default_index())
-        endpoint = endpoint or _from_environment("endpoint", "ELASTICSEARCH_URL")
-        username, password, api_key = _credentials(
-            endpoint, username or None, password or None, api_key or None
-        )
-        client = HttpClient(
-            endpoint,
-            name="Elasticsearch",
-            extra="data-flywheel",
-            username=username,
-            password=password,
-            api_key=api_key,
-            headers=headers,
-            ca_certs=ca_certs or os.environ.get("ELASTICSEARCH_CA_CERTS") or None,
-            verify_certs=verify_certs,
-            ssl_assert_fingerprint=ssl_assert_fingerprint,
-            timeout_s=timeout,
-        )
+        index = index or _default_index()
+        with collected(problems):
+            checked_index(index)
+        with collected(problems):
+            endpoint = endpoint or _from_environment("endpoint", "ELASTICSEARCH_URL")
+            username, password, api_key = _credentials(
+                endpoint, username or None, password or None, api_key or None
+            )
+            client = HttpClient(
+                endpoint,
+                name=SEARCH_SERVER,
+                extra="data-flywheel",
+                username=username,
+                password=password,
+                api_key=api_key,
+                headers=headers,
+                ca_certs=ca_certs or os.environ.get("ELASTICSEARCH_CA_CERTS") or None,
+                verify_certs=verify_certs,
+                ssl_assert_fingerprint=ssl_assert_fingerprint,
+                timeout_s=timeout,
+            )
+        raise_all(problems)
         self._summary = f"index {index!r} at {client.url}"
         self._bulk = BulkIndex(
             client, index, record_mapping, strict_hint=_ELSE if strict_mapping else _STRICT
@@ -130,6 +143,7 @@ class FlywheelSink:
                 results[place] = made
             elif isinstance(made, NoRecord):
                 without.append(made.reason)
+                results[place] = Skipped(made.reason)
             else:
                 documents.append(Document(f"{span.trace_id}-{span.span_id}", (_encode(made),)))
                 places.append(place)

@@ -20,6 +20,8 @@ from millstream.deliver.chat_form import (
     answer_messages,
     is_empty,
     request_messages,
+    response_format,
+    tool_choice,
     tool_definitions,
 )
 from millstream.deliver.sink import Rejected
@@ -38,6 +40,7 @@ _PARAMETERS: Final = {
     "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
     "n": semconv.REQUEST_CHOICE_COUNT,
+    "reasoning_effort": semconv.REQUEST_REASONING_LEVEL,
 }
 _FINISH_REASONS: Final = {
     "completed": "stop",
@@ -160,6 +163,12 @@ def _request(span: Span) -> dict[str, Any]:
             request[name] = value
     if (tools := tool_definitions(attributes.get(semconv.TOOL_DEFINITIONS))) is not None:
         request["tools"] = tools
+        if (choice := tool_choice(attributes.get(semconv.REQUEST_TOOL_CHOICE))) is not None:
+            request["tool_choice"] = choice
+        if (parallel := attributes.get(semconv.REQUEST_PARALLEL_TOOL_CALLS)) is not None:
+            request["parallel_tool_calls"] = parallel
+    if (form := response_format(attributes.get(semconv.REQUEST_RESPONSE_FORMAT))) is not None:
+        request["response_format"] = form
     return request
 
 

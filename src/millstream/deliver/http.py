@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.deliver.endpoint import checked_headers, credentials, parse_endpoint
+from millstream.deliver.endpoint import NOWHERE, checked_headers, credentials, parse_endpoint, redacted
+from millstream.deliver.options import collected, raise_all
 from millstream.errors import MissingExtraError, RefusedError, UnreachableError
 
 TOO_LARGE: Final = 413
@@ -51,7 +52,7 @@ class HttpClient:
 
     Args:
         endpoint: `http://` or `https://`; may hold `user:password@` and a path, which goes before each path.
-        name: what answers there, as the subject of a sentence: "the collector".
+        name: what answers there, as the subject of a sentence: "the collector"; may be told better later.
         extra: the extra of this package that brings what is needed.
         api_key: what follows `ApiKey ` in the header, or `id:key`.
         bearer_token: what follows `Bearer `.
@@ -65,7 +66,7 @@ class HttpClient:
         timeout_s: for the answer; for the connection it is 5 s at most.
 
     Raises:
-        ConfigError: an argument is wrong.
+        ConfigError: all arguments that are wrong, one a line.
         MissingExtraError: the extra is not installed.
     """
 
@@ -87,21 +88,37 @@ class HttpClient:
         client_key: str | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        self._endpoint = parse_endpoint(endpoint)
-        self._credentials = credentials(
-            self._endpoint, username=username, password=password, api_key=api_key, bearer_token=bearer_token
-        )
-        self._headers = checked_headers(headers)
-        if self._credentials.authorization is not None:
-            self._headers["authorization"] = self._credentials.authorization
-        self._name = name
+        problems: list[str] = []
+        self._endpoint = NOWHERE
+        with collected(problems):
+            self._endpoint = parse_endpoint(endpoint)
+        with collected(problems):
+            if self._endpoint is NOWHERE and "@" in str(endpoint):
+                username, password = None, None  # whether both are there cannot be known
+            self._credentials = credentials(
+                self._endpoint,
+                username=username,
+                password=password,
+                api_key=api_key,
+                bearer_token=bearer_token,
+            )
+        with collected(problems):
+            self._headers = checked_headers(headers)
         try:
             from millstream.deliver.connections import Pool  # noqa: PLC0415  # urllib3 is optional
             from millstream.deliver.tls import Tls  # noqa: PLC0415
         except ImportError as error:
+            raise_all(problems)
             raise MissingExtraError(f"Sending to {name}", extra) from error
-        tls = Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key)
-        self._pool = Pool(self._endpoint, tls, timeout_s=timeout_s)
+        with collected(problems):
+            tls = Tls(ca_certs, verify_certs, ssl_assert_fingerprint, client_cert, client_key)
+            self._pool = Pool(self._endpoint, tls, timeout_s=timeout_s)
+        raise_all(problems)
+        if self._credentials.authorization is not None:
+            self._headers["authorization"] = self._credentials.authorization
+        key = api_key and api_key.rpartition(":")[2]
+        self._secrets = (*self._headers.values(), password, self._endpoint.password, key, bearer_token)
+        self.name = name
 
     @property
     def url(self) -> str:
@@ -170,7 +187,8 @@ class HttpClient:
         return UnreachableError(f"{self.subject} does not answer: {error}")
 
     def _refusal(self, answer: Answer) -> UnreachableError | RefusedError:
-        status, said = answer.status, _said(answer)
+        status, reason = answer.status, self.reason_of(answer)
+        said = f": {reason}" if reason else ""
         if status in {TOO_MANY, _TIMEOUT}:
             return UnreachableError(
                 f"{self.subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
@@ -192,10 +210,14 @@ class HttpClient:
             return RefusedError(f"{self.subject} sends elsewhere ({status}): correct `endpoint`")
         return RefusedError(f"{self.subject} refuses what is sent ({status}{said})")
 
+    def reason_of(self, answer: Answer) -> str:
+        """The server's own words, for people; nothing where it has none."""
+        return redacted(reason_of(answer.body), self._secrets)
+
     @property
     def subject(self) -> str:
         """What answers where, to begin a sentence with."""
-        return f"{self._name} at {self.url}"
+        return f"{self.name} at {self.url}"
 
 
 def reason_of(body: bytes) -> str:
@@ -217,11 +239,6 @@ def shortened(text: str) -> str:
     """One printable line of at most 200 characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _LONGEST_REASON]).split())
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
-
-
-def _said(answer: Answer) -> str:
-    reason = reason_of(answer.body)
-    return f": {reason}" if reason else ""
 
 
 def _retry_after(value: Any) -> float | None:

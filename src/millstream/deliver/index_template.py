@@ -6,10 +6,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from millstream.deliver.http import HttpClient, reason_of
+from millstream.deliver.http import HttpClient
 from millstream.errors import ConfigError, UnreachableError
 
 Product = Literal["elasticsearch", "opensearch"]
+SEARCH_SERVER: Final = "the search server"
+"""What it is called until it has said what it is."""
 PRIORITY: Final = 120
 """Above the templates that servers bring for all of `logs-*-*`, below those that users write."""
 TIMESTAMP: Final = {"type": "date", "format": "strict_date_optional_time||epoch_millis"}
@@ -123,8 +125,14 @@ def prepare(client: HttpClient, index: str, mapping: Callable[[Product], Mapping
 
 
 def _product(client: HttpClient) -> Product:
+    """What the server is, which the client calls it from then on; one that does not say may be OpenSearch."""
     answer = client.request("GET", "/", passed=_REFUSED)
-    return "elasticsearch" if "x-elastic-product" in answer.headers else "opensearch"
+    if "x-elastic-product" in answer.headers:
+        client.name = "Elasticsearch"
+        return "elasticsearch"
+    if b'"opensearch"' in answer.body:  # as its `distribution`
+        client.name = "OpenSearch"
+    return "opensearch"
 
 
 def _put(client: HttpClient, path: str, body: Mapping[str, Any]) -> str | None:
@@ -132,7 +140,7 @@ def _put(client: HttpClient, path: str, body: Mapping[str, Any]) -> str | None:
     answer = client.request(
         "PUT", path, msgspec.json.encode(body), {"content-type": "application/json"}, passed=_REFUSED
     )
-    return None if answer.status in range(200, 300) else f"{answer.status} {reason_of(answer.body)}"
+    return None if answer.status in range(200, 300) else f"{answer.status} {client.reason_of(answer)}"
 
 
 def _wait_until_healthy(client: HttpClient, index: str) -> None:

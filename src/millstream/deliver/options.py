@@ -36,6 +36,12 @@ def collected(problems: list[str]) -> Iterator[None]:
         problems += str(error).splitlines()
 
 
+def raise_all(problems: list[str]) -> None:
+    """Raise one `ConfigError` with everything that was collected, each problem once, if there is any."""
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
 def component(value: Any, where: str) -> dict[str, Any]:
     """One component as `_type` and its keys, whether written so or as `type` and a nested `config`.
 
@@ -124,7 +130,7 @@ class Accepted:
                 found[name] = _convert(value, self._types.get(name, Any))
             except msgspec.ValidationError as error:
                 found[name] = None
-                problems.append(_sentence(error, value, self._types[name], f"{where}.{key}"))
+                problems += _sentences(error, value, self._types[name], f"{where}.{key}")
         missing = [name for name in self._types if self._required(name) and name not in found]
         problems += [f"{where}: the key {name!r} is missing" for name in missing]
         return found, problems
@@ -136,31 +142,20 @@ class Accepted:
         return None if self._required(name) else self._defaults[name]
 
 
-def read(options: Mapping[str, Any], where: str, *accepted: Accepted) -> list[dict[str, Any]]:
-    """The keywords for each of those that share a mapping of options.
+def unknown_keys(options: Mapping[str, Any], where: str, *accepted: Accepted) -> list[str]:
+    """A problem for each option that none of those takes who share the mapping.
 
     Args:
         options: without `_type`.
         where: path of their mapping in the workflow file.
         *accepted: what each takes; an option that several take goes to all of them.
-
-    Raises:
-        ConfigError: everything that is wrong, one problem a line.
     """
     known = [name for one in accepted for name in one.names]
-    problems = [
+    return [
         f"{where}.{key}: unknown key{nearest(str(key), known)}"
         for key in options
         if not any(one.takes(str(key)) for one in accepted)
     ]
-    keywords: list[dict[str, Any]] = []
-    for one in accepted:
-        found, wrong = one.read(options, where)
-        keywords.append(found)
-        problems += wrong
-    if problems:
-        raise ConfigError("\n".join(dict.fromkeys(problems)))
-    return keywords
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:
@@ -182,6 +177,19 @@ def _path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{_kind(value)}`")
+
+
+def _sentences(error: msgspec.ValidationError, value: Any, kind: Any, where: str) -> list[str]:
+    """What is wrong with a value; of a mapping with each that is in it, by its key, which msgspec omits."""
+    if not (isinstance(value, Mapping) and str(error).endswith("at `$[...]`")):
+        return [_sentence(error, value, kind, where)]
+    lines: list[str] = []
+    for key, inner in value.items():
+        try:
+            _convert({key: inner}, kind)
+        except msgspec.ValidationError as one:
+            lines.append(_sentence(one, inner, kind, f"{where}.{key}"))
+    return lines
 
 
 def _sentence(error: msgspec.ValidationError, value: Any, kind: Any, where: str) -> str:

@@ -171,7 +171,7 @@ def fault(body: bytes) -> tuple[str, float | None]:
         for detail in status.details:
             info = RetryInfo()
             if detail.Unpack(info):
-                return status.message, info.retry_delay.ToTimedelta().total_seconds()
+                return status.message, info.retry_delay.seconds + info.retry_delay.nanos / 1e9
     except DecodeError:
         return "", None
     return status.message, None

@@ -8,17 +8,18 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.deliver.endpoint import Endpoint, checked_headers, credentials, parse_endpoint
+from millstream.deliver.endpoint import Endpoint, checked_headers, credentials, parse_endpoint, redacted
 from millstream.deliver.http import shortened
+from millstream.deliver.options import collected, raise_all
 from millstream.errors import ConfigError, nearest
 
+HTTP: Final = "http/protobuf"
 GRPC: Final = "grpc"
 TRACES_PATH: Final = "/v1/traces"
-_PROTOCOLS: Final = ("http/protobuf", GRPC)
+_EXAMPLES: Final = {HTTP: "http://localhost:4318", GRPC: "http://localhost:4317"}
+"""A right endpoint of each protocol."""
 _COMPRESSIONS: Final = ("gzip", "none")
 _HEADERS: Final = "`headers`"
-_SECRET: Final = 4
-"""Characters of a header's value that can be a secret."""
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PORT: Final = re.compile(r":\d+$")
 _LOOPBACK: Final = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
@@ -79,11 +80,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def words(self, said: str) -> str:
         """What the receiver says, on one line, without what it was told in secret: some repeat that."""
-        for value in (*self.headers.values(), self.endpoint.password or ""):
-            for secret in (value, value.rpartition(" ")[2]):
-                if len(secret) >= _SECRET:
-                    said = said.replace(secret, "[redacted]")
-        return shortened(said)
+        who = credentials(self.endpoint, username=None, password=None, api_key=None, bearer_token=None)
+        secrets = (*self.headers.values(), self.endpoint.password, who.authorization)
+        return shortened(redacted(said, secrets))
 
 
 def target(
@@ -96,71 +95,88 @@ def target(
     tls: Mapping[str, Any] | None,
     name: str,
     who: str,
+    example: str = "",
 ) -> Target:
-    """Where to send, of the options of a sink.
+    """Where to send, of the options of a sink; `example` is a right endpoint, for messages.
 
     Raises:
-        ConfigError: an option is wrong, or a file that it names cannot be used.
+        ConfigError: all options that are wrong, and files they name that cannot be used, one problem a line.
     """
-    if protocol not in _PROTOCOLS:
-        raise ConfigError(f"protocol: {protocol!r} is not known{nearest(str(protocol), _PROTOCOLS)}")
+    problems: list[str] = []
+    if protocol not in _EXAMPLES:
+        problems.append(f"protocol: {protocol!r} is not known{nearest(str(protocol), _EXAMPLES)}")
     if compression not in _COMPRESSIONS:
-        raise ConfigError(
+        problems.append(
             f"compression: {compression!r} is not known{nearest(str(compression), _COMPRESSIONS)}"
         )
     if timeout_s <= 0:
-        raise ConfigError(f"timeout: {timeout_s:g} is no time to wait; give seconds above 0")
-    checked_tls = _tls(tls)
-    bare = isinstance(endpoint, str) and protocol == GRPC and not _SCHEME.match(endpoint)
-    if bare and not _PORT.search(endpoint.strip()):
-        raise ConfigError(f"`endpoint` {endpoint!r} has no port: write host:port, as in localhost:4317")
-    url = f"http://{endpoint.strip()}" if bare else endpoint
-    url = url.strip().rstrip("/").removesuffix(TRACES_PATH) if isinstance(url, str) else url
-    parsed = parse_endpoint(url)
-    credentials(parsed, username=None, password=None, api_key=None, bearer_token=None)
-    secure = parsed.scheme == "https"
-    if bare:
-        secure = not (checked_tls.insecure or (tls is None and _LOOPBACK.fullmatch(parsed.host)))
-        parsed = msgspec.structs.replace(parsed, shown=parsed.shown.removeprefix("http://"))
-    if protocol == GRPC:
-        if parsed.path:
-            raise ConfigError(f"`endpoint` {parsed.shown!r}: gRPC takes no path; leave out {parsed.path!r}")
-        if secure and checked_tls.insecure:
-            raise ConfigError("tls.insecure: gRPC always checks certificates; name its CA in tls.ca_file")
-    if not secure and (checked_tls.ca_file or checked_tls.cert_file):
-        raise ConfigError(f"tls: {parsed.shown} is without TLS; write https://, or leave out the files")
+        problems.append(f"timeout: {timeout_s:g} is no time to wait; give seconds above 0")
+    told_tls = None if tls is None else Tls()
+    with collected(problems):
+        told_tls = None if tls is None else _tls(tls)
+    with collected(problems):
+        sent = checked_headers(headers)
+    with collected(problems):
+        example = example or _EXAMPLES.get(protocol, _EXAMPLES[HTTP])
+        url, parsed, secure = _address(endpoint, example, told_tls, is_grpc=protocol == GRPC)
+    raise_all(problems)
     return Target(
         name=name,
         who=who,
         endpoint=parsed,
         url=url,
         secure=secure,
-        headers=checked_headers(headers),
-        tls=checked_tls,
+        headers=sent,
+        tls=told_tls or Tls(),
         protocol=protocol,
         gzip=compression == "gzip",
         timeout_s=timeout_s,
     )
 
 
-def _tls(options: Mapping[str, Any] | None) -> Tls:
+def _address(endpoint: str, example: str, tls: Tls | None, *, is_grpc: bool) -> tuple[str, Endpoint, bool]:
+    """The URL with its password, its parts, and whether TLS is spoken there."""
+    bare = isinstance(endpoint, str) and is_grpc and not _SCHEME.match(endpoint)
+    if bare and not _PORT.search(endpoint.strip()):
+        raise ConfigError(f"`endpoint` {endpoint!r} has no port: write host:port, as in localhost:4317")
+    url = f"http://{endpoint.strip()}" if bare else endpoint
+    url = url.strip().rstrip("/").removesuffix(TRACES_PATH) if isinstance(url, str) else url
+    parsed = parse_endpoint(url, example)
+    credentials(parsed, username=None, password=None, api_key=None, bearer_token=None)
+    secure = parsed.scheme == "https"
+    options = tls or Tls()
+    if bare:
+        secure = not (options.insecure or (tls is None and _LOOPBACK.fullmatch(parsed.host)))
+        parsed = msgspec.structs.replace(parsed, shown=parsed.shown.removeprefix("http://"))
+    if is_grpc and parsed.path:
+        raise ConfigError(f"`endpoint` {parsed.shown!r}: gRPC takes no path; leave out {parsed.path!r}")
+    if is_grpc and secure and options.insecure:
+        raise ConfigError("tls.insecure: gRPC always checks certificates; name its CA in tls.ca_file")
+    if not secure and (options.ca_file or options.cert_file):
+        raise ConfigError(f"tls: {parsed.shown} is without TLS; write https://, or leave out the files")
+    return url, parsed, secure
+
+
+def _tls(options: Mapping[str, Any]) -> Tls:
     known = Tls.__struct_fields__
-    for key in options or ():
-        if key not in known:
-            raise ConfigError(f"tls.{key}: unknown key{nearest(str(key), known)}")
+    problems = [f"tls.{key}: unknown key{nearest(str(key), known)}" for key in options if key not in known]
+    tls = Tls()
     try:
-        tls = msgspec.convert(dict(options or {}), Tls, strict=False)
+        tls = msgspec.convert(dict(options), Tls, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"tls: {error}") from error
+        problems.append(f"tls: {error}")
     if tls.key_file and not tls.cert_file:
-        raise ConfigError("tls.key_file is given without tls.cert_file")
+        problems.append("tls.key_file is given without tls.cert_file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if tls.ca_file:
         path = tls.ca_file
-        _checked("tls.ca_file", path, lambda: context.load_verify_locations(cafile=path))
+        with collected(problems):
+            _checked("tls.ca_file", path, lambda: context.load_verify_locations(cafile=path))
     if tls.cert_file:
         certificate = tls.cert_file
-        _checked("tls.cert_file", certificate, lambda: context.load_cert_chain(certificate, tls.key_file))
+        with collected(problems):
+            _checked("tls.cert_file", certificate, lambda: context.load_cert_chain(certificate, tls.key_file))
+    raise_all(problems)
     return tls
 
 

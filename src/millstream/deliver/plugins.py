@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from millstream.deliver.options import Accepted, component, read
+from millstream.deliver.options import Accepted, component, raise_all, unknown_keys
 from millstream.errors import ConfigError, MillstreamError, nearest
 
 EXPORTERS: Final = "millstream.exporters"
@@ -44,6 +44,7 @@ class Section:
     Attributes:
         kind: its `_type`.
         others: the keywords for those of `also`.
+        problems: what is wrong with these; it hinders nobody to make what the section is of.
 
     Raises:
         ConfigError: everything that is wrong, one problem a line.
@@ -61,7 +62,17 @@ class Section:
             self._make: Callable[..., Any] = load_entry_point(known[self.kind])
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
-        self._keywords, *self.others = read(options, where, Accepted(self._make), *also)
+        own = Accepted(self._make)
+        self._keywords, wrong = own.read(options, where)
+        self.others: list[dict[str, Any]] = []
+        self.problems: list[str] = []
+        for one in also:
+            keywords, problems = one.read(options, where)
+            self.others.append(keywords)
+            self.problems += problems
+        wrong = [*unknown_keys(options, where, own, *also), *wrong]
+        if wrong:
+            raise_all(wrong + self.problems)
 
     def make(self, *methods: str) -> Any:
         """The exporter or processor.
@@ -91,6 +102,9 @@ class Section:
 
 
 def _placed(message: str, where: str, keywords: Mapping[str, Any]) -> str:
-    """An error of a constructor at its place in the file; one that names its option goes below it."""
-    key, colon, _ = message.partition(":")
-    return f"{where}.{message}" if colon and key in keywords else f"{where}: {message}"
+    """Errors of a constructor, one a line, at their place in the file; one that names its option below it."""
+    lines = []
+    for line in message.splitlines():
+        key, colon, _ = line.partition(":")
+        lines.append(f"{where}.{line}" if colon and key in keywords else f"{where}: {line}")
+    return "\n".join(lines)

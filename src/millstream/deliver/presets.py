@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from millstream.deliver.options import collected, raise_all
 from millstream.deliver.otlp import Compression, Protocol, Seconds
 from millstream.deliver.otlp_sender import OtlpSender
 from millstream.deliver.otlp_target import TRACES_PATH, target
-from millstream.errors import ConfigError
 
 _PHOENIX_URL: Final = "http://localhost:6006"
 _LANGFUSE_URL: Final = "https://cloud.langfuse.com"
@@ -55,6 +55,7 @@ def phoenix(
             timeout_s=timeout,
             tls=tls,
             name="Phoenix",
+            example=_PHOENIX_URL,
             who="`api_key`",
         ),
         {"openinference.project.name": project, **(resource_attributes or {})},
@@ -83,17 +84,19 @@ def langfuse(
     """
     public_key = public_key or _environment("LANGFUSE_PUBLIC_KEY")
     secret_key = secret_key or _environment("LANGFUSE_SECRET_KEY")
-    if not public_key or not secret_key:
-        name = "secret_key" if public_key else "public_key"
-        raise ConfigError(f"{name} is missing: give it, or set LANGFUSE_{name.upper()}")
+    problems = [
+        f"{name} is missing: give it, or set LANGFUSE_{name.upper()}"
+        for name, value in (("public_key", public_key), ("secret_key", secret_key))
+        if not value
+    ]
     pair = base64.b64encode(f"{public_key}:{secret_key}".encode()).decode()
     url = endpoint or _environment("LANGFUSE_BASE_URL", "LANGFUSE_HOST") or _LANGFUSE_URL
     environment = {
         "langfuse.environment": _environment("LANGFUSE_TRACING_ENVIRONMENT"),
         "langfuse.release": _environment("LANGFUSE_RELEASE"),
     }
-    return OtlpSender(
-        target(
+    with collected(problems):
+        receiver = target(
             _below(url, _LANGFUSE_PATH),
             protocol="http/protobuf",
             headers=_with(
@@ -106,9 +109,10 @@ def langfuse(
             tls=tls,
             name="Langfuse",
             who="`public_key` and `secret_key`",
-        ),
-        {**environment, **(resource_attributes or {})},
-    )
+            example=_LANGFUSE_URL,
+        )
+    raise_all(problems)
+    return OtlpSender(receiver, {**environment, **(resource_attributes or {})})
 
 
 def langsmith(
@@ -133,10 +137,9 @@ def langsmith(
         ConfigError: the key is missing, or an option is wrong.
     """
     api_key = api_key or _of_langsmith("API_KEY")
-    if not api_key:
-        raise ConfigError("api_key is missing: give it, or set LANGSMITH_API_KEY")
-    return OtlpSender(
-        target(
+    problems = [] if api_key else ["api_key is missing: give it, or set LANGSMITH_API_KEY"]
+    with collected(problems):
+        receiver = target(
             _below(endpoint or _of_langsmith("ENDPOINT") or _LANGSMITH_URL, _LANGSMITH_PATH),
             protocol="http/protobuf",
             headers=_with(
@@ -152,9 +155,10 @@ def langsmith(
             tls=tls,
             name="LangSmith",
             who="`api_key`",
-        ),
-        resource_attributes,
-    )
+            example=_LANGSMITH_URL,
+        )
+    raise_all(problems)
+    return OtlpSender(receiver, resource_attributes)
 
 
 def mlflow(
@@ -182,16 +186,17 @@ def mlflow(
     username = username or _environment("MLFLOW_TRACKING_USERNAME")
     password = password or _environment("MLFLOW_TRACKING_PASSWORD")
     token = token or _environment("MLFLOW_TRACKING_TOKEN")
+    problems: list[str] = []
     authorization = None
     if username and password:
         authorization = f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
     elif token:
         authorization = f"Bearer {token}"
     elif username:
-        raise ConfigError("username is given without password: give it, or set MLFLOW_TRACKING_PASSWORD")
+        problems.append("username is given without password: give it, or set MLFLOW_TRACKING_PASSWORD")
     experiment = _environment("MLFLOW_EXPERIMENT_ID") or "0" if experiment_id is None else str(experiment_id)
-    return OtlpSender(
-        target(
+    with collected(problems):
+        receiver = target(
             endpoint or _environment("MLFLOW_TRACKING_URI") or _MLFLOW_URL,
             protocol="http/protobuf",
             headers=_with(headers, authorization=authorization, **{"x-mlflow-experiment-id": experiment}),
@@ -200,9 +205,10 @@ def mlflow(
             tls=tls,
             name="MLflow",
             who="`username` and `password`, or `token`",
-        ),
-        resource_attributes,
-    )
+            example=_MLFLOW_URL,
+        )
+    raise_all(problems)
+    return OtlpSender(receiver, resource_attributes)
 
 
 def _environment(*names: str) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from millstream import semconv
-from millstream.deliver.options import collected
+from millstream.deliver.options import collected, raise_all
 from millstream.deliver.plugins import PROCESSORS, Section
 from millstream.errors import ConfigError
 from millstream.record import faults
@@ -42,8 +42,7 @@ def build_processors(value: Any, where: str) -> tuple[Processor, ...]:
         section = {"_type": entry} if isinstance(entry, str) else entry
         with collected(problems):
             built.append(Section(PROCESSORS, section, f"{where}.{index}").make("__call__"))
-    if problems:
-        raise ConfigError("\n".join(problems))
+    raise_all(problems)
     return tuple(built)
 
 

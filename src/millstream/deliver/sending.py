@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from millstream.deliver import sink_call
-from millstream.deliver.backoff import Backoff
+from millstream.deliver.backoff import Backoff, asked
 from millstream.deliver.batch import Batch, Kept, kept
 from millstream.deliver.cursor import Counts, Cursor, Place
 from millstream.deliver.dead_letters import DeadLetters
@@ -183,7 +183,7 @@ class Sending:
         if not batch:
             self._save()
             return Step.NOTHING
-        is_full = len(batch) >= min(self._most, self._policy.batch_size)
+        is_full = len(batch) >= min(self._most, self._policy.batch_size) or not self._has_room()
         worked = self._send(batch)
         while batch:  # to free many at once takes long
             batch.pop()
@@ -235,9 +235,9 @@ class Sending:
     def _read(self, wanted: int) -> bool:
         """Read some more, where there is room; whether something is ready now."""
         while not self._ready:
-            room = self._policy.queue_items - self._items
-            if room <= 0 or self._bytes >= self._policy.queue_bytes:
+            if not self._has_room():
                 return False
+            room = self._policy.queue_items - self._items
             usual = self._bytes // self._items if self._items else self._policy.batch_bytes // _READ_AT_ONCE
             fitting = (self._policy.queue_bytes - self._bytes) // max(usual, 1)
             self._give_way()
@@ -247,6 +247,9 @@ class Sending:
             for item in items:
                 self._take(item)
         return True
+
+    def _has_room(self) -> bool:
+        return self._items < self._policy.queue_items and self._bytes < self._policy.queue_bytes
 
     def _take(self, item: Item) -> None:
         span = process(item.span, self._processors)
@@ -329,27 +332,29 @@ class Sending:
     def _settle(self, batch: Sequence[_Held], results: Sequence[Result], began: float) -> bool:
         retries = [result for result in results if isinstance(result, Retry)]
         if len(retries) == len(results):
-            asked_s = max(retry.after_s or 0 for retry in retries)
+            asked_s = max(asked(retry.after_s) for retry in retries)
             return self._failed(batch, UnreachableError(retries[0].reason, asked_s), began)
         settled = []
         rejected = []
-        sent = skipped = 0
+        skipped: list[str] = []
+        sent = 0
         for held, result in zip(batch, results, strict=True):
             self._give_way()
             if result is None:
                 sent += 1
             elif isinstance(result, Retry):
-                self._send_later(held, max(self.backoff.pause_s(held.times_sent), result.after_s or 0))
+                self._send_later(held, max(self.backoff.pause_s(held.times_sent), asked(result.after_s)))
                 continue
             elif isinstance(result, Rejected):
                 rejected.append((held, result.reason))
                 continue
             elif isinstance(result, Skipped):
-                skipped += 1
+                skipped.append(result.reason)
             settled.append(held)
         for counts in self._every_counts:
             counts.sent += sent
-            counts.skipped += skipped
+            counts.skipped += len(skipped)
+            counts.skipped_reasons.update(Counter(filter(None, skipped)))
         self._done(settled)
         if not self._reject(rejected, began):
             return False

@@ -42,7 +42,13 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """Not for this sink: nothing was to be sent."""
+    """Not for this sink: nothing was to be sent.
+
+    Attributes:
+        reason: where it is worth telling; the same words for the same cause.
+    """
+
+    reason: str = ""
 
 
 SKIPPED: Final = Skipped()

@@ -25,6 +25,10 @@ def send(sink: Sink, spans: Sequence[Span]) -> list[Result]:
         if "shutdown" in str(error):  # pools of threads take nothing more when the program ends
             raise UnreachableError(f"{type(sink).__name__}: {error}") from error
         raise
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit, asyncio's CancelledError: they are not meant for us
+        raise UnreachableError(f"{type(sink).__name__} raises {type(error).__name__}: {error}") from error
     try:
         results = list(answer)
     except TypeError:

@@ -12,6 +12,7 @@ import msgspec
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from millstream.deliver.endpoint import Endpoint
+from millstream.deliver.options import collected, raise_all
 from millstream.errors import ConfigError
 
 _SHA256_HEX: Final = re.compile(r"[0-9a-f]{64}")
@@ -33,8 +34,13 @@ class WrongCertificateError(OSError):
 
 def connections_to(endpoint: Endpoint, tls: Tls) -> Callable[[], HTTPConnection]:
     """What makes connections; raises ConfigError where `tls` names what is not there."""
-    pinned = _fingerprint(tls.fingerprint)
-    context = _context(tls, trust=pinned is None)
+    problems: list[str] = []
+    pinned: str | None = None
+    with collected(problems):
+        pinned = _fingerprint(tls.fingerprint)
+    with collected(problems):
+        context = _context(tls, trust=pinned is None)
+    raise_all(problems)
     if endpoint.scheme == "http":
         return partial(HTTPConnection, endpoint.host, endpoint.port)
     hostname = None if tls.verify_certs and pinned is None else False
@@ -45,16 +51,20 @@ def connections_to(endpoint: Endpoint, tls: Tls) -> Callable[[], HTTPConnection]
 def _context(tls: Tls, *, trust: bool) -> ssl.SSLContext:
     """How TLS is spoken; raises ConfigError where a file is not what it should be."""
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH) if tls.ca_certs is None else _bare()
+    problems: list[str] = []
     if tls.ca_certs is not None:
-        _load("ca_certs", tls.ca_certs, lambda: _trust(context, str(tls.ca_certs)))
+        with collected(problems):
+            _load("ca_certs", tls.ca_certs, lambda: _trust(context, str(tls.ca_certs)))
     if tls.client_cert is not None:
-        _load(
-            "client_cert",
-            tls.client_cert,
-            lambda: context.load_cert_chain(str(tls.client_cert), tls.client_key),
-        )
+        with collected(problems):
+            _load(
+                "client_cert",
+                tls.client_cert,
+                lambda: context.load_cert_chain(str(tls.client_cert), tls.client_key),
+            )
     elif tls.client_key is not None:
-        raise ConfigError("`client_key` is given without `client_cert`")
+        problems.append("`client_key` is given without `client_cert`")
+    raise_all(problems)
     if not (trust and tls.verify_certs):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

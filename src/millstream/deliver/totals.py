@@ -57,6 +57,7 @@ def add(total: Counts, counts: Counts) -> None:
     total.skipped += counts.skipped
     total.evicted += counts.evicted
     total.rejected = Counter(total.rejected) + Counter(dict(counts.rejected))
+    total.skipped_reasons = Counter(total.skipped_reasons) + Counter(dict(counts.skipped_reasons))
     total.dropped = Counter(total.dropped) + Counter(dict(counts.dropped))
 
 

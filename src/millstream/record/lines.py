@@ -76,7 +76,7 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
 def _redacted(content: str, active: "Recorder") -> str:
     """The same fields without secrets; without any content where that fails."""
     try:
-        return "," + active.redact(f"{{{content[1:]}}}".encode()).decode()[1:-1]
+        return "," + active.redact_fields(f"{{{content[1:]}}}".encode()).decode()[1:-1]
     except Exception as fault:  # noqa: BLE001  # what may be secret is never written
         faults.swallow(fault, "redaction failed; the content was not recorded")
         return f',"attributes":{{"{_INCOMPLETE}":true}}'
@@ -98,8 +98,9 @@ def _large(span: "LiveSpan", given: bytes | Conversation | None, made: bytes | N
             small: dict[str, msgspec.Raw] = {}
             for key, item in _fields(value).items():
                 data = bytes(item)
-                # A secret that is known by its name stays beside it, to be redacted with the line.
-                if len(data) >= LARGE and not (redaction is not None and redaction.is_secret(key)):
+                # A secret in its name, or known by it, stays beside it, to be redacted with the line.
+                named = redaction is not None and (redaction.is_secret(key) or redaction.is_told_by(key))
+                if len(data) >= LARGE and not named:
                     large[f"/input/{key.replace('~', '~0').replace('/', '~1')}"] = data
                 else:
                     small[key] = item

@@ -58,6 +58,7 @@ class Recorder:
         self.redaction = policy.redaction
         self.suspects = None if policy.redaction is None else policy.redaction.suspects
         self.redact = _as_it_is if policy.redaction is None else policy.redaction.json
+        self.redact_fields = _as_it_is if policy.redaction is None else policy.redaction.fields
         self.sampling = policy.sampling or Sampling()
         self.bounds = None if policy.sampling is None else policy.sampling.bounds()
         """Which traces are sampled; `None` where all are."""

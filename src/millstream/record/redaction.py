@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import msgspec
 
+from millstream import semconv
 from millstream.errors import ConfigError
-from millstream.span import Span, SpanError
+from millstream.span import Span, SpanError, SpanEvent, SpanLink
 
 REDACTED: Final = "[redacted]"
 _MAX_DEPTH: Final = 100
@@ -54,15 +55,27 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
+class _Content(msgspec.Struct, omit_defaults=True):
+    """What of a span is looked at."""
+
+    error: SpanError | None = None
+    input: Any = msgspec.UNSET
+    output: Any = msgspec.UNSET
+    attributes: dict[str, Any] = {}
+    events: list[SpanEvent] = []
+    links: list[SpanLink] = []
+
+
 class Redaction:
     """Replaces secrets in everything that a span keeps: input, output, attributes, events, error message.
 
     Always: values of fields and headers called authorization, cookie or API key, bearer and basic
     credentials, and API keys of known forms. Also a processor: `Redaction(emails=True)(span)` gives the span.
+    Keys are looked at as values are, but those of `semconv`. The name of a span is not.
 
     Args:
         patterns: regular expressions; what they find is replaced.
-        fields: names of fields, of any depth, whose values are replaced; case does not matter.
+        fields: names of fields, of any depth, whose values are replaced, numbers, too; case does not matter.
         replacement: what is put in place.
         cards: card numbers, 13 to 19 digits whose check digit by Luhn is right.
         emails: e-mail addresses.
@@ -84,6 +97,8 @@ class Redaction:
     ) -> None:
         if isinstance(patterns, str) or isinstance(fields, str):
             raise ConfigError("redaction takes lists of patterns and of fields, not one text")
+        if not all(isinstance(field, str) for field in fields):
+            raise ConfigError(f"redaction: fields are names, not {list(fields)!r}")
         self._fields = frozenset(field.lower() for field in fields)
         self._replacement = replacement
         self._own: list[re.Pattern[str]] = []
@@ -107,17 +122,24 @@ class Redaction:
         mended = self._mend(value, 0)
         return data if mended is value else _encode(mended)
 
+    def fields(self, data: bytes) -> bytes:
+        """The fields of a span, as an object of JSON, without secrets; the same object where there is none.
+
+        What they are called, and other fields than content, stay: readers need them.
+        """
+        if not self.suspects(data.decode()):
+            return data
+        fields: dict[str, Any] = _decode(data)
+        mended = {name: self._mend_content(name, value) for name, value in fields.items()}
+        return data if all(mended[name] is value for name, value in fields.items()) else _encode(mended)
+
     def __call__(self, span: Span) -> Span:
         """The span without secrets."""
-        for name in ("input", "output", "attributes", "events", "links"):
-            value = getattr(span, name)
-            if value is not msgspec.UNSET:
-                data = _encode(value)
-                if (mended := self.json(data)) is not data:
-                    kind = type(span).__annotations__[name]
-                    setattr(span, name, msgspec.json.decode(mended, type=kind))
-        if span.error is not None:
-            span.error = SpanError(span.error.type, self.text(span.error.message))
+        data = _encode(_Content(*(getattr(span, name) for name in _Content.__struct_fields__)))
+        if (mended := self.fields(data)) is not data:
+            content = msgspec.json.decode(mended, type=_Content)
+            for name in _Content.__struct_fields__:
+                setattr(span, name, getattr(content, name))
         return span
 
     def text(self, text: str) -> str:
@@ -137,6 +159,27 @@ class Redaction:
     def _card(self, match: re.Match[str]) -> str:
         return self._replacement if _passes_luhn(match[0]) else match[0]
 
+    def _mend_content(self, name: str, value: Any) -> Any:
+        """What a field of a span holds, without secrets; the same object where there is none."""
+        if name in ("input", "output"):
+            return self._mend(value, 0)
+        if name == "attributes":
+            return self._mend_object(value, 0, _semconv())
+        if name in ("events", "links"):
+            mended = [self._mend_parts(item) for item in value]
+            return value if all(a is b for a, b in zip(mended, value, strict=True)) else mended
+        return self._mend_parts(value) if name == "error" and value else value
+
+    def _mend_parts(self, value: dict[str, Any]) -> dict[str, Any]:
+        """An event, a link or an error."""
+        mended = dict(value)
+        for name in ("name", "message"):
+            if name in value:
+                mended[name] = self._mend_text(value[name], 0)
+        if "attributes" in value:
+            mended["attributes"] = self._mend_object(value["attributes"], 0, _semconv())
+        return value if all(mended[name] is item for name, item in value.items()) else mended
+
     def _mend(self, value: Any, depth: int) -> Any:
         """The value without secrets; the same object where there is none."""
         if isinstance(value, str):
@@ -144,19 +187,45 @@ class Redaction:
         if depth > _MAX_DEPTH:
             return self._replacement
         if isinstance(value, dict):
-            mended = {key: self._mend_field(key, item, depth + 1) for key, item in value.items()}
-            return value if all(mended[key] is item for key, item in value.items()) else mended
+            return self._mend_object(value, depth)
         if isinstance(value, list):
             items = [self._mend(item, depth + 1) for item in value]
-            if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):  # noqa: PLR2004  # a header
+            if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], _SCALARS):  # noqa: PLR2004  # a header
                 items[1] = self._mend_field(value[0], items[1], depth)
             return value if all(a is b for a, b in zip(items, value, strict=True)) else items
         return value
 
+    def _mend_object(
+        self, value: dict[str, Any], depth: int, known: Collection[str] = frozenset()
+    ) -> dict[str, Any]:
+        mended: dict[str, Any] = {}
+        for key, item in value.items():
+            name = key if key in known or not self.is_told_by(key) else self._mend_key(key, value, mended)
+            mended[name] = self._mend_field(key, item, depth + 1)
+        return value if all(mended.get(key, self) is item for key, item in value.items()) else mended
+
+    def _mend_key(self, key: str, *taken: Collection[str]) -> str:
+        """A key without secrets; with a number where it would be that of another value."""
+        name = mended = self.text(key)
+        number = len(taken[-1])
+        while any(mended in keys for keys in taken):
+            number += 1
+            mended = f"{name} {number}"
+        return mended
+
     def _mend_field(self, name: str, value: Any, depth: int) -> Any:
-        if isinstance(value, str | list | dict) and value and self.is_secret(name):
+        if isinstance(value, str | list | dict):
+            if value and self.is_secret(name):
+                return self._replacement
+        elif (
+            value is not None and name.lower() in self._fields
+        ):  # of other secrets, it says whether there is one
             return self._replacement
         return self._mend(value, depth)
+
+    def is_told_by(self, key: str) -> bool:
+        """Whether a key itself holds a secret."""
+        return self.suspects(key) and self.text(key) != key
 
     def is_secret(self, name: str) -> bool:
         """Whether the value of a field or header of this name is a secret, whatever it is."""
@@ -173,6 +242,15 @@ class Redaction:
                 return text if mended is value else _encode(mended).decode()
         mended = self.text(text)
         return text if mended == text else mended
+
+
+_SCALARS: Final = (str, int, float)
+
+
+@functools.cache
+def _semconv() -> frozenset[str]:
+    """The names of attributes that are no content."""
+    return frozenset(value for name, value in vars(semconv).items() if name.isupper())
 
 
 def _always(_text: str) -> bool:

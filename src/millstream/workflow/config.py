@@ -147,8 +147,7 @@ def load_config(
                 f"{name}: a mapping of keys is needed here, not {type(value).__name__} {value!r}"
             )
     problems.raise_if_any(str(path))
-    with problems.collect():
-        wanted = _with_types(wanted)
+    wanted = _with_types(wanted, problems)
     expanded: dict[str, Any] = {}
     shown: dict[str, Any] = {}
     with problems.collect():
@@ -170,9 +169,8 @@ def load_config(
     )
 
 
-def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
-    """Every component in one form: `_type` beside its keys."""
-    problems = Problems()
+def _with_types(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:
+    """Every component in one form: `_type` beside its keys; what is none is a problem, and left out."""
     tree = dict(tree)
     for section in ("llms", "embedders", "functions"):
         if section in tree:
@@ -188,7 +186,6 @@ def _with_types(tree: dict[str, Any]) -> dict[str, Any]:
         with problems.collect():
             eval_general = tree["eval"]["general"] | {"dataset": component(dataset, "eval.general.dataset")}
             tree["eval"] = tree["eval"] | {"general": eval_general}
-    problems.raise_if_any()
     return tree
 
 

@@ -44,6 +44,11 @@ PARAMETERS: Final = {
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
     "n": semconv.REQUEST_CHOICE_COUNT,
     "tools": semconv.TOOL_DEFINITIONS,
+    "tool_choice": semconv.REQUEST_TOOL_CHOICE,
+    "parallel_tool_calls": semconv.REQUEST_PARALLEL_TOOL_CALLS,
+    "response_format": semconv.REQUEST_RESPONSE_FORMAT,
+    "reasoning_effort": semconv.REQUEST_REASONING_LEVEL,
+    "previous_response_id": semconv.REQUEST_PREVIOUS_RESPONSE_ID,
 }
 """Attributes of a request, by the name that OpenAI's API gives the parameter."""
 

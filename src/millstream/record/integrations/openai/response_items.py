@@ -148,6 +148,25 @@ def tool_definitions(tools: Any) -> list[Any] | None:
     return [_definition(_plain(tool)) for tool in items(tools)] or None
 
 
+def tool_choice(choice: Any) -> Any:
+    """How a request wants its tools chosen, in the chat API's form; what that has not, as it is."""
+    if not isinstance(choice, Mapping):
+        return choice
+    told = dict(choice)
+    kind = told.pop("type", None)
+    if kind == "allowed_tools":
+        told["tools"] = [tool_choice(tool) for tool in items(told.get("tools"))]
+    return {"type": kind, kind: told} if kind in ("function", "custom", "allowed_tools") else choice
+
+
+def response_format(form: Any) -> Any:
+    """The `text.format` of a request in the chat API's form."""
+    if not isinstance(form, Mapping) or form.get("type") != "json_schema":
+        return form
+    schema = {key: value for key, value in form.items() if key != "type" and value is not None}
+    return {"type": "json_schema", "json_schema": schema}
+
+
 def _definition(tool: Any) -> Any:
     if not isinstance(tool, Mapping) or tool.get("type") not in ("function", "custom"):
         return tool

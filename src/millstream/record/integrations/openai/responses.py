@@ -5,7 +5,13 @@ from typing import Any, ClassVar, Final
 
 from millstream.record.integrations.observed import Observed, usage_from_openai
 from millstream.record.integrations.openai.answers import Answer, items, read
-from millstream.record.integrations.openai.response_items import answer_message, messages, tool_definitions
+from millstream.record.integrations.openai.response_items import (
+    answer_message,
+    messages,
+    response_format,
+    tool_choice,
+    tool_definitions,
+)
 
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed")
 _REASONS: Final = {"max_output_tokens": "length", "content_filter": "content_filter"}
@@ -34,8 +40,14 @@ class ResponsesAnswer(Answer):
 
     @staticmethod
     def parameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters with the tools in the form of chat completions."""
-        return {**body, "tools": tool_definitions(body.get("tools"))}
+        """The parameters in the form of chat completions."""
+        return {
+            **body,
+            "tools": tool_definitions(body.get("tools")),
+            "tool_choice": tool_choice(body.get("tool_choice")),
+            "response_format": response_format(read(body.get("text"), "format")),
+            "reasoning_effort": read(body.get("reasoning"), "effort"),
+        }
 
     def whole(self, answer: Any) -> None:
         """Record a response."""

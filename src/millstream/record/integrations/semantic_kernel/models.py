@@ -53,7 +53,8 @@ def _begin(service: Any, messages: Any, settings: Any, operation: str) -> Observ
 
 @quietly
 def _tell_request(step: Observed, service: Any, settings: Any) -> None:
-    own = {name: getattr(settings, name, None) for name in PARAMETERS}
+    told = {name: getattr(settings, name, None) for name in PARAMETERS}
+    own = {name: value for name, value in told.items() if not isinstance(value, type)}  # as a response_format
     parameters = {
         **(getattr(settings, "extension_data", None) or {}),
         **{name: value for name, value in own.items() if value is not None},
