@@ -6,7 +6,7 @@ OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai lla
 	tests/deliver/test_flywheel_record.py
 
 # What an environment is made from; the package holds modules in C.
-BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/record/*.c)
+BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.c)
 
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
@@ -49,7 +49,7 @@ bench-delivery: .venv-bench-delivery/.ready ## documents a second into Elasticse
 	.venv-bench-delivery/bin/python -m benchmarks.delivery $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote
-	rm -rf build src/millstream/record/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo
