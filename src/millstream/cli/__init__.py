@@ -18,6 +18,7 @@ from millstream import __version__
 from millstream.errors import MillstreamError, StorageError
 
 _COMMANDS: Final = {
+    "compare": "millstream.cli.compare",
     "doctor": "millstream.cli.doctor",
     "eval": "millstream.cli.eval",
     "info": "millstream.cli.run",
