@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 """Columns of the tables where the output is no terminal."""
+_ROOMY = 100
+"""Columns from which there is room for the ratios."""
 _UNKNOWN = "-"
 
 
@@ -110,11 +112,11 @@ def _print(console: Console, first: _Named, other: _Named, comparison: "Comparis
         repeated = f" ({results:,} results)" if results != items.both else ""
         failures = f", {failed:,} failed" if failed else ""
         console.print(Text(f"{named.letter}  {named.folder}{repeated}{failures}"), soft_wrap=True)
-    console.print(Text(_pairing(first, other, comparison)))
+    console.print(Text(_pairing(first, other, comparison)), soft_wrap=True)
     console.print()
-    console.print(_table(first, other, comparison))
+    console.print(_table(first, other, comparison, has_ratio=console.width >= _ROOMY))
     console.print()
-    console.print(Text(_sentence(comparison, other), style="bold"))
+    console.print(Text(_sentence(comparison, other), style="bold"), soft_wrap=True)
     for note in (*first.run.notes, *other.run.notes):
         console.print(Text(note, style="yellow"), soft_wrap=True)
 
@@ -131,15 +133,16 @@ def _pairing(first: _Named, other: _Named, comparison: "Comparison") -> str:
     return "; ".join(parts)
 
 
-def _table(first: _Named, other: _Named, comparison: "Comparison") -> Table:
+def _table(first: _Named, other: _Named, comparison: "Comparison", *, has_ratio: bool) -> Table:
     a, b = first.letter, other.letter
     level = f"{100 * comparison.level:.0f} %"
     table = Table(box=None, pad_edge=False)
     table.add_column("metric", no_wrap=True, overflow="ellipsis")
-    for heading in ("n", a, b, f"{b} - {a}", level, f"{b} / {a}", level):
+    headings = ["n", a, b, f"{b} - {a}", level, *([f"{b} / {a}", level] if has_ratio else [])]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in comparison.metrics.items():
-        table.add_row(*(Text(cell) for cell in _cells(name, found)))
+        table.add_row(*(Text(cell) for cell in _cells(name, found)[: len(headings) + 1]))
     return table
 
 

@@ -65,7 +65,7 @@ def difference(a: Floats, b: Floats, *, shares: bool = False, level: float = LEV
         gained, lost = float(np.maximum(b - a, 0).sum()), float(np.maximum(a - b, 0).sum())
         kept = float(np.minimum(a, b).sum())
         low, high = tango(gained, lost, n, level)
-        ends = score_ratio(kept, gained, lost, n, level) if has_ratio else (None, None)
+        ends: tuple[End, End] = score_ratio(kept, gained, lost, n, level) if has_ratio else (None, None)
         method = "score"
     else:
         low, high = student(a, b, level)

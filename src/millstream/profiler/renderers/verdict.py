@@ -5,8 +5,8 @@ from typing import NamedTuple
 from millstream.profiler.compare import COST, LATENCY, Comparison
 from millstream.profiler.paired import Difference
 
-_ROUGH = 1.1
-"""From this ratio on one decimal tells it from 1."""
+_CLOSE = 1.05
+"""Below this ratio one decimal does not tell it from 1."""
 _LARGE = 10
 _LESS_THAN_A_POINT = 0.5
 
@@ -58,9 +58,10 @@ def _times(found: Difference, noun: str, words: tuple[str, str, str]) -> _Part |
     else:
         word = worse
     unsure = low is None or low <= 1 or (high is not None and high <= 1)
-    digits = 0 if ratio >= _LARGE else 1 if ratio >= _ROUGH or unsure else 2
+    close = not unsure and low is not None and low < _CLOSE
+    digits = 2 if close else 0 if ratio >= _LARGE else 1
     shown = f"{ratio:.{digits}f}x {word}"
-    if unsure and ratio < 1.05:  # noqa: PLR2004  # 1.0x
+    if unsure and ratio < _CLOSE:
         shown = f"as {alike}"
     if low is None and high is None:
         return _Part(shown, noun, found.n, unsure=True)
