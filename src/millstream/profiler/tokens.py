@@ -72,11 +72,8 @@ def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
         total_s=float(ordered_s.sum()),
         latency_p50=estimate.quantile(ordered_s, 0.50),
         latency_p95=estimate.quantile(ordered_s, 0.95),
-        time_to_first_chunk_p50=estimate.quantile(
-            np.sort(first_chunk_s[~np.isnan(first_chunk_s)]), 0.50
-        ),
+        time_to_first_chunk_p50=estimate.quantile(np.sort(first_chunk_s[~np.isnan(first_chunk_s)]), 0.50),
         output_tokens_per_s=float(table.output_tokens[generated].sum()) / generating_s
         if generating_s
         else None,
     )
-

@@ -1,7 +1,7 @@
 """Time shared out in the call tree: self time, time of a subtree, spans clipped to their parents.
 
-Compiled, one pass over the rows; without a compiler whole-column operations, O(n log n). No recursion, so that
-a chain of thousands of spans is fine.
+Compiled, one pass over the rows; without a compiler whole-column operations, O(n log n). No recursion, so
+that a chain of thousands of spans is fine.
 """
 
 from typing import Final

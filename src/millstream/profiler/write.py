@@ -61,6 +61,7 @@ def write_profile(
         raise StorageError(
             f"Cannot make the folder {output_dir}: {error}. Choose another output_dir."
         ) from error
+    profile.complete()  # so that each file can name the analyses that failed
     writers = dict(_WRITERS)
     writers["report.html"] = lambda found, path: html.write(found, path, evaluation)
     written = []

@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import outcome, write_json
-from millstream.profiler.results import Failure
 
 REFUSED = "this version makes no forecast"
 
@@ -21,20 +18,10 @@ def findings(profile: Profile) -> dict[str, Any]:
         "tokens": outcome(profile.tokens),
         "self_time": outcome(profile.self_time),
         "critical_path": outcome(profile.critical_path),
-        "concurrency": _concurrency(profile),
+        "concurrency": outcome(profile.concurrency),
         "forecast": {"refused": REFUSED},
         "oddities": profile.table.oddities,
     }
-
-
-def _concurrency(profile: Profile) -> dict[str, Any]:
-    """The figures without the list of spikes, which is as long as the record."""
-    found = profile.concurrency
-    if isinstance(found, Failure):
-        return {"error": found.error}
-    figures = msgspec.structs.asdict(found)
-    figures["spikes"] = len(figures.pop("spike_intervals"))
-    return figures
 
 
 def write(profile: Profile, path: Path) -> None:
