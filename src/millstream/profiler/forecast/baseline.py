@@ -27,6 +27,10 @@ class Interval(NamedTuple):
     median: Floats
     high: Floats
 
+    def spread(self, floor: float | Floats) -> Floats:
+        """Width, at least `floor`, shape (n,)."""
+        return np.maximum(self.high - self.low, floor)
+
 
 class _Level(NamedTuple):
     """Groups of one coarseness: their keys, ascending, and the rank-ordered values in `flat[first:stop]`."""
@@ -68,10 +72,6 @@ class GroupedQuantiles:
         for keys, level, quantiles in zip(_quantile_keys(states), self.levels, self.quantiles, strict=True):
             _fill(found, keys, level, quantiles)
         return Interval(*found)
-
-    def spread(self, raw: Interval) -> Floats:
-        """Width of intervals, at least `floor`, shape (n,)."""
-        return np.maximum(raw.high - raw.low, self.floor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +148,8 @@ def _groups(keys: Ints, request: Ints) -> _Level:
     found, first = np.unique(keys, return_index=True)
     stop = np.append(first[1:], len(keys))
     group = np.repeat(np.arange(len(found)), stop - first)
-    distinct = np.unique(np.stack((group, request)), axis=1)[0]
+    requests = int(request.max()) + 1 if len(request) else 1
+    distinct = np.unique(group * requests + request) // requests
     large = np.bincount(distinct, minlength=len(found)) >= SMALLEST_GROUP
     if len(found) == 1:
         large[0] = True

@@ -3,7 +3,7 @@
 The oldest third of the requests is only learned from. The rest is held out in `BLOCKS` blocks, one after
 the other: what is forecast for a block is learned from the requests before it and from no other. Intervals
 are calibrated by what was missed in the blocks before (split conformal, Romano et al. 2019, Conformalized
-Quantile Regression, with scores in units of the group's spread), so the first block has no error and no
+Quantile Regression, with scores in units of the interval's width), so the first block has no error and no
 coverage of its own.
 """
 
@@ -72,7 +72,7 @@ class EvaluationRow(msgspec.Struct, frozen=True):
 
 
 class Correction(NamedTuple):
-    """By how much of the group's spread the ends of intervals are moved outwards."""
+    """By how much of their width the ends of intervals are moved outwards."""
 
     low: float
     high: float
@@ -85,13 +85,30 @@ class Choice(NamedTuple):
     correction: Correction
 
 
+class _Fold(NamedTuple):
+    """One block, and what is before it to learn from."""
+
+    block: int
+    learned: States
+    values: Floats
+    baseline: GroupedQuantiles
+    unseen: States
+    actual: Floats
+
+    def forecast(self, name: str) -> Interval:
+        """What a model says of the block, before calibration."""
+        if name == BASELINE:
+            return self.baseline.predict(self.unseen)
+        return models.fit(name, self.baseline, self.learned, self.values).predict(self.unseen)
+
+
 class _HeldOut(NamedTuple):
-    """All held-out states, in order: their block, request, value, and the intervals of each model."""
+    """All held-out states: their block, request and value, and the forecasts of each model."""
 
     block: Ints
     request: Ints
     values: Floats
-    spread: Floats
+    floor: Floats
     raw: dict[str, Interval]
 
 
@@ -107,11 +124,12 @@ def evaluate(target: str, states: States, values: Floats, *, whole: bool) -> Cho
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    held = _held_out(states, values, (BASELINE,))
+    folds = [_fold(states, values, *split) for split in _splits(states.request)]
+    held = _held_out(folds, (BASELINE,))
     baseline_error = _error(held, BASELINE, whole=whole)
     model, error = BASELINE, baseline_error
     if baseline_error > 0:
-        held = _held_out(states, values, (BASELINE, *models.NAMES))
+        held = _held_out(folds, (BASELINE, *models.NAMES))
         errors = {name: _error(held, name, whole=whole) for name in models.NAMES if _beats(held, name, whole)}
         if errors:
             model, error = min(errors.items(), key=lambda item: item[1])
@@ -153,8 +171,16 @@ def evaluate_next_tool(states: States) -> EvaluationRow:
     )
 
 
-def calibrated(raw: Interval, spread: Floats, correction: Correction, *, whole: bool) -> Interval:
-    """The intervals moved by the correction, never below 0, in order, of whole numbers where values are."""
+def calibrated(raw: Interval, floor: float | Floats, correction: Correction, *, whole: bool) -> Interval:
+    """The intervals moved by the correction, never below 0, in order, of whole numbers where values are.
+
+    Args:
+        raw: what a model said.
+        floor: the least spread; of the baseline that the model corrects.
+        correction: in units of the spread.
+        whole: values are whole numbers.
+    """
+    spread = raw.spread(floor)
     low, high = raw.low - correction.low * spread, raw.high + correction.high * spread
     median = np.maximum(raw.median, 0)
     if whole:
@@ -171,30 +197,30 @@ def _splits(request: Ints) -> Iterator[tuple[int, Bools, Bools]]:
         yield block, earlier, (request < edges[block + 1]) & ~earlier
 
 
-def _held_out(states: States, values: Floats, names: tuple[str, ...]) -> _HeldOut:
-    blocks, spreads, rows = [], [], []
-    raw: dict[str, list[Interval]] = {name: [] for name in names}
-    for block, earlier, later in _splits(states.request):
-        learned, unseen = states.take(earlier), states.take(later)
-        baseline = GroupedQuantiles.fit(learned, values[earlier])
-        base = baseline.predict(unseen)
-        for name in names:
-            if name == BASELINE:
-                raw[name].append(base)
-            else:
-                raw[name].append(models.fit(name, baseline, learned, values[earlier]).predict(unseen))
-        blocks.append(np.full(len(unseen), block))
-        spreads.append(baseline.spread(base))
-        rows.append(np.flatnonzero(later))
-    row = np.concatenate(rows)
+def _fold(states: States, values: Floats, block: int, earlier: Bools, later: Bools) -> _Fold:
+    learned = states.take(earlier)
+    baseline = GroupedQuantiles.fit(learned, values[earlier])
+    return _Fold(block, learned, values[earlier], baseline, states.take(later), values[later])
+
+
+def _held_out(folds: list[_Fold], names: tuple[str, ...]) -> _HeldOut:
+    sizes = [len(fold.unseen) for fold in folds]
+    forecasts = {name: [fold.forecast(name) for fold in folds] for name in names}
     return _HeldOut(
-        np.concatenate(blocks),
-        states.request[row],
-        values[row],
-        np.concatenate(spreads),
-        {name: Interval(*(np.concatenate(part) for part in zip(*found, strict=True)))
-         for name, found in raw.items()},
-    )  # fmt: skip
+        block=np.repeat([fold.block for fold in folds], sizes),
+        request=np.concatenate([fold.unseen.request for fold in folds]),
+        values=np.concatenate([fold.actual for fold in folds]),
+        floor=np.repeat([fold.baseline.floor for fold in folds], sizes),
+        raw={name: _joined(found) for name, found in forecasts.items()},
+    )
+
+
+def _joined(found: list[Interval]) -> Interval:
+    return Interval(*(np.concatenate(part) for part in zip(*found, strict=True)))
+
+
+def _part(held: _HeldOut, name: str, seen: Bools) -> Interval:
+    return Interval(*(end[seen] for end in held.raw[name]))
 
 
 def _misses(held: _HeldOut, name: str, *, whole: bool) -> Floats:
@@ -223,10 +249,11 @@ def _beats(held: _HeldOut, name: str, whole: bool) -> bool:  # noqa: FBT001
 
 def _correction(held: _HeldOut, name: str, seen: Bools) -> Correction:
     """From the states in `seen`: how far values were outside, so that 5 % are beyond each end."""
-    raw, values, spread = held.raw[name], held.values[seen], held.spread[seen]
+    raw, values = _part(held, name, seen), held.values[seen]
+    spread = raw.spread(held.floor[seen])
     requests = len(np.unique(held.request[seen]))
     share = min(np.ceil((1 - TAIL) * (requests + 1)) / requests, 1.0)
-    below, above = (raw.low[seen] - values) / spread, (values - raw.high[seen]) / spread
+    below, above = (raw.low - values) / spread, (values - raw.high) / spread
     return Correction(*(float(np.quantile(miss, share, method="higher")) for miss in (below, above)))
 
 
@@ -235,7 +262,6 @@ def _coverage(held: _HeldOut, name: str, *, whole: bool) -> float:
     for block in range(1, BLOCKS):
         correction = _correction(held, name, held.block < block)
         at = held.block == block
-        raw = Interval(*(part[at] for part in held.raw[name]))
-        low, _, high = calibrated(raw, held.spread[at], correction, whole=whole)
+        low, _, high = calibrated(_part(held, name, at), held.floor[at], correction, whole=whole)
         inside += int(np.sum((held.values[at] >= low) & (held.values[at] <= high)))
     return inside / int(np.sum(held.block > 0))

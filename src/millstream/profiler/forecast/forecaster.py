@@ -72,10 +72,8 @@ class _Target:
 
     def quantiles(self, state: States) -> Quantiles:
         """The forecast of one state."""
-        base = self.baseline.predict(state)
-        raw = base if self.model is None else self.model.predict(state)
-        spread = self.baseline.spread(base)
-        found = calibrated(raw, spread, self.choice.correction, whole=self.whole)
+        raw = (self.model or self.baseline).predict(state)
+        found = calibrated(raw, self.baseline.floor, self.choice.correction, whole=self.whole)
         return Quantiles(*(float(end[0]) for end in found))
 
 
@@ -159,7 +157,8 @@ class Forecaster:
 
     def _forecast(self, state: States, since_s: float) -> Forecast:
         """The forecast of one state, `since_s` seconds after it."""
-        found = {name: target.quantiles(state) for name, target in self.targets.items()}
+        with models.one_thread():
+            found = {name: target.quantiles(state) for name, target in self.targets.items()}
         left_s = msgspec.structs.astuple(found[SECONDS])
         shares = self.tools.predict(state)[:, 0].tolist()
         tools = zip(self.tools.tools.tolist(), shares, strict=True)
@@ -190,7 +189,9 @@ def fit_forecast(spans: Iterable[Span] | SpanTable) -> Forecaster:
             f"there are {sample.finished}. Record more of them."
         )
     states = states_of(table, sample.traces, found)
-    targets = {name: _fit(name, states) for name in TARGETS if name != TOKENS or _tells_of_tokens(table)}
+    names = [name for name in TARGETS if name != TOKENS or _tells_of_tokens(table)]
+    with models.one_thread():
+        targets = {name: _fit(name, states) for name in names}
     rows = [target.choice.row for target in targets.values()]
     workflows, count = np.unique(states.workflow, return_counts=True)
     return Forecaster(

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from millstream.errors import MissingExtraError
-from millstream.profiler.forecast.baseline import TAIL, GroupedQuantiles, Interval
+from millstream.profiler.forecast.baseline import GroupedQuantiles, Interval
 from millstream.profiler.forecast.states import Floats, States
 from millstream.store.table import Ints
 
@@ -70,22 +70,22 @@ class Model:
         baseline: what it corrects.
         encoding: of its features.
         regression: predicts z, shape (n,).
-        tails: the 5 % and 95 % quantile of z about the prediction, in fitting.
+        left: quantiles, by group, of what z is beside the prediction, in fitting.
     """
 
     baseline: GroupedQuantiles
     encoding: Encoding
     regression: _Regression
-    tails: tuple[float, float]
+    left: GroupedQuantiles
 
     def predict(self, states: States) -> Interval:
         """Quantiles before calibration."""
         base = self.baseline.predict(states)
-        spread = self.baseline.spread(base)
-        with _one_thread():
-            center = self.regression.predict(self.encoding.matrix(states, base))
+        spread = base.spread(self.baseline.floor)
+        center = self.regression.predict(self.encoding.matrix(states, base))
+        low, _, high = self.left.predict(states)
         median = base.median + spread * center
-        return Interval(median + spread * self.tails[0], median, median + spread * self.tails[1])
+        return Interval(median + spread * np.minimum(low, 0), median, median + spread * np.maximum(high, 0))
 
 
 def fit(name: str, baseline: GroupedQuantiles, states: States, values: Floats) -> Model:
@@ -94,18 +94,17 @@ def fit(name: str, baseline: GroupedQuantiles, states: States, values: Floats) -
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    if len(states) > MAX_ROWS:
-        drawn = np.random.default_rng(_SEED).choice(len(states), MAX_ROWS, replace=False)
-        states, values = states.take(np.sort(drawn)), values[np.sort(drawn)]
     base = baseline.predict(states)
-    z = (values - base.median) / baseline.spread(base)
+    z = (values - base.median) / base.spread(baseline.floor)
     encoding = Encoding.fit(states)
     matrix = encoding.matrix(states, base)
-    with _one_thread():
-        regression = _Linear.fit(matrix, z) if name == LINEAR else _ensemble(name).fit(matrix, z)
-        left = z - regression.predict(matrix)
-    low, high = np.quantile(left, [TAIL, 1 - TAIL])
-    return Model(baseline, encoding, regression, (min(float(low), 0.0), max(float(high), 0.0)))
+    drawn = np.arange(len(z))
+    if len(z) > MAX_ROWS:
+        drawn = np.sort(np.random.default_rng(_SEED).choice(len(z), MAX_ROWS, replace=False))
+    learner = _Linear if name == LINEAR else _ensemble(name)
+    regression = learner.fit(matrix[drawn], z[drawn])
+    left = GroupedQuantiles.fit(states, z - regression.predict(matrix))
+    return Model(baseline, encoding, regression, left)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -162,7 +161,7 @@ def _ensemble(name: str) -> Any:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep OpenMP to one thread: it spins on a busy machine, and the sums are in one order."""
     try:
         from threadpoolctl import threadpool_limits  # noqa: PLC0415  # comes with scikit-learn
