@@ -28,8 +28,11 @@ MAX_ENDS: Final = 300_000
 """Sets of places that are known and not searched yet."""
 MAX_ALIKE: Final = 16
 """Patterns, none part of another, that end at the same places."""
+LOOK_UP: Final = 5
+"""What finding a place by bisection counts for."""
 COMPARISON: Final = 200
 """What comparing two patterns counts for."""
+_NOWHERE: Final = np.iinfo(np.int64).max
 
 
 class Pattern(NamedTuple):
@@ -59,7 +62,7 @@ class Sequences:
         request_first: where each sequence's requests start in `request`, shape (sequences + 1,).
         call: the calls of those requests that have a frequent item, positions in what was given.
         call_first: where each request's calls start in `call`, shape (requests with frequent items,).
-        places: of each item, ascending.
+        places: of each item, ascending, and a last one that is after all others.
     """
 
     item: Ints
@@ -84,7 +87,7 @@ class Sequences:
         places = np.flatnonzero(_in_requests(item, request)[item] >= support) if len(item) else item
         of, start = np.unique(request[places], return_index=True)
         alike: dict[bytes, list[tuple[int, Ints]]] = {}
-        for number, calls in zip(of.tolist(), np.split(places, start[1:]), strict=False):
+        for number, calls in zip(of.tolist(), _cut(places, start), strict=True):
             alike.setdefault(item[calls].tobytes(), []).append((number, calls))
         groups = list(alike.values())
         members = [member for group in groups for member in group]
@@ -122,7 +125,7 @@ class Sequences:
     def grown(self, sequence: Ints, end: Ints, places: Ints) -> tuple[Ints, Ints, NDArray[np.bool_]]:
         """The sequences in which one of the places comes after `end`, the first such place, and which."""
         at = np.searchsorted(places, end, side="right")
-        following = np.append(places, np.iinfo(np.int64).max)[at]
+        following = places[at]
         inside = following < self.first[sequence + 1]
         return sequence[inside], following[inside], inside
 
@@ -137,7 +140,9 @@ def ranges(start: Ints, length: Ints) -> tuple[Ints, Ints]:
 def _in_requests(item: Ints, request: Ints) -> Ints:
     """In how many requests each item is."""
     requests = int(request.max()) + 1
-    return np.bincount(np.unique(item * requests + request) // requests)
+    pair = np.sort(item * requests + request)
+    is_new = np.append(True, pair[1:] != pair[:-1])
+    return np.bincount(pair[is_new] // requests)
 
 
 def _joined(arrays: Sequence[Ints]) -> Ints:
@@ -151,7 +156,14 @@ def _starts(lengths: Sequence[int]) -> Ints:
 def _places(item: Ints) -> dict[int, Ints]:
     order = np.argsort(item, kind="stable")
     distinct, first = np.unique(item[order], return_index=True)
-    return dict(zip(distinct.tolist(), np.split(order, first[1:]), strict=False))
+    ended = np.insert(order, np.append(first[1:], len(order)), _NOWHERE) if len(order) else order
+    return dict(zip(distinct.tolist(), _cut(ended, first + np.arange(len(first))), strict=True))
+
+
+def _cut(array: Ints, first: Ints) -> list[Ints]:
+    """The parts of an array that start at these places."""
+    ends = [*first[1:].tolist(), len(array)]
+    return [array[start:end] for start, end in zip(first.tolist(), ends, strict=False)]
 
 
 def _before(item: Ints, first: Ints) -> Ints:
@@ -296,7 +308,7 @@ class _Search:
         s = self.sequences
         start = ends.end + 1
         length = s.first[ends.sequence + 1] - start
-        to_look_at, to_look_up = int(length.sum()), 2 * len(start) * len(s.places)
+        to_look_at, to_look_up = int(length.sum()), LOOK_UP * len(start) * len(s.places)
         self.left -= max(min(to_look_at, to_look_up), STEP)
         if to_look_up < to_look_at:
             found = [s.grown(ends.sequence, ends.end, places)[:2] for places in s.places.values()]
