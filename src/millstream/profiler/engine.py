@@ -49,7 +49,7 @@ class Profile:
         self.source = source
 
     @property
-    def order(self) -> list[str]:
+    def order(self) -> Sequence[str]:
         """Trace ids by request number."""
         return self.table.trace_ids
 

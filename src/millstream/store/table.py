@@ -77,7 +77,7 @@ class SpanTable:
     """
 
     spans: Sequence[Span]
-    trace_ids: list[str]
+    trace_ids: Sequence[str]
     names: list[str]
     models: list[str]
     trace: Ints
