@@ -1,0 +1,210 @@
+"""What fails, what is tried again, and what does it cost? Calls, errors and retries of each kind and name.
+
+A retry is a call with the same parent, kind, name and input as an earlier sibling that failed; it starts when
+that one has ended. Calls whose input was not captured cannot be told to be retries and are counted apart.
+"""
+
+from bisect import bisect_right, insort
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from scipy.special import betaincinv
+
+from millstream.profiler import estimate
+from millstream.profiler.estimate import LEVEL, NS_PER_S
+from millstream.profiler.latency import groups
+from millstream.profiler.requests import Pauses, pauses
+from millstream.profiler.results import Statistic
+from millstream.store.table import Bools, Ints, SpanTable
+
+
+class RetryRow(msgspec.Struct, frozen=True):
+    """Calls of one kind and name. Rows do not add up: a call that fails often fails what called it.
+
+    Attributes:
+        calls: all calls, open ones included.
+        open: calls without an end.
+        errors: calls that ended with status `error`.
+        error_rate: errors / calls that ended, with its Clopper-Pearson interval.
+        errors_by_type: how many of each type of error, the most frequent first.
+        retries: calls that are retries.
+        retries_unknown: calls that follow a failed sibling of the same name whose input, or their own, is not
+            known: they may be retries.
+        recovered: retries that ended without an error.
+        failed_for_good: calls that failed and were not tried again.
+        lost_s: seconds that failed calls took.
+        waited_s: seconds between the end of a failed call and the retry that came next.
+        throughput_per_s: calls ended per second from the first start to the last end, pauses between sessions
+            left out; its interval follows the spread of the gaps between ends.
+    """
+
+    kind: str
+    name: str
+    calls: int
+    open: int
+    errors: int
+    error_rate: Statistic
+    errors_by_type: dict[str, int]
+    retries: int
+    retries_unknown: int
+    recovered: int
+    failed_for_good: int
+    lost_s: float
+    waited_s: float
+    throughput_per_s: Statistic
+
+
+class _Attempts(NamedTuple):
+    """One element a call.
+
+    Attributes:
+        is_retry: it is a retry.
+        retried: it failed, and was tried again.
+        may_be: it follows a failed sibling, and an input is not known.
+        waited_ns: of a retry, since the attempt before it failed.
+    """
+
+    is_retry: Bools
+    retried: Bools
+    may_be: Bools
+    waited_ns: Ints
+
+
+def retries(table: SpanTable) -> list[RetryRow]:
+    """One row for each kind and name, the one with the most errors first, then the most calls."""
+    attempts = _attempts(table)
+    quiet = pauses(table)
+    rows = [
+        _row(table, kind, name, members, attempts, quiet)
+        for kind, name, members in groups(table, np.ones(len(table), bool))
+    ]
+    return sorted(rows, key=lambda row: (-row.errors, -row.calls, row.kind, row.name))
+
+
+def proportion(hits: int, n: int, level: float = LEVEL) -> Statistic:
+    """A share of n and its Clopper-Pearson interval, which holds the truth at least as often as it says."""
+    if n == 0:
+        return Statistic(None, None, None)
+    tail = (1 - level) / 2
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return Statistic(hits / n, low, high)
+
+
+def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts, quiet: Pauses) -> RetryRow:
+    ended = rows[table.closed[rows]]
+    failed = ended[table.failed[ended]]
+    again = rows[attempts.is_retry[rows]]
+    types = Counter(_error_type(table, row) for row in failed.tolist())
+    return RetryRow(
+        kind=kind,
+        name=name,
+        calls=len(rows),
+        open=len(rows) - len(ended),
+        errors=len(failed),
+        error_rate=proportion(len(failed), len(ended)),
+        errors_by_type=dict(sorted(types.items(), key=lambda entry: (-entry[1], entry[0]))),
+        retries=len(again),
+        retries_unknown=int(attempts.may_be[rows].sum()),
+        recovered=int((table.closed[again] & ~table.failed[again]).sum()),
+        failed_for_good=int((~attempts.retried[failed]).sum()),
+        lost_s=float(table.duration_ns[failed].sum()) / NS_PER_S,
+        waited_s=float(attempts.waited_ns[again].sum()) / NS_PER_S,
+        throughput_per_s=throughput(quiet.without(table.start_ns[ended]), quiet.without(table.end_ns[ended])),
+    )
+
+
+def throughput(start_ns: Ints, end_ns: Ints) -> Statistic:
+    """Calls ended per second: n / (last end - first start).
+
+    The gaps between one end and the next (the first: since the first start) have the mean 1 / throughput, so
+    that the relative error of the throughput is that of the mean gap.
+    """
+    n = len(end_ns)
+    span_s = (int(end_ns.max()) - int(start_ns.min())) / NS_PER_S if n else 0.0
+    if span_s <= 0:
+        return Statistic(None, None, None)
+    rate = n / span_s
+    gaps_s = np.diff(np.sort(end_ns), prepend=start_ns.min()) / NS_PER_S
+    half = estimate.student_half_width(np.asarray(gaps_s, np.float64))
+    if half is None:
+        return Statistic(rate, None, None)
+    return Statistic(rate, max(rate * (1 - half * rate), 0.0), rate * (1 + half * rate))
+
+
+def _error_type(table: SpanTable, row: int) -> str:
+    error = table.spans[row].error
+    return error.type if error is not None and error.type else "unknown"
+
+
+def _attempts(table: SpanTable) -> _Attempts:
+    """Which calls are retries. Only the siblings of calls that failed are looked at one by one."""
+    is_retry, retried, may_be = np.zeros((3, len(table)), bool)
+    found = _Attempts(is_retry, retried, may_be, np.zeros(len(table), np.int64))
+    for siblings in _siblings_of_failed(table):
+        by_input: dict[bytes | None, list[int]] = {}
+        for row in siblings.tolist():
+            by_input.setdefault(_input_key(table.spans[row].input), []).append(row)
+        unknown = np.array(by_input.pop(None, []), np.int64)
+        for rows in by_input.values():
+            _same_input(table, np.array(rows, np.int64), found)
+        found.may_be[unknown] = _follows_failed(table, siblings, unknown)
+        known = siblings[~np.isin(siblings, unknown) & ~found.is_retry[siblings]]
+        found.may_be[known] = _follows_failed(table, unknown, known)
+    return found
+
+
+def _siblings_of_failed(table: SpanTable) -> Iterator[Ints]:
+    """Rows of the same parent, kind and name, in order of their starts, of which at least one failed."""
+    parent = np.where(table.parent >= 0, table.parent, -1 - table.trace)
+    order = np.lexsort((table.name, table.kind, parent))
+    columns = np.stack((parent, table.kind, table.name))[:, order]
+    first = np.flatnonzero(np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))[: len(order)])
+    if len(first) == 0:
+        return
+    some_failed = np.logical_or.reduceat(_has_failed(table)[order], first)
+    ends = np.append(first[1:], len(order))
+    several = some_failed & (ends - first > 1)
+    for start, end in zip(first[several].tolist(), ends[several].tolist(), strict=True):
+        yield np.sort(order[start:end])
+
+
+def _has_failed(table: SpanTable) -> Bools:
+    return table.failed & table.closed
+
+
+def _same_input(table: SpanTable, rows: Ints, found: _Attempts) -> None:
+    """Note the retries among siblings of the same input, in order of their starts."""
+    found.is_retry[rows] = _follows_failed(table, rows, rows)
+    failed = _has_failed(table)[rows]
+    found.retried[rows] = failed & (table.start_ns[rows[-1]] >= table.end_ns[rows]) & (rows != rows[-1])
+    ended: list[tuple[int, int]] = []
+    for row in rows.tolist():
+        start = int(table.start_ns[row])
+        before = bisect_right(ended, (start, row))
+        if found.is_retry[row] and before and table.failed[ended[before - 1][1]]:
+            found.waited_ns[row] = start - ended[before - 1][0]
+        if table.closed[row]:
+            insort(ended, (int(table.end_ns[row]), row))
+
+
+def _follows_failed(table: SpanTable, earlier: Ints, rows: Ints) -> Bools:
+    """Which of the rows start after one of the earlier ones, a row before it, has failed."""
+    failed = earlier[_has_failed(table)[earlier]]
+    if len(failed) == 0:
+        return np.zeros(len(rows), bool)
+    first_end = np.minimum.accumulate(table.end_ns[failed])
+    before = np.searchsorted(failed, rows)
+    return (before > 0) & (first_end[before - 1] <= table.start_ns[rows])
+
+
+def _input_key(value: Any) -> bytes | None:
+    """What two equal inputs have in common; None when it was not captured."""
+    if value is msgspec.UNSET:
+        return None
+    if isinstance(value, msgspec.Raw):
+        value = msgspec.json.decode(value)
+    return msgspec.json.encode(value, enc_hook=str, order="deterministic")
