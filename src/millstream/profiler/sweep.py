@@ -50,9 +50,8 @@ def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
 
 def weighted_percentile(level: Ints, weight: Ints, share: float) -> int | None:
     """The smallest level at or below which at least `share` of the weight lies; None without weight."""
-    total = weight.sum()
-    if len(level) == 0 or total <= 0:
+    if len(level) == 0 or weight.sum() <= 0:
         return None
-    order = np.argsort(level, kind="stable")
-    below: NDArray[np.float64] = np.cumsum(weight[order]) / total
-    return int(level[order][min(int(np.searchsorted(below, share - 1e-12)), len(level) - 1)])
+    at_level = np.bincount(level, weights=weight)  # levels are whole numbers, at most that of the intervals
+    below: NDArray[np.float64] = np.cumsum(at_level) / at_level.sum()
+    return min(int(np.searchsorted(below, share - 1e-12)), len(at_level) - 1)
