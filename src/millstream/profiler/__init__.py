@@ -10,14 +10,18 @@ from millstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from millstream.profiler.engine import Profile, profile
+    from millstream.profiler.forecast.forecaster import Forecast, Forecaster, fit_forecast
     from millstream.profiler.renderers.findings import findings
     from millstream.profiler.write import write_profile
 
-__all__ = ["Profile", "findings", "profile", "write_profile"]
+__all__ = ["Forecast", "Forecaster", "Profile", "findings", "fit_forecast", "profile", "write_profile"]
 
 _HOMES = {
+    "Forecast": "millstream.profiler.forecast.forecaster",
+    "Forecaster": "millstream.profiler.forecast.forecaster",
     "Profile": "millstream.profiler.engine",
     "findings": "millstream.profiler.renderers.findings",
+    "fit_forecast": "millstream.profiler.forecast.forecaster",
     "profile": "millstream.profiler.engine",
     "write_profile": "millstream.profiler.write",
 }

@@ -194,7 +194,8 @@ def within(shares: Floats, actual: Ints, mass: float) -> Bools:
     """
     own = np.where(actual >= 0, shares[actual, np.arange(shares.shape[1])], -1.0)
     likelier = np.where(shares > own, shares, 0).sum(axis=0)
-    return (own > 0) & (likelier < mass)
+    among: Bools = (own > 0) & (likelier < mass)
+    return among
 
 
 def position_of(values: Ints, among: Sequence[int] | Ints) -> Ints:

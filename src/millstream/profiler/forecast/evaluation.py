@@ -242,7 +242,7 @@ def _beats(held: _HeldOut, name: str, whole: bool) -> bool:  # noqa: FBT001
     """
     less = _misses(held, BASELINE, whole=whole) - _misses(held, name, whole=whole)
     _, of = np.unique(held.request[held.block > 0], return_inverse=True)
-    gain = np.bincount(of, weights=less)
+    gain: Floats = np.bincount(of, weights=less).astype(np.float64)
     half = student_half_width(gain, 1 - 2 * NOISE / len(models.NAMES))
     return half is not None and float(gain.mean()) - half > 0
 

@@ -1,4 +1,4 @@
-"""The forecast as a finding: what to expect of the next request, with the error it had, or why there is none."""
+"""The forecast as a finding: what to expect of the next request, how wrong that was, or why there is none."""
 
 import msgspec
 

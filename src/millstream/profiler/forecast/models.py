@@ -117,8 +117,8 @@ class _Linear:
 
     @classmethod
     def fit(cls, matrix: Floats, z: Floats) -> "_Linear":
-        center, scale = matrix.mean(axis=0), matrix.std(axis=0)
-        scale = np.where(scale > 0, scale, 1.0)
+        center: Floats = matrix.mean(axis=0)
+        scale: Floats = np.where(matrix.std(axis=0) > 0, matrix.std(axis=0), 1.0)
         columns = cls._standard(matrix, center, scale)
         stiff = _STIFFNESS * len(z) * np.eye(columns.shape[1])
         importance = np.ones(len(z))
@@ -127,7 +127,7 @@ class _Linear:
             weights = np.linalg.solve(columns.T @ weighted + stiff, weighted.T @ z)
             importance = 1 / np.maximum(np.abs(z - columns @ weights), 1e-2)
             importance /= importance.mean()
-        return cls(center, scale, weights)
+        return cls(center, scale, np.asarray(weights, np.float64))
 
     @staticmethod
     def _standard(matrix: Floats, center: Floats, scale: Floats) -> Floats:
