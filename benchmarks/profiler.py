@@ -1,4 +1,4 @@
-"""What `millstream profile FILE --json` takes, by the number of spans: wall time, CPU, peak memory, and how it grows.
+"""What `millstream profile FILE --json` takes: wall time, CPU, peak memory, and how they grow with the spans.
 
     .venv/bin/python -m benchmarks.profiler [--spans 10000,100000,1000000] [--rounds 3]
 
