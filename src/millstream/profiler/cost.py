@@ -22,7 +22,8 @@ from millstream.profiler import estimate
 from millstream.profiler.estimate import Floats
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Statistic
-from millstream.store.table import Bools, Ints, SpanTable
+from millstream.span import Status
+from millstream.store.table import STATUS_CODE, Bools, Ints, SpanTable
 
 GROUP: Final = "millstream.prices"
 MILLION: Final = 1e6
@@ -35,6 +36,8 @@ CACHE_ABOVE_INPUT: Final = "more cache_read_tokens than input_tokens"
 _DATED: Final = re.compile(
     r"(?P<model>.+?)(-20\d\d-(0[1-9]|1[0-2])-[0-3]\d|[-@]20\d\d(0[1-9]|1[0-2])[0-3]\d)"
 )
+
+_ERROR: Final = STATUS_CODE[Status.ERROR.value]
 
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -234,8 +237,8 @@ def _reasons(table: SpanTable, rows: Ints, price: Price | None) -> list[tuple[st
     no_input, no_output = table.input_tokens[rows] < 0, table.output_tokens[rows] < 0
     return [
         (MODEL_UNKNOWN, np.full(len(rows), price is None)),
-        (OPEN, ~table.closed[rows] & (no_input | no_output)),
-        (FAILED, table.failed[rows] & no_input & no_output),
+        (OPEN, (table.end_ns[rows] < 0) & (no_input | no_output)),
+        (FAILED, (table.status[rows] == _ERROR) & no_input & no_output),
         (INPUT_UNKNOWN, no_input),
         (OUTPUT_UNKNOWN, no_output),
         (CACHE_ABOVE_INPUT, table.cache_read_tokens[rows] > table.input_tokens[rows]),
@@ -288,6 +291,6 @@ def _read(document: Any, where: str) -> PriceTable:
         return msgspec.convert(document, PriceTable)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"{where}: {error}; it needs currency, date (YYYY-MM-DD) and, under models, input and output of each"
-            " model per million tokens and, where it is known, cache_read"
+            f"{where}: {error}; it needs currency, date (YYYY-MM-DD) and models, with the input and output"
+            " of each per million tokens and, where it is known, cache_read"
         ) from error

@@ -189,7 +189,7 @@ def prompt_text(value: Any, length: int | None = None) -> str:
     for message in value:
         parts.append(message_text(message))
         known += len(parts[-1]) + 1
-        if length is not None and known >= length:
+        if length is not None and known > length:
             break
     return "\n".join(parts)[:length]
 
@@ -224,8 +224,8 @@ class _Measure:
 
     def _pattern(self, mined: Pattern) -> FrequentPattern:
         places, request = self.sequences.occurrences(mined.items)
-        duration_ns = self.table.duration_ns[self.rows[places]] if len(places) else places
-        ended = duration_ns[(duration_ns >= 0).all(axis=1)]
+        start_ns, end_ns = self.table.start_ns[self.rows[places]], self.table.end_ns[self.rows[places]]
+        ended = (end_ns - start_ns)[(end_ns >= 0).all(axis=1)]
         seconds: Floats = ended.sum(axis=1) / NS_PER_S
         return FrequentPattern(
             pattern=[self.vocabulary[item] for item in mined.items],

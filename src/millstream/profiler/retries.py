@@ -61,12 +61,14 @@ class _Attempts(NamedTuple):
     """One element a call.
 
     Attributes:
+        failed: it ended with status `error`.
         is_retry: it is a retry.
         retried: it failed, and was tried again.
         may_be: it follows a failed sibling, and an input is not known.
         waited_ns: of a retry, since the attempt before it failed.
     """
 
+    failed: Bools
     is_retry: Bools
     retried: Bools
     may_be: Bools
@@ -95,8 +97,8 @@ def proportion(hits: int, n: int, level: float = LEVEL) -> Statistic:
 
 
 def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts, quiet: Pauses) -> RetryRow:
-    ended = rows[table.closed[rows]]
-    failed = ended[table.failed[ended]]
+    ended = rows[table.end_ns[rows] >= 0]
+    failed = rows[attempts.failed[rows]]
     again = rows[attempts.is_retry[rows]]
     types = Counter(_error_type(table, row) for row in failed.tolist())
     return RetryRow(
@@ -109,9 +111,9 @@ def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts
         errors_by_type=dict(sorted(types.items(), key=lambda entry: (-entry[1], entry[0]))),
         retries=len(again),
         retries_unknown=int(attempts.may_be[rows].sum()),
-        recovered=int((table.closed[again] & ~table.failed[again]).sum()),
+        recovered=int(((table.end_ns[again] >= 0) & ~attempts.failed[again]).sum()),
         failed_for_good=int((~attempts.retried[failed]).sum()),
-        lost_s=float(table.duration_ns[failed].sum()) / NS_PER_S,
+        lost_s=float((table.end_ns[failed] - table.start_ns[failed]).sum()) / NS_PER_S,
         waited_s=float(attempts.waited_ns[again].sum()) / NS_PER_S,
         throughput_per_s=throughput(quiet.without(table.start_ns[ended]), quiet.without(table.end_ns[ended])),
     )
@@ -143,21 +145,22 @@ def _error_type(table: SpanTable, row: int) -> str:
 def _attempts(table: SpanTable) -> _Attempts:
     """Which calls are retries. Only the siblings of calls that failed are looked at one by one."""
     is_retry, retried, may_be = np.zeros((3, len(table)), bool)
-    found = _Attempts(is_retry, retried, may_be, np.zeros(len(table), np.int64))
-    for siblings in _siblings_of_failed(table):
+    failed = table.failed & table.closed
+    found = _Attempts(failed, is_retry, retried, may_be, np.zeros(len(table), np.int64))
+    for siblings in _siblings_of_failed(table, failed):
         by_input: dict[bytes | None, list[int]] = {}
         for row in siblings.tolist():
             by_input.setdefault(_input_key(table.spans[row].input), []).append(row)
         unknown = np.array(by_input.pop(None, []), np.int64)
         for rows in by_input.values():
             _same_input(table, np.array(rows, np.int64), found)
-        found.may_be[unknown] = _follows_failed(table, siblings, unknown)
+        found.may_be[unknown] = _follows_failed(table, failed, siblings, unknown)
         known = siblings[~np.isin(siblings, unknown) & ~found.is_retry[siblings]]
-        found.may_be[known] = _follows_failed(table, unknown, known)
+        found.may_be[known] = _follows_failed(table, failed, unknown, known)
     return found
 
 
-def _siblings_of_failed(table: SpanTable) -> Iterator[Ints]:
+def _siblings_of_failed(table: SpanTable, failed: Bools) -> Iterator[Ints]:
     """Rows of the same parent, kind and name, in order of their starts, of which at least one failed."""
     parent = np.where(table.parent >= 0, table.parent, -1 - table.trace)
     order = np.lexsort((table.name, table.kind, parent))
@@ -165,35 +168,33 @@ def _siblings_of_failed(table: SpanTable) -> Iterator[Ints]:
     first = np.flatnonzero(np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))[: len(order)])
     if len(first) == 0:
         return
-    some_failed = np.logical_or.reduceat(_has_failed(table)[order], first)
+    some_failed = np.logical_or.reduceat(failed[order], first)
     ends = np.append(first[1:], len(order))
     several = some_failed & (ends - first > 1)
     for start, end in zip(first[several].tolist(), ends[several].tolist(), strict=True):
         yield np.sort(order[start:end])
 
 
-def _has_failed(table: SpanTable) -> Bools:
-    return table.failed & table.closed
-
-
 def _same_input(table: SpanTable, rows: Ints, found: _Attempts) -> None:
     """Note the retries among siblings of the same input, in order of their starts."""
-    found.is_retry[rows] = _follows_failed(table, rows, rows)
-    failed = _has_failed(table)[rows]
-    found.retried[rows] = failed & (table.start_ns[rows[-1]] >= table.end_ns[rows]) & (rows != rows[-1])
+    found.is_retry[rows] = _follows_failed(table, found.failed, rows, rows)
+    found.retried[rows] = (
+        found.failed[rows] & (table.start_ns[rows[-1]] >= table.end_ns[rows]) & (rows != rows[-1])
+    )
     ended: list[tuple[int, int]] = []
     for row in rows.tolist():
         start = int(table.start_ns[row])
         before = bisect_right(ended, (start, row))
-        if found.is_retry[row] and before and table.failed[ended[before - 1][1]]:
+        if found.is_retry[row] and before and found.failed[ended[before - 1][1]]:
             found.waited_ns[row] = start - ended[before - 1][0]
-        if table.closed[row]:
-            insort(ended, (int(table.end_ns[row]), row))
+        end = int(table.end_ns[row])
+        if end >= 0:
+            insort(ended, (end, row))
 
 
-def _follows_failed(table: SpanTable, earlier: Ints, rows: Ints) -> Bools:
+def _follows_failed(table: SpanTable, has_failed: Bools, earlier: Ints, rows: Ints) -> Bools:
     """Which of the rows start after one of the earlier ones, a row before it, has failed."""
-    failed = earlier[_has_failed(table)[earlier]]
+    failed = earlier[has_failed[earlier]]
     if len(failed) == 0:
         return np.zeros(len(rows), bool)
     first_end = np.minimum.accumulate(table.end_ns[failed])
