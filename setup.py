@@ -2,7 +2,7 @@
 
 from setuptools import Extension, setup
 
-NAMES = ("profiler._trees", "record._lane", "record._marks", "record._messages")
+NAMES = ("profiler._reuse", "profiler._trees", "record._lane", "record._marks", "record._messages")
 
 setup(
     ext_modules=[
