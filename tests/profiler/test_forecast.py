@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from millstream.errors import InputError, MissingExtraError
 from millstream.profiler import Forecast, Forecaster, fit_forecast
 from millstream.profiler.forecast import evaluation, states
-from millstream.profiler.forecast.baseline import SMALLEST_GROUP, GroupedQuantiles
+from millstream.profiler.forecast.baseline import SMALLEST_GROUP, GroupedQuantiles, Grouping
 from millstream.profiler.forecast.finding import Refused, forecast
 from millstream.profiler.forecast.states import FEATURES, TARGETS, current_state, states_of
 from millstream.profiler.renderers.files import json_bytes
@@ -172,7 +172,7 @@ def test_grouped_quantiles_are_those_of_the_finest_group_that_is_large_enough():
     table = SpanTable.from_spans(flat(many(agent, 120)))
     learned = states_of(table, np.arange(120), requests(table))
     values = rng.random(len(learned))
-    got = GroupedQuantiles.fit(learned, values).predict(learned)
+    got = GroupedQuantiles.fit(Grouping.fit(learned), values).predict(learned)
     finest = list(
         zip(learned.workflow, learned.llm_calls, learned.tool_calls, learned.last_call, strict=True)
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from millstream.profiler.forecast.states import Floats, States
 from millstream.store.table import Bools, Ints
@@ -33,11 +34,46 @@ class Interval(NamedTuple):
 
 
 class _Level(NamedTuple):
-    """Groups of one coarseness: their keys, ascending, and the rank-ordered values in `flat[first:stop]`."""
+    """Groups of states of one coarseness.
+
+    Attributes:
+        keys: of the groups, ascending, shape (groups,).
+        group: position of each state's group in `keys`, shape (n,).
+        first: of each group, in an order of the states by group.
+        stop: likewise.
+        large: whether it has states of enough requests; where there is one group of all, it always is.
+    """
 
     keys: Ints
+    group: NDArray[np.uint16]
     first: Ints
     stop: Ints
+    large: Bools
+
+    @classmethod
+    def of(cls, keys: Ints, request: Ints) -> "_Level":
+        """Group states, ordered by request, by a key a state."""
+        order = np.argsort(keys, kind="stable")
+        keys, request = keys[order], request[order]
+        new = np.append(True, keys[1:] != keys[:-1])
+        group = np.empty(len(keys), np.uint16)
+        group[order] = np.cumsum(new) - 1
+        first = np.flatnonzero(new)
+        another = new | np.append(True, request[1:] != request[:-1])
+        large = np.add.reduceat(another, first, dtype=np.int64) >= SMALLEST_GROUP
+        return cls(keys[new], group, first, np.append(first[1:], len(keys)), large | (len(first) == 1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouping:
+    """States by the groups that quantiles are taken of, from the finest to all in one."""
+
+    levels: list[_Level]
+
+    @classmethod
+    def fit(cls, states: States) -> "Grouping":
+        """Group states, ordered by request, at most 65,535 of them."""
+        return cls([_Level.of(keys, states.request) for keys in _quantile_keys(states)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,16 +91,17 @@ class GroupedQuantiles:
     floor: float
 
     @classmethod
-    def fit(cls, states: States, values: Floats) -> "GroupedQuantiles":
-        """Learn from states and what was still to come in each, shape (n,)."""
-        levels, quantiles = [], []
-        for keys in _quantile_keys(states):
-            order = np.lexsort((values, keys))
-            level = _groups(keys[order], states.request[order])
-            levels.append(level.keys)
-            quantiles.append(_quantiles(values[order], level))
+    def fit(cls, grouping: Grouping, values: Floats) -> "GroupedQuantiles":
+        """Learn from states that are grouped, and what was still to come in each, shape (n,)."""
+        by_value = np.argsort(values, kind="stable")
+        ordered = values[by_value]
+        quantiles = []
+        for level in grouping.levels:
+            by_group = np.argsort(level.group[by_value], kind="stable")
+            quantiles.append(_quantiles(ordered[by_group], level))
         overall = quantiles[-1][:, 0]
-        return cls(levels, quantiles, float(FLATTEST * (overall[2] - overall[0])) or 1.0)
+        floor = float(FLATTEST * (overall[2] - overall[0])) or 1.0
+        return cls([level.keys[level.large] for level in grouping.levels], quantiles, floor)
 
     def predict(self, states: States) -> Interval:
         """The quantiles of each state's finest group."""
@@ -94,13 +131,11 @@ class GroupedShares:
         tools, tool = np.unique(states.next_tool, return_inverse=True)
         levels, shares = [], []
         for keys in _share_keys(states):
-            order = np.argsort(keys, kind="stable")
-            level = _groups(keys[order], states.request[order])
+            level = _Level.of(keys, states.request)
             counts = np.zeros((len(tools), len(level.keys)))
-            for group, (first, stop) in enumerate(zip(level.first, level.stop, strict=True)):
-                counts[:, group] = np.bincount(tool[order[first:stop]], minlength=len(tools))
-            levels.append(level.keys)
-            shares.append(counts / counts.sum(axis=0))
+            np.add.at(counts, (tool, level.group), 1)
+            levels.append(level.keys[level.large])
+            shares.append((counts / counts.sum(axis=0))[:, level.large])
         return cls(tools, levels, shares)
 
     def predict(self, states: States) -> Floats:
@@ -143,30 +178,19 @@ def _key(*columns: Ints) -> Ints:
     return key
 
 
-def _groups(keys: Ints, request: Ints) -> _Level:
-    """Groups of sorted keys that are large enough; the last resort, one group of all, always is."""
-    found, first = np.unique(keys, return_index=True)
-    stop = np.append(first[1:], len(keys))
-    group = np.repeat(np.arange(len(found)), stop - first)
-    requests = int(request.max()) + 1 if len(request) else 1
-    distinct = np.unique(group * requests + request) // requests
-    large = np.bincount(distinct, minlength=len(found)) >= SMALLEST_GROUP
-    if len(found) == 1:
-        large[0] = True
-    return _Level(found[large], first[large], stop[large])
-
-
 def _quantiles(ordered: Floats, level: _Level) -> Floats:
-    """Low, median and high of each group, shape (3, groups).
+    """Low, median and high of each large group, shape (3, groups).
+
+    Values are ordered by group, ascending in each.
 
     The ends are the order statistics floor(5 % (n + 1)) and ceil(95 % (n + 1)), which hold a new value of
     the same kind with at least 90 % probability (Vovk et al., Algorithmic Learning in a Random World, 2.3).
     """
-    n = level.stop - level.first
+    first, n = level.first[level.large], (level.stop - level.first)[level.large]
     low = np.clip(np.floor(TAIL * (n + 1)).astype(np.int64), 1, n)
     high = np.clip(np.ceil((1 - TAIL) * (n + 1)).astype(np.int64), 1, n)
-    middle = (ordered[level.first + (n - 1) // 2] + ordered[level.first + n // 2]) / 2
-    return np.stack((ordered[level.first + low - 1], middle, ordered[level.first + high - 1]))
+    middle = (ordered[first + (n - 1) // 2] + ordered[first + n // 2]) / 2
+    return np.stack((ordered[first + low - 1], middle, ordered[first + high - 1]))
 
 
 def _fill(found: Floats, keys: Ints, level: Ints, values: Floats) -> None:

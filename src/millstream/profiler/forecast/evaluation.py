@@ -19,6 +19,7 @@ from millstream.profiler.forecast.baseline import (
     TAIL,
     GroupedQuantiles,
     GroupedShares,
+    Grouping,
     Interval,
     first_guess,
     position_of,
@@ -90,6 +91,7 @@ class _Fold(NamedTuple):
 
     block: int
     learned: States
+    grouping: Grouping
     values: Floats
     baseline: GroupedQuantiles
     unseen: States
@@ -99,7 +101,8 @@ class _Fold(NamedTuple):
         """What a model says of the block, before calibration."""
         if name == BASELINE:
             return self.baseline.predict(self.unseen)
-        return models.fit(name, self.baseline, self.learned, self.values).predict(self.unseen)
+        fitted = models.fit(name, self.baseline, self.grouping, self.learned, self.values)
+        return fitted.predict(self.unseen)
 
 
 class _HeldOut(NamedTuple):
@@ -199,8 +202,9 @@ def _splits(request: Ints) -> Iterator[tuple[int, Bools, Bools]]:
 
 def _fold(states: States, values: Floats, block: int, earlier: Bools, later: Bools) -> _Fold:
     learned = states.take(earlier)
-    baseline = GroupedQuantiles.fit(learned, values[earlier])
-    return _Fold(block, learned, values[earlier], baseline, states.take(later), values[later])
+    grouping = Grouping.fit(learned)
+    baseline = GroupedQuantiles.fit(grouping, values[earlier])
+    return _Fold(block, learned, grouping, values[earlier], baseline, states.take(later), values[later])
 
 
 def _held_out(folds: list[_Fold], names: tuple[str, ...]) -> _HeldOut:

@@ -9,7 +9,7 @@ import numpy as np
 
 from millstream.errors import InputError
 from millstream.profiler.forecast import models
-from millstream.profiler.forecast.baseline import GroupedQuantiles, GroupedShares
+from millstream.profiler.forecast.baseline import GroupedQuantiles, GroupedShares, Grouping
 from millstream.profiler.forecast.evaluation import (
     BASELINE,
     Choice,
@@ -208,9 +208,10 @@ def _fit(name: str, states: States) -> _Target:
     values = states.targets[:, TARGETS.index(name)]
     whole = name in WHOLE
     choice = evaluate(name, states, values, whole=whole)
-    baseline = GroupedQuantiles.fit(states, values)
+    grouping = Grouping.fit(states)
+    baseline = GroupedQuantiles.fit(grouping, values)
     chosen = choice.row.model
-    model = None if chosen == BASELINE else models.fit(chosen, baseline, states, values)
+    model = None if chosen == BASELINE else models.fit(chosen, baseline, grouping, states, values)
     return _Target(baseline, model, choice, whole)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from millstream.errors import MissingExtraError
-from millstream.profiler.forecast.baseline import GroupedQuantiles, Interval
+from millstream.profiler.forecast.baseline import GroupedQuantiles, Grouping, Interval
 from millstream.profiler.forecast.states import Floats, States
 from millstream.store.table import Ints
 
@@ -21,8 +21,8 @@ NAMES: Final = (LINEAR, FOREST, BOOSTING)
 MAX_ROWS = 2000
 MOST_NAMES = 12
 _SEED = 0
-_TREES = 12
-_ROUNDS = 30
+_TREES = 10
+_ROUNDS = 25
 _LEAST_LEAF = 12
 _STEPS = 8
 _STIFFNESS = 1e-3
@@ -34,27 +34,29 @@ class _Regression(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """Features as a matrix: numbers, their logarithms, and which workflow and last call it is.
+    """Features as a matrix: logarithms of numbers, and which workflow and last call it is.
 
     Attributes:
+        plain: with the numbers themselves, which trees have no use for.
         workflows: the most frequent ones, one column each.
         last_calls: likewise.
     """
 
+    plain: bool
     workflows: Ints
     last_calls: Ints
 
     @classmethod
-    def fit(cls, states: States) -> "Encoding":
+    def fit(cls, states: States, *, plain: bool) -> "Encoding":
         """Choose the columns."""
-        return cls(_frequent(states.workflow), _frequent(states.last_call))
+        return cls(plain, _frequent(states.workflow), _frequent(states.last_call))
 
     def matrix(self, states: States, base: Interval) -> Floats:
         """The features of states, with what the baseline says of them, shape (n, columns)."""
         return np.column_stack(
             (
-                states.features,
                 np.log1p(states.features),
+                *((states.features,) if self.plain else ()),
                 np.log1p(base.median),
                 states.workflow[:, None] == self.workflows,
                 states.last_call[:, None] == self.last_calls,
@@ -88,7 +90,7 @@ class Model:
         return Interval(median + spread * np.minimum(low, 0), median, median + spread * np.maximum(high, 0))
 
 
-def fit(name: str, baseline: GroupedQuantiles, states: States, values: Floats) -> Model:
+def fit(name: str, baseline: GroupedQuantiles, grouping: Grouping, states: States, values: Floats) -> Model:
     """Fit a model of `NAMES` on at most `MAX_ROWS` states, drawn with a fixed seed.
 
     Raises:
@@ -96,14 +98,14 @@ def fit(name: str, baseline: GroupedQuantiles, states: States, values: Floats) -
     """
     base = baseline.predict(states)
     z = (values - base.median) / base.spread(baseline.floor)
-    encoding = Encoding.fit(states)
+    encoding = Encoding.fit(states, plain=name == LINEAR)
     matrix = encoding.matrix(states, base)
     drawn = np.arange(len(z))
     if len(z) > MAX_ROWS:
         drawn = np.sort(np.random.default_rng(_SEED).choice(len(z), MAX_ROWS, replace=False))
     learner = _Linear if name == LINEAR else _ensemble(name)
     regression = learner.fit(matrix[drawn], z[drawn])
-    left = GroupedQuantiles.fit(states, z - regression.predict(matrix))
+    left = GroupedQuantiles.fit(grouping, z - regression.predict(matrix))
     return Model(baseline, encoding, regression, left)
 
 

@@ -100,12 +100,12 @@ def finished_requests(table: SpanTable, found: Requests) -> Sample:
     traces = traces[np.lexsort((traces, found.start_ns[traces]))]
     calls = table.of_kind(SpanKind.LLM, SpanKind.TOOL) & table.closed
     cuts = np.bincount(table.trace[calls], minlength=len(table.trace_ids))[traces] + 1
-    states = int(np.minimum(cuts, MAX_STATES_A_REQUEST).sum())
-    if states <= MAX_STATES:
-        return Sample(traces, len(traces))
-    kept = max(int(len(traces) * MAX_STATES / states), 1)
-    spread = np.linspace(0, len(traces) - 1, kept).astype(np.int64)
-    return Sample(traces[spread], len(traces))
+    cuts = np.minimum(cuts, MAX_STATES_A_REQUEST)
+    used = np.arange(len(traces))
+    while (states := int(cuts[used].sum())) > MAX_STATES:
+        kept = int(len(used) * MAX_STATES / states)
+        used = np.linspace(0, len(traces) - 1, kept).astype(np.int64)
+    return Sample(traces[used], len(traces))
 
 
 def states_of(table: SpanTable, traces: Ints, found: Requests) -> States:
