@@ -1,0 +1,103 @@
+"""OTLP as JSON, as collectors write it to files: spans become ours as those copied from OpenTelemetry do.
+
+Read are `{"resourceSpans": […]}` a line, after one another, or in an array; names also in snake or Pascal
+case, ids in hex or base64, enums as numbers or names.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from millstream.span import Span
+from millstream.store.merge import Merger, Openings
+from millstream.store.readers import wanted
+from millstream.store.readers.json_file import TORN, JsonFile, decoded
+from millstream.store.readers.otlp_ours import restored, telling
+from millstream.store.readers.otlp_span import read_span
+from millstream.store.readers.otlp_values import attributes, listed, under
+from millstream.store.translate import translate
+
+_SERVICE: Final = "service.name"
+_UNKNOWN_SERVICE: Final = "unknown_service"
+_NOT_SPANS: Final = {"resourceLogs": "logs, not spans", "resourceMetrics": "metrics, not spans"}
+
+
+class OtlpJsonStore:
+    """The spans of a file."""
+
+    KEYS: Final = frozenset({"resourceSpans", "resource_spans", "ResourceSpans", *_NOT_SPANS})
+    """One of these is in each of the file's objects."""
+    format = "otlp_json"
+    trace_order: Sequence[str] = ()
+
+    def __init__(self, file: JsonFile) -> None:
+        self.file = file
+        self.rejected: Counter[str] = Counter()
+        self.merged: Counter[str] = Counter()
+
+    def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:  # noqa: ARG002  # one file has no parts to skip
+        """As `Store.spans`.
+
+        The file is read twice: memory grows with the ids of its model calls, tools and embeddings.
+        """
+        return self._spans(wanted(trace_ids))
+
+    def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
+        self.rejected, self.merged = Counter(), Counter()
+        merger = Merger(self.merged)
+        begun = Openings(map(_opening, self._read(trace_ids, Counter())))
+        for span in self._read(trace_ids, self.rejected):
+            begun.tell(merger, span)
+            yield from merger.ended(span)
+        yield from merger.rest()
+
+    def _read(self, trace_ids: Collection[str] | None, rejected: Counter[str]) -> Iterator[Span]:
+        """The spans one by one, in our vocabulary."""
+        for text in self.file.objects(rejected):
+            try:
+                request = decoded(text)
+            except ValueError:
+                rejected[TORN] += 1
+                continue
+            groups = under(request, "resourceSpans")
+            if isinstance(groups, list):
+                for group in groups:
+                    yield from _of_resource(group, trace_ids, rejected)
+            else:
+                told = (what for key, what in _NOT_SPANS.items() if under(request, key) is not None)
+                rejected[next(told, "not a request of OTLP")] += 1
+
+
+def _of_resource(group: Any, trace_ids: Collection[str] | None, rejected: Counter[str]) -> Iterator[Span]:
+    resource = attributes(under(group, "resource"))
+    service = resource.get(_SERVICE)
+    known = isinstance(service, str) and not service.startswith(_UNKNOWN_SERVICE)
+    scoped = listed(group, "scopeSpans") or listed(group, "instrumentationLibrarySpans")
+    for one in scoped:
+        scope = under(one, "scope") or under(one, "instrumentationLibrary")
+        for told in listed(one, "spans"):
+            try:
+                span = read_span(told, scope)
+            except ValueError as error:
+                rejected[str(error)] += 1
+                continue
+            if trace_ids is not None and span.trace_id not in trace_ids:
+                continue
+            if known:
+                span.attributes.setdefault(_SERVICE, service)
+            yield restored(span) if telling(span, resource) else translate(span)
+
+
+def _opening(span: Span) -> bytes:
+    """What `Openings` reads of a line."""
+    return msgspec.json.encode(
+        {
+            "trace_id": span.trace_id,
+            "span_id": span.span_id,
+            "parent_id": span.parent_id,
+            "kind": span.kind,
+            "start_ns": span.start_ns,
+        }
+    )
