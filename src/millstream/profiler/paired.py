@@ -16,6 +16,9 @@ from millstream.profiler.estimate import LEVEL, Floats
 
 End = float | None
 _TINY = 1e-12
+_DOUBLINGS = 200
+_LEAST_SHARE = 1e-9
+"""Below it a share is not told from 0, and nothing bounds a ratio to it."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ def difference(a: Floats, b: Floats, *, shares: bool = False, level: float = LEV
         gained, lost = float(np.maximum(b - a, 0).sum()), float(np.maximum(a - b, 0).sum())
         kept = float(np.minimum(a, b).sum())
         low, high = tango(gained, lost, n, level)
-        ends: tuple[End, End] = score_ratio(kept, gained, lost, n, level) if has_ratio else (None, None)
+        ends = score_ratio(kept, gained, lost, n, level) if has_ratio else (None, None)
         method = "score"
     else:
         low, high = student(a, b, level)
@@ -123,9 +126,13 @@ def tango(gained: float, lost: float, n: int, level: float = LEVEL) -> tuple[flo
         return _standardised(gained - lost - n * delta, n * (2 * share + delta * (1 - delta)))
 
     seen = (gained - lost) / n
-    low = -1.0 if seen <= -1 else float(brentq(lambda at: statistic(at) - z, _TINY - 1, seen))
-    high = 1.0 if seen >= 1 else float(brentq(lambda at: statistic(at) + z, seen, 1 - _TINY))
-    return low, high
+    low, high = _TINY - 1, 1 - _TINY
+    return (
+        float(brentq(lambda at: statistic(at) - z, low, seen)) if seen > low and statistic(low) > z else -1.0,
+        float(brentq(lambda at: statistic(at) + z, seen, high))
+        if seen < high and statistic(high) < -z
+        else 1.0,
+    )
 
 
 def score_ratio(kept: float, gained: float, lost: float, n: int, level: float = LEVEL) -> tuple[float, float]:
@@ -135,7 +142,7 @@ def score_ratio(kept: float, gained: float, lost: float, n: int, level: float = 
     Tang, Tang and Chan, Statistics in Medicine 22, 2003.
 
     Args:
-        kept: pairs that are 1 in both; not all of `kept` and `lost` is 0.
+        kept: pairs that are 1 in both.
         gained: pairs that are 0 in the first run and 1 in the second.
         lost: pairs that are 1 in the first and 0 in the second.
         n: all pairs.
@@ -143,6 +150,8 @@ def score_ratio(kept: float, gained: float, lost: float, n: int, level: float = 
     """
     z = float(ndtri((1 + level) / 2))
     some = kept + gained + lost
+    if kept + lost < _LEAST_SHARE * n:
+        return None, None
 
     def statistic(ratio: float) -> float:
         square = n * (1 + ratio)
@@ -153,22 +162,24 @@ def score_ratio(kept: float, gained: float, lost: float, n: int, level: float = 
             kept + gained - ratio * (kept + lost), n * (1 + ratio) * share + some * (ratio - 1)
         )
 
-    low = 0.0 if kept + gained == 0 else _falls_to(statistic, z)
+    low = 0.0 if kept + gained < _LEAST_SHARE * n else _falls_to(statistic, z)
     return low, _falls_to(statistic, -z)
 
 
 def _standardised(distance: float, variance: float) -> float:
-    if abs(distance) < _TINY:
-        return 0.0
-    return float(distance / math.sqrt(max(variance, _TINY * _TINY)))
+    return distance / max(math.sqrt(max(variance, 0.0)), _TINY)
 
 
 def _falls_to(function: Callable[[float], float], value: float) -> float:
-    """Where a function that falls from 0 to infinity has a value."""
+    """Where a function that falls from 0 to infinity has a value; 0 where it is lower everywhere."""
     high = 1.0
-    while function(high) > value:
+    for _ in range(_DOUBLINGS):
+        if function(high) <= value:
+            break
         high *= 2
     low = high / 2
-    while function(low) < value:
+    for _ in range(_DOUBLINGS):
+        if function(low) >= value:
+            return float(brentq(lambda at: function(at) - value, low, high))
         low /= 2
-    return float(brentq(lambda at: function(at) - value, low, high))
+    return 0.0
