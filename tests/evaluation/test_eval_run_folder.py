@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from millstream.errors import InputError
-from millstream.evaluation.run_folder import read_run
+from millstream.evaluation import run_folder
 from millstream.profiler.compare import compare
+from millstream.profiler.cost import Price, PriceTable
 
 REFERENCE = Path(__file__).parent / "reference"
+
+PRICES = PriceTable("USD", "2026-01-01", {"gpt-4.1-mini": Price(input=1e6, output=10e6)})
+
+
+def read_run(folder):
+    return run_folder.read_run(folder, PRICES)
 
 
 def change(path, edit):
@@ -33,7 +40,7 @@ def test_a_run_of_the_reference():
         assert item.values["latency_s"] == pytest.approx(max(times) - min(times))
         assert item.values["input_tokens"] == len(json.loads(item.input))
         assert item.values["output_tokens"] == 2
-        assert item.values["cost"] is None
+        assert item.values["cost"] == item.values["input_tokens"] + 20
     assert [item.values["accuracy"] for item in run.items] == [1, 1, None, 1, 1], "q3's evaluator raised"
     assert (run.evaluators, run.shares, run.notes) == (["accuracy"], ["accuracy"], [])
 
@@ -109,6 +116,7 @@ def test_a_run_of_ours(runs):
     assert [item.values["accuracy"] for item in run.items] == [1, 1, 0, 0, 0, 0]
     assert [item.values["output_tokens"] for item in run.items] == [3, 3, 8, 8, 5, 5]
     assert all(item.values["latency_s"] >= 0.01 for item in run.items), "failed items have theirs"
+    assert all(item.values["cost"] is None for item in run.items), "the model has no price"
     assert all(item.values["calls"] == 1 for item in run.items)
     assert (run.evaluators, run.shares) == (["accuracy", "calls"], ["accuracy"])
 

@@ -22,6 +22,7 @@ _WIDTH = 120
 _ROOMY = 100
 """Columns from which there is room for the ratios."""
 _UNKNOWN = "-"
+_LABELS = {"latency_s": "latency", "input_tokens": "input tokens", "output_tokens": "output tokens"}
 
 
 class _Named(NamedTuple):
@@ -30,6 +31,7 @@ class _Named(NamedTuple):
     letter: str
     folder: Path
     run: "Run"
+    currency: str
 
 
 @click.command()
@@ -61,9 +63,13 @@ def compare(run_a: Path, runs: tuple[Path, ...], *, as_json: bool) -> None:
 def _read(folders: list[Path]) -> list[_Named]:
     try:
         from millstream.evaluation.run_folder import read_run  # noqa: PLC0415  # NumPy, when it is needed
+        from millstream.profiler.cost import price_table  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise MissingExtraError("The comparison", "profiling") from error
-    return [_Named(_letter(number), folder, read_run(folder)) for number, folder in enumerate(folders)]
+    prices = price_table()
+    return [
+        _Named(_letter(number), folder, read_run(folder, prices)) for number, folder in enumerate(folders)
+    ]
 
 
 def _letter(number: int) -> str:
@@ -92,6 +98,7 @@ def _content(comparison: "Comparison", other: _Named, first: _Named) -> dict[str
         "level": comparison.level,
         "items": comparison.items,
         "metrics": comparison.metrics,
+        "currency": first.currency,
         "sentence": _sentence(comparison, other),
         "notes": [*first.run.notes, *other.run.notes],
     }
@@ -142,7 +149,8 @@ def _table(first: _Named, other: _Named, comparison: "Comparison", *, has_ratio:
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in comparison.metrics.items():
-        table.add_row(*(Text(cell) for cell in _cells(name, found)[: len(headings) + 1]))
+        label = f"cost, {first.currency}" if name == "cost" else _LABELS.get(name, _plain(name))
+        table.add_row(*(Text(cell) for cell in [label, *_cells(name, found)][: len(headings) + 1]))
     return table
 
 
@@ -154,7 +162,6 @@ def _cells(name: str, found: "Difference") -> list[str]:
         return _UNKNOWN if value is None else f"{'-' if value < 0 else '+'}{_value(name, abs(value))}"
 
     return [
-        _plain(name.removesuffix("_s") if name == "latency_s" else name.replace("_tokens", " tokens")),
         f"{found.n:,}",
         shown(found.a),
         shown(found.b),
@@ -170,7 +177,7 @@ def _value(name: str, value: float | None) -> str:
         return _UNKNOWN
     if name == "latency_s":
         return duration(value)
-    if name.endswith("_tokens"):
+    if name in _LABELS:
         return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"  # noqa: PLR2004  # three digits
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"  # noqa: PLR2004  # three digits
 

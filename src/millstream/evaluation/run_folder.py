@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,8 +17,8 @@ from millstream.evaluation.results import RESULTS_FILE
 from millstream.evaluation.scoring import NOT_ANSWERED
 from millstream.evaluation.trajectories import (
     TRACES,
-    ModelCall,
     Trajectory,
+    cost_of,
     events,
     matched,
     read_traces,
@@ -26,6 +26,7 @@ from millstream.evaluation.trajectories import (
 )
 from millstream.evaluation.wording import counted
 from millstream.profiler.compare import COST, LATENCY, MEASURED, Run, RunItem
+from millstream.profiler.cost import PriceTable
 
 _SUFFIX: Final = "_output.json"
 _REPETITION: Final = re.compile(r"_rep\d+$")
@@ -33,8 +34,6 @@ _OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s"})
 """The columns that we add to a row."""
 _MEASURES: Final = "avg_"
 """How the types of evaluators begin that measure the run and not the answer."""
-
-Price = Callable[[ModelCall], float | None]
 
 
 class _Settings(NamedTuple):
@@ -50,12 +49,12 @@ class _Settings(NamedTuple):
     """Whether ids end in `_rep` and a number."""
 
 
-def read_run(folder: Path, price: Price | None = None) -> Run:
+def read_run(folder: Path, prices: PriceTable) -> Run:
     """What an evaluation wrote, item by item.
 
     Args:
         folder: its output folder; the files that the reference writes are enough.
-        price: what a model call cost, where that is known.
+        prices: of models.
 
     Raises:
         InputError: there is no such folder, or it does not hold the answers of an evaluation.
@@ -72,7 +71,7 @@ def read_run(folder: Path, price: Price | None = None) -> Run:
         _failed(row) if ours else _unanswered(row, settings, recorded=run.recorded)
         for row, run in zip(rows, runs, strict=True)
     ]
-    values = [_measured(row, run, price) for row, run in zip(rows, runs, strict=True)]
+    values = [_measured(row, run, prices) for row, run in zip(rows, runs, strict=True)]
     names = sorted(outputs, key=lambda name: (*_place(name, settings.evaluators), name))
     shares = [name for name in names if not settings.types.get(name, name).startswith(_MEASURES)]
     for name in names:
@@ -235,14 +234,13 @@ def _unanswered(row: Mapping[str, Any], settings: _Settings, *, recorded: bool) 
     return answer is None or (answer == "" and not recorded)
 
 
-def _measured(row: Mapping[str, Any], run: Trajectory, price: Price | None) -> dict[str, float | None]:
+def _measured(row: Mapping[str, Any], run: Trajectory, prices: PriceTable) -> dict[str, float | None]:
     latency_s = row.get("runtime_s", run.run_time_s)
-    costs = [price(call) for call in run.calls] if price is not None else []
     return {
         LATENCY: _number(latency_s),
         "input_tokens": _known_sum(call.usage.input_tokens for call in run.calls),
         "output_tokens": _known_sum(call.usage.output_tokens for call in run.calls),
-        COST: None if None in costs else _known_sum(costs),
+        COST: cost_of(run.calls, prices),
     }
 
 

@@ -8,9 +8,12 @@ from typing import Any, Final
 import msgspec
 
 from millstream.errors import InputError
-from millstream.span import Usage
+from millstream.profiler.cost import PriceTable, cost
+from millstream.span import Span, SpanKind, Status, Usage
+from millstream.store.table import SpanTable
 
 TRACES: Final = "all_requests_profiler_traces.json"
+_TRACE: Final = "0" * 31 + "1"
 
 
 class ModelCall(msgspec.Struct, frozen=True):
@@ -135,6 +138,16 @@ def trajectory(found: Sequence[Event]) -> Trajectory:
         ],
         recorded=bool(payloads),
     )
+
+
+def cost_of(calls: Sequence[ModelCall], prices: PriceTable) -> float | None:
+    """What the calls cost together; `None` where one of them has no price, or there are none."""
+    spans = [
+        Span(_TRACE, f"{number:016x}", None, call.model, SpanKind.LLM, 0, 1, Status.OK, usage=call.usage)
+        for number, call in enumerate(calls, 1)
+    ]
+    found = cost(SpanTable.from_spans(spans), prices)
+    return found.total if calls and found.priced == found.calls else None
 
 
 def _usage(info: _UsageInfo | None) -> Usage:

@@ -68,7 +68,7 @@ def difference(a: Floats, b: Floats, *, shares: bool = False, level: float = LEV
         gained, lost = float(np.maximum(b - a, 0).sum()), float(np.maximum(a - b, 0).sum())
         kept = float(np.minimum(a, b).sum())
         low, high = tango(gained, lost, n, level)
-        ends = score_ratio(kept, gained, lost, n, level) if has_ratio else (None, None)
+        ends: tuple[End, End] = score_ratio(kept, gained, lost, n, level) if has_ratio else (None, None)
         method = "score"
     else:
         low, high = student(a, b, level)
@@ -135,7 +135,7 @@ def tango(gained: float, lost: float, n: int, level: float = LEVEL) -> tuple[flo
     )
 
 
-def score_ratio(kept: float, gained: float, lost: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def score_ratio(kept: float, gained: float, lost: float, n: int, level: float = LEVEL) -> tuple[End, End]:
     """Score interval of the ratio of two paired proportions, second by first.
 
     Nam and Blackwelder, Statistics in Medicine 21, 2002; the likeliest share of lost pairs in closed form by
