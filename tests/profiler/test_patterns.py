@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.profiler import patterns as module
+from millstream.profiler import prefixspan
 from millstream.profiler.config import PrefixSpanAnalysis
 from millstream.profiler.patterns import least_requests, patterns, prompt_text
 from millstream.profiler.prefixspan import STEP, Sequences, contains, mine
@@ -71,7 +72,7 @@ def table(database, **fields):
     return SpanTable.from_spans(spans)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(databases, st.integers(1, 4))
 def test_mined_patterns_are_the_closed_ones(database, support):
     mined = mine(sequences(database, support), support, 10**6)
@@ -80,7 +81,7 @@ def test_mined_patterns_are_the_closed_ones(database, support):
     assert mined.complete_above == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=9), st.integers(1, 4))
 def test_mined_patterns_are_those_of_prefixspan(database, support):
     try:
@@ -94,10 +95,18 @@ def test_mined_patterns_are_those_of_prefixspan(database, support):
     assert dict(mined.patterns) == only_closed(frequent)
 
 
-@settings(max_examples=300, deadline=None)
+LIMITS = {"MAX_BRANCHES": 2, "MAX_ENDS": 3, "MAX_ALIKE": 1, "COMPARISON": STEP}
+
+
+@pytest.mark.parametrize("limit", [None, *LIMITS])
+@settings(max_examples=100, deadline=None)
 @given(databases, st.integers(1, 3), st.integers(0, 12))
-def test_where_the_budget_ends_the_more_frequent_are_all_known(database, support, steps):
-    mined = mine(sequences(database, support), support, 10**6, budget=steps * STEP)
+def test_where_a_limit_is_reached_the_more_frequent_are_all_known(limit, database, support, steps):
+    with pytest.MonkeyPatch.context() as patch:
+        if limit is not None:
+            patch.setattr(prefixspan, limit, LIMITS[limit])
+        budget = 10**9 if limit in {"MAX_BRANCHES", "MAX_ALIKE"} else steps * STEP
+        mined = mine(sequences(database, support), support, 10**6, budget)
     expected = closed_patterns(database, support)
     above = {one: n for one, n in expected.items() if n > mined.complete_above}
     assert {one: n for one, n in mined.patterns if n > mined.complete_above} == above
@@ -105,7 +114,7 @@ def test_where_the_budget_ends_the_more_frequent_are_all_known(database, support
         assert n == sum(contains(sequence, one) for sequence in database)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(databases, st.integers(1, 3), st.integers(1, 5))
 def test_the_first_are_the_most_frequent_and_then_the_longest_lasting(database, support, top_k):
     found = patterns(table(database), PrefixSpanAnalysis(min_support=support, top_k=top_k))
@@ -206,7 +215,9 @@ def test_tokens_are_the_model_with_the_start_of_the_prompt_and_the_tool():
 
     def tokens(length, **config):
         found = patterns(
-            table, PrefixSpanAnalysis(max_text_len=length, **config), {"m": ["system: Be\nbrief."]}
+            table,
+            PrefixSpanAnalysis(max_text_len=length, **config),
+            {"m": ["system: ", "system: Be\nbrief."]},
         )
         return found.patterns[0].pattern
 

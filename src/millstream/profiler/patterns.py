@@ -17,7 +17,8 @@ from millstream.profiler.config import PrefixSpanAnalysis
 from millstream.profiler.estimate import NS_PER_S, Floats, mean_interval
 from millstream.profiler.prefixspan import BUDGET, Mined, Pattern, Sequences, mine
 from millstream.profiler.requests import requests
-from millstream.span import SpanKind
+from millstream.span import Span, SpanKind
+from millstream.store.prompt_blocks import rendered, shown
 from millstream.store.table import Ints, SpanTable
 
 MAX_TEXTS: Final = 200_000
@@ -82,8 +83,8 @@ def patterns(
     Args:
         table: the spans. Calls are in the order of their starts; failed and open ones count.
         config: a whole `min_support` is a number of requests, a decimal fraction up to 1.0 a share of them.
-        common_prefixes: by model, for `chain_with_common_prefixes`: the longest of them that a prompt starts
-            with is written `<common_prefix>`, so that the text shows what comes after it.
+        common_prefixes: by model, in the form of `prompt_blocks.shown`, for `chain_with_common_prefixes`: the
+            longest that a prompt starts with is written `<common_prefix>`, so that what follows it is shown.
         budget: how much work the search may do; see `prefixspan.BUDGET`.
     """
     config = config or PrefixSpanAnalysis()
@@ -157,21 +158,18 @@ def _items(
         for at in np.flatnonzero(is_llm).tolist():
             row = int(rows[at])
             model = table.models[table.model[row]]
-            text = _shown(table.spans[row].input, text_length, longest_first.get(model, ()))
+            text = _text(table.spans[row], text_length, longest_first.get(model, ()))
             if text:
                 item[at] = number(f"LLM:{model}|{text}")
     return list(vocabulary), item
 
 
-def _shown(value: Any, length: int, prefixes: Sequence[str]) -> str:
+def _text(span: Span, length: int, prefixes: Sequence[str]) -> str:
     """The first characters of a prompt, on one line, its common prefix written in short."""
-    for prefix in prefixes:
-        text = prompt_text(value, len(prefix) + length)
-        if prefix and text.startswith(prefix):
-            text = COMMON_PREFIX + text[len(prefix) :]
-            break
-    else:
-        text = prompt_text(value, length)
+    prompt = rendered(span) if prefixes else None
+    text = "" if prompt is None else shown(prompt)
+    common = next((prefix for prefix in prefixes if prefix and text.startswith(prefix)), "")
+    text = COMMON_PREFIX + text[len(common) :] if common else prompt_text(span.input, length)
     return text[:length].replace("\n", " ")
 
 

@@ -4,6 +4,7 @@ A retry is a call with the same parent, kind, name and input as an earlier sibli
 that one has ended. Calls whose input was not captured cannot be told to be retries and are counted apart.
 """
 
+import math
 from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator
@@ -148,15 +149,7 @@ def _attempts(table: SpanTable) -> _Attempts:
     failed = table.failed & table.closed
     found = _Attempts(failed, is_retry, retried, may_be, np.zeros(len(table), np.int64))
     for siblings in _siblings_of_failed(table, failed):
-        by_input: dict[bytes | None, list[int]] = {}
-        for row in siblings.tolist():
-            by_input.setdefault(_input_key(table.spans[row].input), []).append(row)
-        unknown = np.array(by_input.pop(None, []), np.int64)
-        for rows in by_input.values():
-            _same_input(table, np.array(rows, np.int64), found)
-        found.may_be[unknown] = _follows_failed(table, failed, siblings, unknown)
-        known = siblings[~np.isin(siblings, unknown) & ~found.is_retry[siblings]]
-        found.may_be[known] = _follows_failed(table, failed, unknown, known)
+        _note(table, siblings, found)
     return found
 
 
@@ -175,31 +168,39 @@ def _siblings_of_failed(table: SpanTable, failed: Bools) -> Iterator[Ints]:
         yield np.sort(order[start:end])
 
 
-def _same_input(table: SpanTable, rows: Ints, found: _Attempts) -> None:
-    """Note the retries among siblings of the same input, in order of their starts."""
-    found.is_retry[rows] = _follows_failed(table, found.failed, rows, rows)
-    found.retried[rows] = (
-        found.failed[rows] & (table.start_ns[rows[-1]] >= table.end_ns[rows]) & (rows != rows[-1])
-    )
-    ended: list[tuple[int, int]] = []
-    for row in rows.tolist():
-        start = int(table.start_ns[row])
-        before = bisect_right(ended, (start, row))
-        if found.is_retry[row] and before and found.failed[ended[before - 1][1]]:
-            found.waited_ns[row] = start - ended[before - 1][0]
-        end = int(table.end_ns[row])
+class _SameInput:
+    """Siblings of one input, met in order of their starts."""
+
+    def __init__(self) -> None:
+        self.first_failure: float = math.inf
+        self.failed: list[tuple[int, int]] = []
+        self.ended: list[tuple[int, bool]] = []
+
+
+def _note(table: SpanTable, siblings: Ints, found: _Attempts) -> None:
+    """Note the retries among siblings, in order of their starts. Times are nanoseconds."""
+    by_input: dict[bytes | None, _SameInput] = {}
+    first_failure = math.inf
+    columns = (table.start_ns[siblings], table.end_ns[siblings], found.failed[siblings])
+    for row, start, end, failed in zip(siblings.tolist(), *(one.tolist() for one in columns), strict=True):
+        key = _input_key(table.spans[row].input)
+        same = by_input.setdefault(key, _SameInput())
+        if key is None:
+            found.may_be[row] = first_failure <= start
+        elif same.first_failure <= start:
+            found.is_retry[row] = True
+            before = same.ended[bisect_right(same.ended, (start, True)) - 1]
+            found.waited_ns[row] = start - before[0] if before[1] else 0
+            found.retried[[earlier for ended, earlier in same.failed if ended <= start]] = True
+            same.failed = [(ended, earlier) for ended, earlier in same.failed if ended > start]
+        else:
+            found.may_be[row] = by_input[None].first_failure <= start if None in by_input else False
         if end >= 0:
-            insort(ended, (end, row))
-
-
-def _follows_failed(table: SpanTable, has_failed: Bools, earlier: Ints, rows: Ints) -> Bools:
-    """Which of the rows start after one of the earlier ones, a row before it, has failed."""
-    failed = earlier[has_failed[earlier]]
-    if len(failed) == 0:
-        return np.zeros(len(rows), bool)
-    first_end = np.minimum.accumulate(table.end_ns[failed])
-    before = np.searchsorted(failed, rows)
-    return (before > 0) & (first_end[before - 1] <= table.start_ns[rows])
+            insort(same.ended, (end, failed))
+        if failed:
+            same.failed.append((end, row))
+            same.first_failure = min(same.first_failure, end)
+            first_failure = min(first_failure, end)
 
 
 def _input_key(value: Any) -> bytes | None:
