@@ -9,17 +9,30 @@ from typing import TYPE_CHECKING, Any
 from millstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from millstream.profiler.cache import CacheCurve, cache_curve
     from millstream.profiler.engine import Profile, profile
     from millstream.profiler.forecast.forecaster import Forecast, Forecaster, fit_forecast
     from millstream.profiler.renderers.findings import findings
     from millstream.profiler.write import write_profile
 
-__all__ = ["Forecast", "Forecaster", "Profile", "findings", "fit_forecast", "profile", "write_profile"]
+__all__ = [
+    "CacheCurve",
+    "Forecast",
+    "Forecaster",
+    "Profile",
+    "cache_curve",
+    "findings",
+    "fit_forecast",
+    "profile",
+    "write_profile",
+]
 
 _HOMES = {
+    "CacheCurve": "millstream.profiler.cache",
     "Forecast": "millstream.profiler.forecast.forecaster",
     "Forecaster": "millstream.profiler.forecast.forecaster",
     "Profile": "millstream.profiler.engine",
+    "cache_curve": "millstream.profiler.cache",
     "findings": "millstream.profiler.renderers.findings",
     "fit_forecast": "millstream.profiler.forecast.forecaster",
     "profile": "millstream.profiler.engine",

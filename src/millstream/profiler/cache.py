@@ -1,15 +1,16 @@
 """What would a cache of prompt prefixes have saved? Its hit ratio at every size, from one pass.
 
-A request looks its blocks up head to tail until the first miss, then touches all of them tail to head, so that
-a cache that gives up the block used least recently keeps the start of a prompt as long as any of it. Such a
-cache of n blocks holds the n blocks that were used last (Mattson et al., 1970): how many others were used
-since a block was used last says in which sizes it is still there.
+A request looks its blocks up head to tail until the first miss, then touches all of them tail to head, so
+that a cache that gives up the block used least recently keeps the start of a prompt as long as any of it.
+Such a cache of n blocks holds the n blocks that were used last (Mattson et al., 1970): how many others were
+used since a block was used last says in which sizes it is still there.
 """
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import cast
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def _numbered(requests: Iterable[Sequence[int | str]]) -> tuple[Hashes, Ints, In
     length = np.fromiter(map(len, kept), np.int64, len(kept))
     for kind in "qQ":  # 64 bits, with and without sign
         try:
-            blocks = np.frombuffer(array(kind, chain.from_iterable(kept)), np.uint64)
+            blocks = np.frombuffer(array(kind, cast("Iterable[int]", chain.from_iterable(kept))), np.uint64)
             break
         except (OverflowError, TypeError):  # another kind of hash
             continue

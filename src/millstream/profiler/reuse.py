@@ -1,8 +1,8 @@
 """How long ago was each block of a prompt used last? One pass over all prompts that caches are asked of.
 
-A prompt touches its blocks tail to head. What one prompt was the last to use is then a stretch at its end, and
-the blocks of a new prompt that were used before are a few stretches, each with one last user. The pass finds
-these; sizes and lifetimes of caches are whole-column operations over them.
+A prompt touches its blocks tail to head. What one prompt was the last to use is then a stretch at its end,
+and the blocks of a new prompt that were used before are a few stretches, each with one last user. The pass
+finds these; sizes and lifetimes of caches are whole-column operations over them.
 """
 
 from dataclasses import dataclass

@@ -5,6 +5,7 @@ over at its end has no hash. The hash of a block is one of everything up to its 
 prefixes. Hashes are the same on every machine and in every process.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,7 +22,8 @@ Hashes = NDArray[np.uint64]
 
 BLOCK_BYTES: Final = 64
 _WORDS: Final = BLOCK_BYTES // 8
-_BYTES_AT_ONCE: Final = 1_000_000
+_BYTES_AT_ONCE: Final = 250_000
+_MULTIPLIER: Final = np.uint64(0xBF58476D1CE4E5B9)
 
 # What a part of a prompt begins with. None of these can be in JSON; in other text they are escaped.
 _MESSAGE: Final = "\x1e"
@@ -31,6 +33,7 @@ _MORE: Final = "\x1c"
 _ESCAPE: Final = "\x1b"
 _ESCAPED: Final = {mark: _ESCAPE + chr(ord(mark) + 0x40) for mark in (_ESCAPE, _MORE, _JSON, _MESSAGE, _TEXT)}
 _ESCAPES: Final = str.maketrans(_ESCAPED)
+_START: Final = re.compile(rb"\x1c|\x1e[^\x1b-\x1f]*[\x1c\x1d\x1f]|\x1e")
 _PLAIN: Final = frozenset({"role", "content"})
 
 
@@ -86,21 +89,24 @@ def block_hashes(prompts: Sequence[bytes]) -> tuple[Hashes, Ints]:
     words = np.frombuffer(text, "<u8").astype(np.uint64, copy=False).reshape(-1, _WORDS)
     before = np.cumsum(length) - length
     position = np.arange(len(words)) - np.repeat(before, length)
-    blocks = _mixed(words + _salts(0, _WORDS)).sum(axis=1, dtype=np.uint64)
-    blocks = _mixed(blocks + _salts(_WORDS, int(length.max(initial=0)))[position])
+    folded = words ^ (words >> np.uint64(32))
+    folded *= _MULTIPLIER
+    folded ^= folded >> np.uint64(29)
+    blocks = folded @ _salts(_WORDS) + _salts(int(length.max(initial=0)))[position]
+    blocks = _mixed(blocks)
     sums = np.concatenate((np.zeros(1, np.uint64), np.cumsum(blocks, dtype=np.uint64)))
     return _mixed(sums[1:] - np.repeat(sums[before], length)), length
 
 
-def _salts(first: int, count: int) -> Hashes:
-    """Different numbers for different positions: multiples of 2^64 / the golden ratio."""
-    return np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+def _salts(count: int) -> Hashes:
+    """A different odd number for each position."""
+    return _mixed(np.arange(1, count + 1, dtype=np.uint64)) | np.uint64(1)
 
 
 def _mixed(values: Hashes) -> Hashes:
     """Each bit of a number spread over all others: splitmix64 (Steele et al., 2014), one to one."""
     mixed = values ^ (values >> np.uint64(30))
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed *= _MULTIPLIER
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
@@ -141,6 +147,12 @@ def shown(prompt: bytes) -> str:
     return text.removeprefix("\n")
 
 
+def content_start(prompt: bytes) -> int:
+    """Where the first tool's or message's content begins, after what all prompts begin with alike."""
+    start = _START.match(prompt)
+    return start.end() if start else 0
+
+
 def _listed(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else [value]
 
@@ -166,4 +178,7 @@ def _json(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.translate(_ESCAPES) if any(mark in text for mark in _ESCAPED) else text
+    for mark in _ESCAPED:
+        if mark in text:
+            return text.translate(_ESCAPES)
+    return text
