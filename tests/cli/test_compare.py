@@ -60,6 +60,7 @@ def evaluated(tmp_path_factory):
                     "MILLSTREAM_HOME": str(folder / "home"),
                 },
                 check=True,
+                stdout=subprocess.DEVNULL,
                 timeout=120,
             )
     return folder / "meta-llama-3.1-70b-instruct", folder / "phi-3-mini-4k-instruct"

@@ -68,7 +68,8 @@ def _read(folders: list[Path]) -> list[_Named]:
         raise MissingExtraError("The comparison", "profiling") from error
     prices = price_table()
     return [
-        _Named(_letter(number), folder, read_run(folder, prices)) for number, folder in enumerate(folders)
+        _Named(_letter(number), folder, read_run(folder, prices), prices.currency)
+        for number, folder in enumerate(folders)
     ]
 
 
