@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from millstream.errors import InputError, MissingExtraError
 from millstream.profiler import Forecast, Forecaster, fit_forecast
+from millstream.profiler.confidence import runtime_percentiles
 from millstream.profiler.forecast import evaluation, states
 from millstream.profiler.forecast.baseline import SMALLEST_GROUP, GroupedQuantiles, Grouping
 from millstream.profiler.forecast.finding import Refused, forecast
@@ -425,3 +426,14 @@ def test_a_row_is_read_by_attribute_and_by_key(fitted):
     assert dict(row)["coverage"] == row.coverage
     with pytest.raises(KeyError):
         row["nothing"]
+
+
+def test_workflow_run_times_are_percentiles_of_what_was_observed():
+    """The reference's runtime forecast: also of failed requests, not of unfinished ones."""
+    spans = list(runs(300, seed=8))
+    roots = [one for one in spans if one.parent_id is None and one.end_ns is not None]
+    assert 200 < len(roots) < 300
+    assert any(one.status is Status.ERROR for one in roots)
+    observed = [(one.end_ns - one.start_ns) / S for one in roots]
+    found = runtime_percentiles(SpanTable.from_spans(spans))
+    assert (found.p90, found.p95, found.p99) == pytest.approx(tuple(np.percentile(observed, [90, 95, 99])))

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.profiler.forecast.states import Floats, States
+from millstream.profiler.forecast.states import States
+from millstream.profiler.forecast.timeline import Floats
 from millstream.store.table import Bools, Ints
 
 TAIL = 0.05

@@ -25,7 +25,8 @@ from millstream.profiler.forecast.baseline import (
     position_of,
     within,
 )
-from millstream.profiler.forecast.states import Floats, States
+from millstream.profiler.forecast.states import States
+from millstream.profiler.forecast.timeline import Floats
 from millstream.store.table import Bools, Ints
 
 BASELINE: Final = "baseline"

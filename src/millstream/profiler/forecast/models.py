@@ -13,7 +13,8 @@ import numpy as np
 
 from millstream.errors import MissingExtraError
 from millstream.profiler.forecast.baseline import GroupedQuantiles, Grouping, Interval
-from millstream.profiler.forecast.states import Floats, States
+from millstream.profiler.forecast.states import States
+from millstream.profiler.forecast.timeline import Floats
 from millstream.store.table import Ints
 
 LINEAR, FOREST, BOOSTING = "linear", "random_forest", "gradient_boosting"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from millstream.profiler.forecast.timeline import LLM, TOOL, Floats, Timeline, calls_of
 from millstream.profiler.requests import Requests, requests
 from millstream.span import SpanKind
-from millstream.store.table import KIND_CODE, UNKNOWN, Bools, Ints, SpanTable
+from millstream.store.table import UNKNOWN, Bools, Ints, SpanTable
 
 NS_PER_S = 1e9
 TARGETS = ("remaining_llm_calls", "remaining_tokens", "remaining_s")
@@ -32,9 +32,6 @@ FEATURES = (
 )
 MAX_STATES = 20_000
 MAX_STATES_A_REQUEST = 200
-_LLM, _TOOL = KIND_CODE[SpanKind.LLM.value], KIND_CODE[SpanKind.TOOL.value]
-_INSTANT_TOOL, _CALL_END, _MOMENT, _TOOL_START = range(4)
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +72,6 @@ class States:
         return States(*(getattr(self, name)[which] for name in self.__slots__))
 
 
-class _Calls(NamedTuple):
-    """LLM and TOOL calls of some traces; `ended` holds rows in order of (trace, end)."""
-
-    ended: Ints
-    tools: Ints
-
-
 class Sample(NamedTuple):
     """Finished requests to learn from, by start.
 
@@ -116,7 +106,7 @@ def states_of(table: SpanTable, traces: Ints, found: Requests) -> States:
         traces: positions of the requests in `table.trace_ids`, in the order wanted.
         found: the requests of the table.
     """
-    calls = _calls(table, traces)
+    calls = calls_of(table, traces)
     of = np.concatenate((traces, table.trace[calls.ended]))
     moment = np.concatenate((found.start_ns[traces], table.end_ns[calls.ended]))
     order = np.lexsort((moment, of))
@@ -125,7 +115,7 @@ def states_of(table: SpanTable, traces: Ints, found: Requests) -> States:
     of, moment = _thinned(of[last_at_once], moment[last_at_once])
     place = np.full(len(table.trace_ids), UNKNOWN, np.int64)
     place[traces] = np.arange(len(traces))
-    made = _states(table, calls, of, moment, found, _MOMENT)
+    made = _states(table, Timeline.of(table, calls, of, moment, last=False), found)
     by_request = np.lexsort((made.moment_ns, place[made.request]))
     made = made.take(by_request)
     return States(place[made.request], *(getattr(made, name) for name in States.__slots__[1:]))
@@ -139,11 +129,12 @@ def current_state(table: SpanTable) -> tuple[States, int]:
     looked at.
     """
     found = requests(table)
-    calls = _calls(table, np.zeros(1, np.int64))
+    calls = calls_of(table, np.zeros(1, np.int64))
     now = int(table.start_ns.max())
     if len(calls.ended):
         now = max(now, int(table.end_ns[calls.ended].max()))
-    state = _states(table, calls, np.zeros(1, np.int64), np.array([now]), found, _TOOL_START + 1)
+    line = Timeline.of(table, calls, np.zeros(1, np.int64), np.array([now]), last=True)
+    state = _states(table, line, found)
     since = int(table.end_ns[calls.ended].max()) if len(calls.ended) else int(found.start_ns[0])
     state.features[0, FEATURES.index("elapsed_s")] = max(since - int(found.start_ns[0]), 0) / NS_PER_S
     state.moment_ns[0] = min(since, now)
@@ -168,15 +159,6 @@ def state_at_start(workflow: int) -> States:
     )
 
 
-def _calls(table: SpanTable, traces: Ints) -> _Calls:
-    wanted = np.zeros(len(table.trace_ids), bool)
-    wanted[traces] = True
-    inside = wanted[table.trace]
-    tools = np.flatnonzero(inside & np.equal(table.kind, _TOOL))
-    ended = np.flatnonzero(inside & table.closed & np.isin(table.kind, (_LLM, _TOOL)))
-    return _Calls(ended[np.lexsort((ended, table.end_ns[ended], table.trace[ended]))], tools)
-
-
 def _thinned(of: Ints, moment: Ints) -> tuple[Ints, Ints]:
     """At most `MAX_STATES_A_REQUEST` moments of each request, evenly spread; the first always."""
     if len(of) == 0:
@@ -189,92 +171,46 @@ def _thinned(of: Ints, moment: Ints) -> tuple[Ints, Ints]:
     return of[kept], moment[kept]
 
 
-def _states(table: SpanTable, calls: _Calls, of: Ints, moment: Ints, found: Requests, phase: int) -> States:
-    """States at moments of requests, by one merge of call ends, tool starts and moments."""
-    row = np.concatenate((calls.ended, calls.tools, np.full(len(of), UNKNOWN)))
-    trace = np.concatenate((table.trace[calls.ended], table.trace[calls.tools], of))
-    time = np.concatenate((table.end_ns[calls.ended], table.start_ns[calls.tools], moment))
-    instant = table.end_ns[calls.tools] == table.start_ns[calls.tools]
-    phases = np.concatenate(
-        (
-            np.full(len(calls.ended), _CALL_END),
-            np.where(instant, _INSTANT_TOOL, _TOOL_START),
-            np.full(len(of), phase),
-        )
-    )
-    order = np.lexsort((row, phases, time, trace))
-    row, trace, phases = row[order], trace[order], phases[order]
-    at = np.flatnonzero(row < 0)
-    first = np.searchsorted(trace, trace[at])
-    stop = np.searchsorted(trace, trace[at], side="right")
-    ended = phases == _CALL_END
-    started = (phases == _INSTANT_TOOL) | (phases == _TOOL_START)
-    llm = ended & np.equal(table.kind[row], _LLM)
-    tool = ended & np.equal(table.kind[row], _TOOL)
+def _states(table: SpanTable, line: Timeline, found: Requests) -> States:
+    """The states at the moments of a timeline."""
+    llm = line.ended & np.equal(table.kind[line.row], LLM)
+    tool = line.ended & np.equal(table.kind[line.row], TOOL)
     tokens = np.maximum(table.input_tokens, 0) + np.maximum(table.output_tokens, 0)
-    took = table.duration_ns / NS_PER_S
-    moment_ns = time[order][at]
-    request = trace[at]
-
-    def so_far(values: Floats | Bools | Ints) -> tuple[Floats, Floats]:
-        """Sums before each moment, and from it to the end of the request."""
-        total = np.concatenate(([0.0], np.cumsum(np.asarray(values, np.float64))))
-        return total[at] - total[first], total[stop] - total[at]
-
-    llm_calls, llm_left = so_far(llm)
-    tokens_used, tokens_left = so_far(np.where(llm, tokens[row], 0))
-    tool_calls, started_tools = so_far(tool)[0], so_far(started)[0]
-    last_llm = _latest(llm, at, first)
-    features = np.column_stack(
-        (
-            llm_calls,
-            tool_calls,
-            started_tools,
-            np.maximum(moment_ns - found.start_ns[request], 0) / NS_PER_S,
-            tokens_used,
-            so_far(np.where(llm, took[row], 0))[0],
-            so_far(np.where(tool, took[row], 0))[0],
-            so_far(ended & table.failed[row])[0],
-            _of(table.input_tokens, row, _next(llm, first, at)),
-            _of(table.input_tokens, row, last_llm),
-            _of(table.output_tokens, row, last_llm),
-            _of(took, row, last_llm),
-        )
-    )
-    left_s = np.maximum(found.end_ns[request] - moment_ns, 0) / NS_PER_S
-    root = found.first_row[request]
+    llm_calls, llm_left = line.sums(llm)
+    tool_calls, started = line.sums(tool)[0], line.sums(line.started)[0]
+    tokens_used, tokens_left = line.sums(np.where(llm, tokens[line.row], 0))
+    elapsed = np.maximum(line.moment_ns - found.start_ns[line.trace], 0) / NS_PER_S
+    left_s = np.maximum(found.end_ns[line.trace] - line.moment_ns, 0) / NS_PER_S
+    root = found.first_row[line.trace]
+    counts = (llm_calls, tool_calls, started, elapsed, tokens_used)
     return States(
-        request=request,
+        request=line.trace,
         workflow=np.where(root >= 0, table.name[root], UNKNOWN),
         llm_calls=llm_calls.astype(np.int64),
         tool_calls=tool_calls.astype(np.int64),
-        tools_started=started_tools.astype(np.int64),
-        last_call=_named(table.name, row, _latest(ended, at, first)),
-        last_tool=_named(table.name, row, _latest(started, at, first)),
-        features=features,
-        moment_ns=moment_ns,
+        tools_started=started.astype(np.int64),
+        last_call=line.names(table, line.latest(line.ended)),
+        last_tool=line.names(table, line.latest(line.started)),
+        features=np.column_stack((*counts, *_of_calls(table, line, llm, tool))),
+        moment_ns=line.moment_ns,
         targets=np.column_stack((llm_left, tokens_left, left_s)),
-        next_tool=_named(table.name, row, _next(started, at, stop)),
+        next_tool=line.names(table, line.following(line.started)),
     )
 
 
-def _latest(mark: Bools, at: Ints, first: Ints) -> Ints:
-    """Position of the last mark before each position, not before `first`; -1 when there is none."""
-    latest = np.maximum.accumulate(np.where(mark, np.arange(len(mark)), UNKNOWN))[at]
-    return np.where(latest >= first, latest, UNKNOWN)
-
-
-def _next(mark: Bools, at: Ints, stop: Ints) -> Ints:
-    """Position of the first mark at or after each position, before `stop`; -1 when there is none."""
-    n = len(mark)
-    following = np.minimum.accumulate(np.where(mark, np.arange(n), n)[::-1])[::-1][at]
-    return np.where(following < stop, following, UNKNOWN)
-
-
-def _of(values: Ints | Floats, row: Ints, position: Ints) -> Floats:
-    """Values of the rows at positions; 0 without a position and for what is unknown."""
-    return np.where(position >= 0, np.maximum(values[row[position]], 0), 0).astype(np.float64)
-
-
-def _named(name: Ints, row: Ints, position: Ints) -> Ints:
-    return np.where(position >= 0, name[row[position]], UNKNOWN)
+def _of_calls(table: SpanTable, line: Timeline, llm: Bools, tool: Bools) -> list[Floats]:
+    """The features from `llm_s` on: what the calls before each moment took and used."""
+    took = table.duration_ns / NS_PER_S
+    last = line.latest(llm)
+    figures = (
+        (table.input_tokens, line.first_of(llm)),
+        (table.input_tokens, last),
+        (table.output_tokens, last),
+        (took, last),
+    )
+    return [
+        line.sums(np.where(llm, took[line.row], 0))[0],
+        line.sums(np.where(tool, took[line.row], 0))[0],
+        line.sums(line.ended & table.failed[line.row])[0],
+        *(np.maximum(line.values(column, position, 0), 0) for column, position in figures),
+    ]
