@@ -299,6 +299,11 @@ def test_the_sentence_says_what_cannot_be_seen():
     )
 
 
+def test_what_costs_the_same_for_each_item_is_no_uncertainty():
+    same = [run([(str(n), "x", {"cost": 0.25 + n}) for n in range(5)], (), ()) for _ in "ab"]
+    assert verdict(compare(*same)) == "B is as cheap."
+
+
 def test_the_sentence_about_small_and_large_differences():
     item = np.linspace(1, 2, 50)
     nudge = np.tile([1.02, 1.04], 25)

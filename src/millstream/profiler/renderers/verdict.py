@@ -7,6 +7,7 @@ from millstream.profiler.paired import Difference
 
 _CLOSE = 1.05
 """Below this ratio one decimal does not tell it from 1."""
+_SAME = 1e-9
 _LARGE = 10
 _LESS_THAN_A_POINT = 0.5
 
@@ -58,6 +59,8 @@ def _times(found: Difference, noun: str, words: tuple[str, str, str]) -> _Part |
     else:
         word = worse
     unsure = low is None or low <= 1 or (high is not None and high <= 1)
+    if low is not None and high is not None and max(abs(low - 1), abs(high - 1)) < _SAME:
+        return _Part(f"as {alike}", noun, found.n, unsure=False)  # the same for each item
     close = not unsure and low is not None and low < _CLOSE
     digits = 2 if close else 0 if ratio >= _LARGE else 1
     shown = f"{ratio:.{digits}f}x {word}"
