@@ -430,9 +430,11 @@ def test_a_row_is_read_by_attribute_and_by_key(fitted):
 
 def test_workflow_run_times_are_percentiles_of_what_was_observed():
     """The reference's runtime forecast: also of failed requests, not of unfinished ones."""
-    spans = list(runs(300, seed=8))
+    spans = list(runs(80, seed=8))
+    at = next(at for at, one in enumerate(spans) if one.parent_id is None)
+    spans[at] = msgspec.structs.replace(spans[at], end_ns=None, status=Status.INTERRUPTED)
     roots = [one for one in spans if one.parent_id is None and one.end_ns is not None]
-    assert 200 < len(roots) < 300
+    assert 0 < len(roots) < 80
     assert any(one.status is Status.ERROR for one in roots)
     observed = [(one.end_ns - one.start_ns) / S for one in roots]
     found = runtime_percentiles(SpanTable.from_spans(spans))
