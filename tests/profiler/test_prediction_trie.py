@@ -211,3 +211,9 @@ def test_a_failed_call_is_a_call_and_no_workflow_is_said_so():
     assert data["root"].predictions_any_index.remaining_calls.sample_count == 1
     assert data["workflow_name"] == "m"
     assert document(profile([], found.config))["workflow_name"] == "profiled_workflow"
+
+
+def test_a_call_of_no_length_does_not_follow_itself():
+    spans = [span("a", 5 * MS, 5 * MS, kind=SpanKind.LLM), span("b", 9 * MS, 9 * MS, kind=SpanKind.LLM)]
+    found = prediction_trie(SpanTable.from_spans(spans)).predictions_any_index.interarrival_ms
+    assert (found.sample_count, found.mean) == (1, 4)
