@@ -332,7 +332,7 @@ class _Search:
                 continue
             ends.alike = [shorter for shorter in ends.alike if not contains(candidate, shorter)]
             ends.alike.append(candidate)
-            self.left -= COMPARISON * len(ends.alike)
+            self.left -= COMPARISON * (len(ends.alike) - 1)
         if len(ends.alike) > MAX_ALIKE:
             ends.alike = sorted(ends.alike, key=_longest_first)[:MAX_ALIKE]
             self.missed = max(self.missed, ends.frequency)
