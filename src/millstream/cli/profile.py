@@ -96,7 +96,10 @@ def read_config(path: Path) -> ProfilerConfig:
 
 def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
     store = open_store(source)
-    found = profiler_room.profile(store.spans(), config)
+    if store.format == "parquet" and (found := profiler_room.profile_file(source, config)) is not None:
+        return found
+    spans = list(store.spans())
+    found = profiler_room.profile(spans, config, trace_order=store.trace_order)
     rejected = dict(store.rejected)
     if len(found.table) == 0:
         unreadable = f"; {sum(rejected.values())} lines could not be read" if rejected else ""

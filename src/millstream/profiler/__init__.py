@@ -10,7 +10,7 @@ from millstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from millstream.profiler.cache import CacheCurve, cache_curve
-    from millstream.profiler.engine import Profile, profile
+    from millstream.profiler.engine import Profile, profile, profile_file
     from millstream.profiler.forecast.forecaster import Forecast, Forecaster, fit_forecast
     from millstream.profiler.renderers.findings import findings
     from millstream.profiler.write import write_profile
@@ -24,6 +24,7 @@ __all__ = [
     "findings",
     "fit_forecast",
     "profile",
+    "profile_file",
     "write_profile",
 ]
 
@@ -36,9 +37,10 @@ _HOMES = {
     "findings": "millstream.profiler.renderers.findings",
     "fit_forecast": "millstream.profiler.forecast.forecaster",
     "profile": "millstream.profiler.engine",
+    "profile_file": "millstream.profiler.engine",
     "write_profile": "millstream.profiler.write",
 }
-_EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2"})
+_EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2", "sklearn"})
 
 
 def __getattr__(name: str) -> Any:

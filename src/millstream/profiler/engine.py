@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 from millstream.profiler.bottlenecks import (
@@ -12,6 +13,7 @@ from millstream.profiler.bottlenecks import (
     self_time,
     simple_stack,
 )
+from millstream.profiler.cache_opportunity import CacheOpportunity, cache_opportunity
 from millstream.profiler.concurrency import Concurrency, Spike, concurrency, spikes
 from millstream.profiler.confidence import (
     ConfidenceIntervals,
@@ -20,12 +22,20 @@ from millstream.profiler.confidence import (
     runtime_percentiles,
 )
 from millstream.profiler.config import ProfilerConfig
+from millstream.profiler.cost import Cost, cost, price_table
 from millstream.profiler.critical_path import CriticalPath, critical_path
+from millstream.profiler.forecast.finding import Finding, forecast
 from millstream.profiler.latency import LatencyRow, latency
+from millstream.profiler.patterns import Patterns, patterns
+from millstream.profiler.prefixes import ModelPrefixes, prefixes
 from millstream.profiler.requests import RequestCounts, request_counts
 from millstream.profiler.results import Failure, Source
+from millstream.profiler.retries import RetryRow, retries
 from millstream.profiler.tokens import ModelRow, tokens
+from millstream.profiler.uniqueness import Uniqueness, uniqueness
 from millstream.span import Span
+from millstream.store.parquet import read_table
+from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
 
 T = TypeVar("T")
@@ -117,6 +127,59 @@ class Profile:
         return _attempt(lambda: runtime_percentiles(self.table))
 
     @cached_property
+    def retries(self) -> list[RetryRow] | Failure:
+        """Errors and retries of each kind and name."""
+        return _attempt(lambda: retries(self.table))
+
+    @cached_property
+    def cost(self) -> Cost | Failure:
+        """Of the LLM calls, by the table of prices."""
+        return _attempt(lambda: cost(self.table, price_table()))
+
+    @cached_property
+    def forecast(self) -> Finding | Failure | None:
+        """Of the next request, or why there is none."""
+        if not self.config.token_usage_forecast:
+            return None
+        return _attempt(lambda: forecast(self.table))
+
+    @cached_property
+    def token_uniqueness(self) -> dict[str, Uniqueness] | Failure | None:
+        """What is new in the next query to each model."""
+        return _attempt(lambda: uniqueness(self.table)) if self.config.token_uniqueness_forecast else None
+
+    @cached_property
+    def common_prefixes(self) -> dict[str, ModelPrefixes] | Failure | None:
+        """What the prompts of each model begin with."""
+        wanted = self.config.prompt_caching_prefixes
+        return _attempt(lambda: prefixes(self.table, wanted)) if wanted.enable else None
+
+    @cached_property
+    def cache(self) -> list[CacheOpportunity] | Failure | None:
+        """What providers' caches read, and what they could have read, of each model."""
+        if not self.config.prompt_caching_prefixes.enable:
+            return None
+        return _attempt(lambda: cache_opportunity(self.table, self._prompt_blocks()))
+
+    def _prompt_blocks(self) -> PromptBlocks:
+        hashed = getattr(self.table.spans, "prompt_blocks", None)  # a file's, of which no text is read
+        return prompt_blocks(self.table.spans) if hashed is None else hashed()
+
+    @cached_property
+    def patterns(self) -> Patterns | Failure | None:
+        """Frequent sequences of calls."""
+        wanted = self.config.prefix_span_analysis
+        if not wanted.enable:
+            return None
+        return _attempt(lambda: patterns(self.table, wanted, self._prefix_texts()))
+
+    def _prefix_texts(self) -> dict[str, list[str]]:
+        found = self.common_prefixes
+        if found is None or isinstance(found, Failure):
+            return {}
+        return {model: [one.prefix for one in prefixes.prefix_info] for model, prefixes in found.items()}
+
+    @cached_property
     def simple_stack(self) -> dict[str, SimpleOperation] | Failure | None:
         """Bottlenecks by operation."""
         if not self.config.bottleneck_analysis.enable_simple_stack:
@@ -149,6 +212,21 @@ def profile(
     table = SpanTable.from_spans(spans, trace_order)
     source = source or Source("spans", len(table) + table.oddities.duplicate_span_ids)
     return Profile(table, config or ProfilerConfig.everything(), source)
+
+
+def profile_file(path: Path, config: ProfilerConfig | None = None) -> Profile | None:
+    """Profile a `spans.parquet` that a profile wrote, by its numbers: text is read where it is looked at.
+
+    Returns:
+        The profile; `None` for a file of another origin, whose spans `profile` takes.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    table = read_table(path)
+    if table is None:
+        return None
+    return Profile(table, config or ProfilerConfig.everything(), Source("parquet", len(table)))
 
 
 def _attempt(analysis: Callable[[], T]) -> T | Failure:

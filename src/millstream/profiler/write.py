@@ -14,6 +14,7 @@ from millstream.profiler.renderers import (
     metrics,
     optimization,
     parquet,
+    prediction_trie,
     standardized,
     text,
     traces,
@@ -63,6 +64,8 @@ def write_profile(
         ) from error
     profile.complete()  # so that each file can name the analyses that failed
     writers = dict(_WRITERS)
+    if profile.config.prediction_trie.enable:
+        writers[profile.config.prediction_trie.output_filename] = prediction_trie.write
     writers["report.html"] = lambda found, path: html.write(found, path, evaluation)
     written = []
     for name, writer in writers.items():

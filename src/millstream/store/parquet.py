@@ -15,6 +15,7 @@ import msgspec
 
 from millstream.errors import InputError, MissingExtraError
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
+from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Ints, Oddities, SpanTable
 
 try:
@@ -57,6 +58,7 @@ _WORKED_OUT: Final = (
     pa.field("table_start_ns", pa.int64(), nullable=False),
     pa.field("table_end_ns", pa.int64()),
     pa.field("declared_root", pa.bool_(), nullable=False),
+    pa.field("prompt_blocks", pa.large_list(pa.uint64())),
 )
 """Those of a table: positions count rows of the whole file."""
 SCHEMA: Final = pa.schema(_FIELDS + _WORKED_OUT)
@@ -88,8 +90,9 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(_WORDS)) as writer:
         for start in range(0, len(table), ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
-            columns = [*_span_columns([table.spans[row] for row in range(rows.start, rows.stop)])]
-            writer.write_table(pa.Table.from_arrays([*columns, *_table_columns(table, rows)], schema=schema))
+            spans = [table.spans[row] for row in range(rows.start, rows.stop)]
+            columns = [*_span_columns(spans), *_table_columns(table, rows), _blocks_column(spans)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def _span_columns(spans: list[Span]) -> Iterator[pa.Array]:
@@ -127,6 +130,13 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield pa.array(table.start_ns[rows])
     yield _known(table.end_ns[rows])
     yield pa.array(table.declared_root[rows])
+
+
+def _blocks_column(spans: list[Span]) -> pa.Array:
+    blocks = prompt_blocks(spans)
+    return pa.LargeListArray.from_arrays(
+        pa.array(blocks.first), pa.array(blocks.hashes), mask=pa.array(~blocks.known)
+    )
 
 
 def _known(column: "np.ndarray[Any, Any]") -> pa.Array:
@@ -323,6 +333,17 @@ class StoredSpans(Sequence[Span]):
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
         return self._groups[group][row - int(self._bounds[group])]
+
+    def prompt_blocks(self) -> PromptBlocks:
+        """The prompts of all spans, as they were hashed when the file was written."""
+        column = self._file.read(["prompt_blocks"]).column(0).combine_chunks()
+        known = np.asarray(column.is_valid())
+        length = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        return PromptBlocks(
+            hashes=column.flatten().to_numpy(zero_copy_only=False),
+            first=np.concatenate(([0], np.cumsum(length))).astype(np.int64),
+            known=known,
+        )
 
     def __iter__(self) -> Iterator[Span]:
         for batch in self._file.iter_batches(ROWS_AT_ONCE):

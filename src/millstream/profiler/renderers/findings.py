@@ -6,7 +6,7 @@ from typing import Any
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import outcome, write_json
 
-REFUSED = "this version makes no forecast"
+OFF = "eval.general.profiler.token_usage_forecast is off"
 
 
 def findings(profile: Profile) -> dict[str, Any]:
@@ -19,7 +19,10 @@ def findings(profile: Profile) -> dict[str, Any]:
         "self_time": outcome(profile.self_time),
         "critical_path": outcome(profile.critical_path),
         "concurrency": outcome(profile.concurrency),
-        "forecast": {"refused": REFUSED},
+        "retries": outcome(profile.retries),
+        "cost": outcome(profile.cost),
+        "cache": outcome(profile.cache),
+        "forecast": outcome(profile.forecast) or {"refused": OFF},
         "oddities": profile.table.oddities,
     }
 

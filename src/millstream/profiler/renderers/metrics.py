@@ -11,12 +11,12 @@ from millstream.profiler.results import Failure
 
 
 def metrics(profile: Profile) -> dict[str, Any]:
-    """The document. Analyses that are off, or not in this version, are null."""
+    """The document. Analyses that are off are null."""
     return {
         "simple_stack_analysis": outcome(profile.simple_stack),
         "nested_stack_analysis": outcome(profile.nested_stack),
         "concurrency_spike_analysis": _concurrency(profile),
-        "prefix_span_analysis": None,
+        "prefix_span_analysis": outcome(profile.patterns),
     }
 
 
