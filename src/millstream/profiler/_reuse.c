@@ -150,6 +150,17 @@ grow(Stretches *found)
     return 1;
 }
 
+/* Sums of the first numbers of a row that grows (Fenwick, 1994): what is near its end takes few steps. */
+static inline void
+append(int64_t *sums, Py_ssize_t count, int64_t value)
+{
+    Py_ssize_t at = count + 1;
+    for (Py_ssize_t back = 1; back < (at & -at); back <<= 1) {
+        value += sums[at - back];
+    }
+    sums[at] = value;
+}
+
 static inline void
 add(int64_t *sums, Py_ssize_t count, Py_ssize_t at, int64_t value)
 {
@@ -159,11 +170,14 @@ add(int64_t *sums, Py_ssize_t count, Py_ssize_t at, int64_t value)
 }
 
 static inline int64_t
-sum_to(const int64_t *sums, Py_ssize_t at)
+sum_behind(const int64_t *sums, Py_ssize_t count, Py_ssize_t at)
 {
     int64_t sum = 0;
-    for (at++; at > 0; at -= at & -at) {
-        sum += sums[at];
+    for (at++; count > at; count -= count & -count) {
+        sum += sums[count];
+    }
+    for (; at > count; at -= at & -at) {
+        sum -= sums[at];
     }
     return sum;
 }
@@ -189,8 +203,7 @@ common(const uint64_t *one, const uint64_t *other, int64_t same, int64_t most)
 typedef struct {
     Table owners;  /* by first block of a stretch, the last request that used it */
     int64_t *from; /* of each request, where the stretch begins that it was the last to use */
-    int64_t *sums; /* of the lengths of these stretches, to look up running sums (Fenwick, 1994) */
-    int64_t held;  /* the sum of all */
+    int64_t *sums; /* of the lengths of these stretches */
 } Past;
 
 #define FAILED -1
@@ -221,11 +234,10 @@ stretches_of(const Prompts *prompts, Py_ssize_t request, Past *past, Stretches *
             }
         }
         /* Later requests hold less than they did by what was taken from them just now: the first `depth` blocks. */
-        int64_t rank = past->held - sum_to(past->sums, (Py_ssize_t)owner) + depth;
+        int64_t rank = sum_behind(past->sums, request, (Py_ssize_t)owner) + depth;
         ((Stretch *)PyByteArray_AS_STRING(found->bytes))[found->count++] =
             (Stretch){rank, (int32_t)request, (int32_t)owner, (int32_t)end, 0};
-        add(past->sums, prompts->requests, (Py_ssize_t)owner, depth - end);
-        past->held -= end - depth;
+        add(past->sums, request, (Py_ssize_t)owner, depth - end);
         past->from[owner] = end;
         if (end < whole && !table_set(&past->owners, other[end], owner)) {
             return FAILED;
@@ -271,13 +283,13 @@ run(const Prompts *prompts, Past *past, Stretches *found, Table *seen, int *chai
     for (Py_ssize_t request = 0; request < prompts->requests && *chained && !failed; request++) {
         int64_t length = prompts->length[request];
         if (length == 0) {
+            append(past->sums, request, 0);
             continue;
         }
         size_t first = found->count;
         int64_t known = stretches_of(prompts, request, past, found, &state);
         failed = known == FAILED || !table_set(&past->owners, prompts->blocks[prompts->start[request]], request);
-        add(past->sums, prompts->requests, request, length);
-        past->held += length;
+        append(past->sums, request, length);
         if (seen != NULL && !failed) {
             *chained = follows(prompts, request, found, first, known, seen, &failed);
         }
@@ -295,7 +307,7 @@ stretches(PyObject *const *args, Py_ssize_t count, int trusted)
     }
     size_t rows = (size_t)prompts.requests + 1;
     Stretches found = {PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(sizeof(Stretch) * rows)), 0, rows};
-    Past past = {{NULL, 0, 0}, calloc(rows, sizeof(int64_t)), calloc(rows, sizeof(int64_t)), 0};
+    Past past = {{NULL, 0, 0}, calloc(rows, sizeof(int64_t)), calloc(rows, sizeof(int64_t))};
     Table seen = {NULL, 0, 0};
     int chained = 1;
     int done = found.bytes != NULL && past.from != NULL && past.sums != NULL && table_new(&past.owners, 1024) &&

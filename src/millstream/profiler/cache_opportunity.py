@@ -6,7 +6,7 @@ one has written, which the record takes to be at once: what could have been read
 a part of a prompt are taken to be in proportion to its text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -127,6 +127,7 @@ class _Calls:
     start_ns: Ints
     input_tokens: Ints
     found: Reuse
+    by_minimum: dict[int, tuple[Ints, Reuse]] = field(default_factory=dict)
 
     def tokens(self, depth: Ints) -> Ints:
         """Input tokens in the first `depth` blocks of each prompt; 0 where they are unknown."""
@@ -139,14 +140,19 @@ class _Calls:
 
     def readable(self, cache: ProviderCache) -> Ints:
         """Tokens that a provider's cache could have read."""
-        cached = np.flatnonzero(self.input_tokens >= cache.minimum_tokens)
-        found = self.found
-        if len(cached) < len(self.length):  # shorter prompts neither read nor are kept
-            found = reuse(self.blocks.hashes, self.first[cached], self.length[cached])
+        cached, found = self._cached(cache.minimum_tokens)
         depth = np.zeros(len(self.length), np.int64)
         depth[cached] = _fresh(found, self.start_ns[cached], cache.ttl_s)
         tokens = self.tokens(depth) // cache.step_tokens * cache.step_tokens
         return np.where(tokens >= cache.minimum_tokens, tokens, 0)
+
+    def _cached(self, minimum: int) -> tuple[Ints, Reuse]:
+        """Calls with so many tokens, and what they use again of each other; shorter ones are not kept."""
+        if minimum not in self.by_minimum:
+            calls = np.flatnonzero(self.input_tokens >= minimum)
+            found = reuse(self.blocks.hashes, self.first[calls], self.length[calls])
+            self.by_minimum[minimum] = calls, found
+        return self.by_minimum[minimum]
 
 
 def _fresh(found: Reuse, start_ns: Ints, ttl_s: float) -> Ints:

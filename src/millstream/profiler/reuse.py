@@ -51,7 +51,7 @@ class Reuse:
         """
         deepest = np.zeros(requests, np.int64)
         chosen = slice(None) if wanted is None else wanted
-        np.maximum.at(deepest, self.request[chosen], self.end[chosen])
+        deepest[self.request[chosen]] = self.end[chosen]  # the last one stays, and is the deepest
         return deepest
 
 
