@@ -23,7 +23,7 @@ _BLANK: Final = b" \t\r\n\x00"
 _MARK: Final = b"\xef\xbb\xbf"
 """By which some editors say that a text is UTF-8."""
 _HEAD: Final = 1 << 20
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 22
 _LINES: Final = 20
 _LINE: Final = re.compile(rb"^\{.*\}[ \t\r]*$", re.MULTILINE)
 _NOT_NUMBERS: Final = re.compile(rb"NaN|Infinity")
@@ -46,7 +46,7 @@ class JsonFile:
         with path.open("rb") as file:
             self._compressed = file.read(len(_GZIP)) == _GZIP
         head = self._head().strip(_BLANK)
-        self.empty = not head
+        self.empty = not head and not self._compressed
         whole = [line for line in islice(_LINE.findall(head), _LINES) if _is_object(line)]
         is_array = head.startswith(b"[")
         self.lines = not is_array and (bool(whole) or not head.startswith(b"{"))
@@ -59,7 +59,9 @@ class JsonFile:
             yield from (line.removeprefix(_MARK) for _, line in read_lines(self.path))
             return
         try:
-            yield from _lines(self._chunks()) if self.lines else objects(self._chunks())
+            yield from (
+                _lines(self._chunks()) if self.lines else objects(self._chunks(), next(iter(self.keys), None))
+            )
         except _BROKEN:
             rejected[DAMAGED] += 1
 

@@ -8,21 +8,31 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
+
 _PLAIN: Final = re.compile(rb'(?:[^\[\]{}"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
 """Up to the next bracket, or to a string whose end is not there yet."""
 _IN_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _KEY_OR_BRACKET: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+(:?)|[\[\]{}]', re.DOTALL)
 _BETWEEN: Final = b" \t\r\n,[]\x00"
 """What may stand between two objects."""
+_BEFORE: Final = re.compile(rb"[ \t\r\n,\[\]\x00]*+")
+_SEPARATOR: Final = b" \t\r\n,"
+_encode: Final = msgspec.json.Encoder().encode
+_check: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _QUOTE: Final = b'"'
 
 
-def objects(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def objects(chunks: Iterable[bytes], key: str | None = None) -> Iterator[bytes]:
     """Each object that no other holds, and what stands between them and should not.
 
     What is not ended at the end comes as it is.
+
+    Args:
+        chunks: of the text, of any size.
+        key: which the objects begin with, most of them: it makes finding them faster.
     """
-    splitter = _Splitter()
+    splitter = _Splitter(key)
     for chunk in chunks:
         yield from splitter.feed(chunk)
     yield from splitter.rest()
@@ -41,12 +51,21 @@ def first_keys(head: bytes) -> list[str]:
             if depth == 0:
                 break
         elif depth == 1 and found[2]:
-            keys.append(found[1].decode(errors="replace"))
+            keys.append(_text(found[1]))
     return keys
 
 
+def _text(string: bytes) -> str:
+    """The text of a JSON string, without its quotes."""
+    try:
+        return msgspec.json.decode(b'"%b"' % string, type=str)
+    except msgspec.DecodeError:
+        return string.decode(errors="replace")
+
+
 class _Splitter:
-    def __init__(self) -> None:
+    def __init__(self, key: str | None) -> None:
+        self._beginning = None if key is None else re.compile(rb"\{\s*+%b\s*+:" % re.escape(_encode(key)))
         self._text = bytearray()
         self._at = 0
         """As far as this the text was looked at."""
@@ -57,7 +76,11 @@ class _Splitter:
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         self._text += chunk
-        while self._to_bracket():
+        while True:
+            while self._depth == 0 and (whole := self._next()) is not None:
+                yield whole
+            if not self._to_bracket():
+                break
             bracket = self._text[self._at]
             self._at += 1
             if self._depth == 0:
@@ -75,6 +98,24 @@ class _Splitter:
             del self._text[: self._begin]
             self._at -= self._begin
             self._begin = 0
+
+    def _next(self) -> bytes | None:
+        """The next object, if it ends where the one after it begins; else it is looked at sign by sign."""
+        if self._beginning is None:
+            return None
+        begin = _end(_BEFORE, self._text, self._at)
+        if self._beginning.match(self._text, begin) is None:
+            return None
+        after = self._beginning.search(self._text, begin + 1)
+        if after is None:
+            return None
+        whole = bytes(self._text[begin : after.start()]).rstrip(_SEPARATOR)
+        try:
+            _check(whole)
+        except msgspec.DecodeError:
+            return None
+        self._at = self._begin = begin + len(whole)
+        return whole
 
     def rest(self) -> Iterator[bytes]:
         if self._depth:

@@ -43,6 +43,8 @@ _USAGE: Final = {
     "cache_read_tokens": "cached_tokens",
     "reasoning_tokens": "reasoning_tokens",
 }
+_NOTHING: Final[tuple[Any, ...]] = (None, [])
+"""What an END tells of metadata that only the START has."""
 _DETAILS: Final = ("cache_read_tokens", "reasoning_tokens")
 _UNKNOWN_DURATION: Final = "END without START or start time, its span kept open"
 _STATUSES: Final = {status.value: status for status in Status}
@@ -119,16 +121,18 @@ def _parent(call: Call, calls: Calls) -> str | None:
 
 def _usage(call: Call, rejected: Counter[str]) -> Usage | None:
     told = None if call.end is None else mapping(call.end.payload.get("usage_info")).get("token_usage")
+    if not isinstance(told, dict):
+        return None
     counts: dict[str, int | None] = {}
     for ours, theirs in _USAGE.items():
-        value = mapping(told).get(theirs)
+        value = told.get(theirs)
         counts[ours] = _count(value)
         if value is not None and counts[ours] is None:
             rejected["number of tokens that is none"] += 1
     if not is_ours(call.first.uuid):
         for name in _DETAILS if counts["input_tokens"] or counts["output_tokens"] else counts:
             counts[name] = counts[name] or None
-    return None if told is None or all(one is None for one in counts.values()) else Usage(**counts)
+    return None if all(count is None for count in counts.values()) else Usage(**counts)
 
 
 def _metadata(call: Call) -> dict[str, Any]:
@@ -136,7 +140,7 @@ def _metadata(call: Call) -> dict[str, Any]:
     for event in (call.start, call.end):
         if event is not None:
             told = mapping(event.payload.get("metadata")).items()
-            found.update({key: value for key, value in told if value is not None or key not in found})
+            found.update({key: value for key, value in told if value not in _NOTHING or key not in found})
     return found
 
 

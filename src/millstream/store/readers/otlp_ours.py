@@ -29,7 +29,16 @@ _USAGE: Final = {
         "llm.token_count.completion_details.reasoning",
     ),
 }
-_DERIVED: Final = frozenset({"llm.token_count.total", "llm.model_name", "embedding.model_name"})
+_DERIVED: Final = frozenset(
+    {
+        "llm.token_count.total",
+        "llm.model_name",
+        "embedding.model_name",
+        "gen_ai.retrieval.query.text",
+        "gen_ai.tool.call.arguments",
+        "gen_ai.tool.call.result",
+    }
+)
 _ERROR_ATTRIBUTES: Final = ("exception.type", "exception.message")
 
 

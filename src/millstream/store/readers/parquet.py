@@ -127,7 +127,7 @@ class ParquetStore:
         try:
             return decode(text)
         except (msgspec.DecodeError, TypeError, RecursionError):
-            self.rejected[f"{name} that is not what a span has, left out"] += 1
+            self.rejected[f"{name} that cannot be read, left out"] += 1
             return missing
 
     def _open(self) -> pq.ParquetFile:
