@@ -43,10 +43,10 @@ def table(*prompts, **fields):
     return SpanTable.from_spans(call(number, prompt, **fields) for number, prompt in enumerate(prompts))
 
 
-@pytest.fixture
-def by_blocks(monkeypatch):
+@pytest.fixture(params=["MAX_TEXTS", "MAX_SPANS"])
+def by_blocks(monkeypatch, request):
     """Compare prompts by their hashes, as it is done where there are many."""
-    monkeypatch.setattr(module, "MAX_TEXTS", 0)
+    monkeypatch.setattr(module, request.param, 0)
 
 
 def chat(system, user):
@@ -74,6 +74,16 @@ def test_a_system_prompt_that_all_calls_share_is_shared_by_all():
     assert info.prefix_length == len(info.prefix)
     assert (info.calls_count, info.calls_percentage) == (10, 1.0)
     assert info.input_tokens_percentage == pytest.approx((8 + len(SYSTEM) + 6) / (8 + len(SYSTEM) + 6 + 7))
+
+
+@pytest.mark.usefixtures("by_blocks")
+def test_blocks_at_hand_are_used_and_one_prompt_is_read_for_its_text():
+    spans = [call(number, chat(SYSTEM, f"{number} mails")) for number in range(10)]
+    blocks = prompt_blocks(spans)
+    for span in spans[1:]:
+        span.input = None
+    (info,) = prefixes(SpanTable.from_spans(spans), None, blocks)["m"].prefix_info
+    assert (info.prefix, info.calls_count) == (f"system: {SYSTEM}"[:64], 10)
 
 
 @pytest.mark.usefixtures("by_blocks")

@@ -1,7 +1,8 @@
 """What do prompts begin with? The starts that many calls of a model share, with their text.
 
 A start is listed where fewer calls share a longer one: it is as long as all its calls agree. Up to
-`MAX_TEXTS` calls are compared by their text, to the character; more by the hashes of blocks of 64 bytes.
+`MAX_TEXTS` calls in `MAX_SPANS` spans are compared by their text, to the character; more by the hashes of
+blocks of 64 bytes.
 """
 
 import heapq
@@ -26,6 +27,8 @@ from millstream.store.prompt_blocks import (
 from millstream.store.table import Ints, SpanTable
 
 MAX_TEXTS: Final = 20_000
+MAX_SPANS: Final = 50_000
+"""To see the text of the calls in a file, all its spans are read."""
 MAX_PREFIXES: Final = 100
 
 
@@ -99,12 +102,12 @@ def prefixes(
     Args:
         table: the spans; open and failed calls count.
         config: `min_frequency` is the share of a model's calls that have to share a start, at least two.
-        blocks: the prompts of the table's spans, where they are known; they are only looked at when there
-            are more than `MAX_TEXTS` calls.
+        blocks: the prompts of the table's spans, where they are at hand; they are read from the spans where
+            they are needed and not.
     """
     config = config or PromptCachingPrefixes()
     rows = np.flatnonzero(table.of_kind(SpanKind.LLM))
-    by_text = len(rows) <= MAX_TEXTS
+    by_text = len(rows) <= MAX_TEXTS and len(table) <= MAX_SPANS
     if not by_text and blocks is None:
         blocks = prompt_blocks(table.spans)
     found = {}
