@@ -157,7 +157,7 @@ def _most_common(prompts: _Prompts, least: int) -> tuple[list[_Shared], bool]:
     made = 0
     while waiting and len(found) < MAX_PREFIXES:
         shared = heapq.heappop(waiting)[-1]
-        if shared.length > max(shared.above, content_start(prompts.text(int(shared.calls[0])))):
+        if shared.length > shared.above and shared.length > content_start(prompts.text(int(shared.calls[0]))):
             found.append(shared)
         for part in prompts.split(shared, least):
             made += 1
