@@ -11,7 +11,7 @@ BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo test test-servers test-faults check format bench-recording bench-delivery clean
+.PHONY: help demo test test-servers test-faults check format bench-recording bench-delivery bench-profiler clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ bench-recording: .venv-bench/.ready ## what recording costs, beside other SDKs; 
 
 bench-delivery: .venv-bench-delivery/.ready ## documents a second into Elasticsearch and OpenSearch, beside their clients; ARGS="--server elasticsearch9"
 	.venv-bench-delivery/bin/python -m benchmarks.delivery $(ARGS)
+
+bench-profiler: .venv/.ready ## time, CPU and memory of millstream profile by the number of spans; ARGS="--spans 10000000"
+	.venv/bin/python -m benchmarks.profiler $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote
 	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
