@@ -19,7 +19,9 @@ from millstream.store.readers.nat_steps import spans_of, told_trace_id
 
 _STEPS: Final = re.compile(rb'"intermediate_steps"\s*+:\s*+\[')
 _NUMBER: Final = re.compile(rb'"request_number"\s*+:\s*+(\d++)')
-_TORN_REQUEST: Final = "torn request, its whole steps kept"
+_AFTER_STEPS: Final = b"}"
+_TORN_STEP: Final = "step that is torn or not JSON"
+_TORN_REQUEST: Final = "request that is torn, its steps kept"
 
 
 class NatTracesStore:
@@ -83,13 +85,13 @@ class NatTracesStore:
         if begin is None:
             self.rejected[TORN] += 1
             return None
-        self.rejected[_TORN_REQUEST] += 1
-        steps = []
+        steps, torn = [], 0
         for one in objects([text[begin.end() :]]):
             try:
                 steps.append(decoded(one))
             except ValueError:
-                self.rejected[TORN] += 1
+                torn += not one.startswith(_AFTER_STEPS)
+        self.rejected[_TORN_STEP if torn else _TORN_REQUEST] += torn or 1
         number = _NUMBER.search(text, 0, begin.start())
         return (int(number[1]) if number else None), steps
 
