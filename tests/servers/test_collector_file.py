@@ -86,6 +86,11 @@ def test_made_up_runs_come_back_with_kinds_tokens_and_parents(collector, tmp_pat
     sent = list(runs(20, seed=5))
     sent.append(made_up(kind=SpanKind.TOOL, status=Status.CANCELLED, error=SpanError("CancelledError", "")))
     sent.append(made_up(kind=SpanKind.LLM, usage=Usage(input_tokens=0, output_tokens=7), workload_id="w"))
+    sent.append(made_up(kind=SpanKind.AGENT, status=Status.INTERRUPTED, end_ns=None))
+    sent.append(made_up(kind=SpanKind.LLM, status=Status.ERROR, error=SpanError("a.b.Late", "late: 5 s")))
+    sent.append(made_up(kind=SpanKind.TASK, status=Status.ERROR))
+    copied = {"otel.scope.name": "theirs", "otel.scope.version": "1", "span.kind": "SERVER"}
+    sent.append(made_up(kind=SpanKind.WORKFLOW, attributes=copied, usage=None))
     path = tmp_path / "traces.json.gz"
     path.write_bytes(gzip.compress(send(collector, sent)))
     read = {span.span_id: span for span in open_store(path).spans()}

@@ -7,7 +7,8 @@ import msgspec
 
 from millstream import semconv
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, Status, Usage
-from millstream.store.translate import translate
+from millstream.store.readers.otlp_values import listed, under
+from millstream.store.translate import messages, translate
 
 _KIND: Final = "millstream.span.kind"
 _KIND_ELSEWHERE: Final = "openinference.span.kind"
@@ -37,9 +38,33 @@ _DERIVED: Final = frozenset(
         "gen_ai.retrieval.query.text",
         "gen_ai.tool.call.arguments",
         "gen_ai.tool.call.result",
+        "gen_ai.input.messages",
+        "gen_ai.output.messages",
     }
 )
+_OF_OTEL: Final = (
+    semconv.OTEL_SCOPE_NAME,
+    semconv.OTEL_SCOPE_VERSION,
+    semconv.OTEL_SPAN_KIND,
+    semconv.OTEL_STATUS_CODE,
+)
+_NO_TYPE: Final = "_OTHER"
+"""What `error.type` is of a failed span that tells no error."""
 _ERROR_ATTRIBUTES: Final = ("exception.type", "exception.message")
+
+
+def told_kind(told: Any) -> SpanKind | None:
+    """The kind of a span of ours or of OpenInference's, found quickly; `None` of any other.
+
+    Args:
+        told: the object of the span.
+    """
+    found = {}
+    for pair in listed(told, "attributes"):
+        if isinstance(pair, dict) and pair.get("key") in (_KIND, _KIND_ELSEWHERE):
+            found[pair["key"]] = under(pair.get("value"), "stringValue")
+    kind = found.get(_KIND) or found.get(_KIND_ELSEWHERE)
+    return None if kind is None else SpanKind.__members__.get(str(kind), SpanKind.CHAIN)
 
 
 def telling(span: Span, resource: Mapping[str, Any]) -> bool:
@@ -59,21 +84,33 @@ def restored(span: Span) -> Span:
     """The span itself, as it was before it was sent, as far as OTLP holds it."""
     raw = span.attributes
     kind = SpanKind.__members__.get(str(raw.pop(_KIND, None) or raw.get(_KIND_ELSEWHERE)), span.kind)
-    raw.setdefault(_KIND_ELSEWHERE, SpanKind.CHAIN.value)  # so that `translate` takes what goes with it
     span.workload_id = raw.pop(_WORKLOAD, None)
     span.input, span.output = _content(raw, "input"), _content(raw, "output")
     usage = _usage(raw)
     ended = raw.pop(_STATUS, None)
     for key in [key for key in raw if key in _DERIVED or key.startswith(_DOCUMENTS)]:
         del raw[key]
-    is_copy = raw.get(semconv.OTEL_SCOPE_NAME) != _NAME
-    translate(span)
+    if raw.get(semconv.OTEL_SCOPE_NAME) == _NAME:
+        raw.pop(_KIND_ELSEWHERE, None)
+        _own(span)
+    else:  # it had been copied from OpenTelemetry
+        translate(span)
     span.kind, span.usage = kind, usage
-    if not is_copy:
-        for key in (semconv.OTEL_SCOPE_NAME, semconv.OTEL_SCOPE_VERSION, semconv.SPAN_KIND):
-            span.attributes.pop(key, None)
     _end(span, ended)
     return span
+
+
+def _own(span: Span) -> None:
+    """What `translate` finds out of a span of others."""
+    raw = span.attributes
+    description = str(raw.pop(semconv.OTEL_STATUS_DESCRIPTION, ""))
+    for key in _OF_OTEL:
+        raw.pop(key, None)
+    if offered := messages.tools(raw.get(semconv.TOOL_DEFINITIONS)):
+        raw[semconv.TOOL_DEFINITIONS] = offered
+    if span.status is Status.ERROR and (kind := raw.get("error.type", _NO_TYPE)) != _NO_TYPE:
+        message = description.removeprefix(str(kind)).removeprefix(": ")
+        span.error = SpanError(str(kind), message)
 
 
 def _content(raw: dict[str, Any], side: str) -> Any:

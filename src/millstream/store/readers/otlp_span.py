@@ -48,6 +48,11 @@ def read_span(told: Any, scope: Any) -> Span:
     )
 
 
+def without_content(told: dict[str, Any]) -> dict[str, Any]:
+    """The object of a span without what is long in it."""
+    return {key: value for key, value in told.items() if not isinstance(value, list)}
+
+
 def _about(told: Any, scope: Any, code: str | None) -> dict[str, Any]:
     found = {
         semconv.OTEL_SCOPE_NAME: str(under(scope, "name") or ""),
