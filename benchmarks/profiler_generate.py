@@ -16,6 +16,8 @@ from millstream.store.table import Oddities
 Ints = NDArray[np.int64]
 SHAPES = 400
 """Different requests; each comes again with other times and token counts."""
+COMMON_BLOCKS = 24
+"""Blocks of 64 bytes that all prompts begin with."""
 _MODELS = ("gpt-large", "gpt-small", "mixtral")
 _TOOLS = ("search", "fetch", "calculator", "look_up_customer", "send_mail")
 _FUNCTIONS = ("plan", "answer", "summarise")
@@ -95,6 +97,9 @@ def _rows(
     tokens = [np.where(is_llm, rng.integers(low, high, total), -1) for low, high in ((200, 8000), (5, 900))]
     failed = rng.random(total) < 0.01
     nothing = pa.nulls(total, pa.large_string())
+    before = np.cumsum(is_llm) - is_llm
+    call = before - before[begin - first_row]  # of its request
+    length = np.where(is_llm, COMMON_BLOCKS + 2 * np.minimum(call, 40), 0)
 
     def counted(values: Ints) -> pa.Array:
         return pa.array(values, mask=values < 0)
@@ -124,8 +129,18 @@ def _rows(
         "table_start_ns": pa.array(start),
         "table_end_ns": pa.array(end),
         "declared_root": pa.array(parent < 0),
+        "prompt_blocks": _blocks(length, number + first_trace, ~is_llm),
     }
     return pa.Table.from_arrays([columns.get(field.name, nothing) for field in schema], schema=schema)
+
+
+def _blocks(length: Ints, request: Ints, missing: NDArray[np.bool_]) -> pa.Array:
+    """Chained hashes of prompts: one start for all requests, then each conversation's own, ever longer."""
+    first = np.concatenate(([0], np.cumsum(length)))
+    position = np.arange(first[-1]) - np.repeat(first[:-1], length)
+    own = np.where(position < COMMON_BLOCKS, 0, np.repeat(request, length) + 1).astype(np.uint64)
+    hashes = (own * np.uint64(1_000_003) + position.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+    return pa.LargeListArray.from_arrays(pa.array(first), pa.array(hashes), mask=pa.array(missing))
 
 
 def _hex(numbers: Ints) -> pa.Array:

@@ -152,15 +152,18 @@ class Profile:
     def common_prefixes(self) -> dict[str, ModelPrefixes] | Failure | None:
         """What the prompts of each model begin with."""
         wanted = self.config.prompt_caching_prefixes
-        return _attempt(lambda: prefixes(self.table, wanted)) if wanted.enable else None
+        if not wanted.enable:
+            return None
+        return _attempt(lambda: prefixes(self.table, wanted, self._prompt_blocks))
 
     @cached_property
     def cache(self) -> list[CacheOpportunity] | Failure | None:
         """What providers' caches read, and what they could have read, of each model."""
         if not self.config.prompt_caching_prefixes.enable:
             return None
-        return _attempt(lambda: cache_opportunity(self.table, self._prompt_blocks()))
+        return _attempt(lambda: cache_opportunity(self.table, self._prompt_blocks))
 
+    @cached_property
     def _prompt_blocks(self) -> PromptBlocks:
         hashed = getattr(self.table.spans, "prompt_blocks", None)  # a file's, of which no text is read
         return prompt_blocks(self.table.spans) if hashed is None else hashed()

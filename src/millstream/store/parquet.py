@@ -311,7 +311,7 @@ class StoredSpans(Sequence[Span]):
         self._file = pq.ParquetFile(path)
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
-        self._groups: OrderedDict[int, list[Span]] = OrderedDict()
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -328,11 +328,12 @@ class StoredSpans(Sequence[Span]):
             raise IndexError(f"there is no row {at}")
         group = int(np.searchsorted(self._bounds, row, side="right")) - 1
         if group not in self._groups:
-            self._groups[group] = list(spans_of(self._file.read_row_group(group)))
+            self._groups[group] = self._file.read_row_group(group, columns=[field.name for field in _FIELDS])
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
-        return self._groups[group][row - int(self._bounds[group])]
+        (span,) = spans_of(self._groups[group].slice(row - int(self._bounds[group]), 1))
+        return span
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
@@ -346,7 +347,7 @@ class StoredSpans(Sequence[Span]):
         )
 
     def __iter__(self) -> Iterator[Span]:
-        for batch in self._file.iter_batches(ROWS_AT_ONCE):
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=[field.name for field in _FIELDS]):
             yield from spans_of(batch)
 
 
