@@ -6,12 +6,12 @@ OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai lla
 	tests/deliver/test_flywheel_record.py
 
 # What an environment is made from; the package holds modules in C.
-BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/record/*.c)
+BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.c)
 
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo test test-servers test-faults check format bench-recording bench-delivery clean
+.PHONY: help demo test test-servers test-faults check format bench-recording bench-delivery bench-profiler clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -48,8 +48,11 @@ bench-recording: .venv-bench/.ready ## what recording costs, beside other SDKs; 
 bench-delivery: .venv-bench-delivery/.ready ## documents a second into Elasticsearch and OpenSearch, beside their clients; ARGS="--server elasticsearch9"
 	.venv-bench-delivery/bin/python -m benchmarks.delivery $(ARGS)
 
+bench-profiler: .venv/.ready ## time, CPU and memory of millstream profile by the number of spans; ARGS="--spans 10000000"
+	.venv/bin/python -m benchmarks.profiler $(ARGS)
+
 clean: ## remove environments, caches and what runs wrote
-	rm -rf build src/millstream/record/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo

@@ -2,11 +2,11 @@
 
 from setuptools import Extension, setup
 
-NAMES = ("_lane", "_marks", "_messages")
+NAMES = ("profiler._reuse", "profiler._trees", "record._lane", "record._marks", "record._messages")
 
 setup(
     ext_modules=[
-        Extension(f"millstream.record.{name}", [f"src/millstream/record/{name}.c"], optional=True)
+        Extension(f"millstream.{name}", [f"src/millstream/{name.replace('.', '/')}.c"], optional=True)
         for name in NAMES
     ]
 )

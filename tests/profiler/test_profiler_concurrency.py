@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.profiler.bottlenecks import nested_stack, simple_stack
-from millstream.profiler.concurrency import concurrency
+from millstream.profiler.concurrency import concurrency, spikes
 from millstream.profiler.sweep import sweep
 from millstream.span import SpanKind, Usage
 from millstream.store.table import SpanTable
@@ -31,7 +31,8 @@ def test_distribution_percentiles_and_spikes_by_counting_cells(spans, threshold)
     calls = calls_of(spans)
     levels = counted(calls)
     busy = sorted(level for level in levels if level)
-    found = concurrency(SpanTable.from_spans(spans), threshold)
+    table = SpanTable.from_spans(spans)
+    found = concurrency(table, threshold)
     assert found.max == max(levels)
     assert round(found.busy_s * 1e9) == len(busy)
     used = [t for t in range(HORIZON) if levels[t]]
@@ -43,10 +44,10 @@ def test_distribution_percentiles_and_spikes_by_counting_cells(spans, threshold)
         assert math.isclose(found.idle_share, inside.count(0) / len(inside), abs_tol=1e-12)
         for share, value in ((0.5, found.p50_concurrency), (0.9, found.p90_concurrency)):
             assert value == min(v for v in busy if sum(b <= v for b in busy) / len(busy) >= share - 1e-9)
-    check_spikes(calls, levels, threshold, found)
+    check_spikes(calls, levels, threshold, found, spikes(table, threshold))
 
 
-def check_spikes(calls, levels, threshold, found):
+def check_spikes(calls, levels, threshold, found, intervals):
     expected, t = [], 0
     while t < HORIZON:
         if levels[t] < threshold:
@@ -59,9 +60,10 @@ def check_spikes(calls, levels, threshold, found):
         expected.append((begin, t, max(levels[begin:t]), active))
     got = [
         (round(s.start_time * 1e9), round(s.end_time * 1e9), s.concurrency, set(s.active_uuids))
-        for s in found.spike_intervals
+        for s in intervals
     ]
     assert got == expected
+    assert found.spikes == len(expected)
 
 
 @settings(max_examples=200)
@@ -96,8 +98,9 @@ def test_a_spike_counts_each_call_once_and_only_known_tokens():
         llm("y", 60, 70),
         llm("alone", 200, 300, Usage(1000, 1000)),
     ]
-    found = concurrency(SpanTable.from_spans(spans), 2)
-    assert [s.active_uuids for s in found.spike_intervals] == [["long", "x"], ["long", "y"]]
+    table = SpanTable.from_spans(spans)
+    found = concurrency(table, 2)
+    assert [s.active_uuids for s in spikes(table, 2)] == [["long", "x"], ["long", "y"]]
     assert found.correlation_stats.avg_prompt_tokens == 15
     assert found.correlation_stats.avg_total_tokens == 40
     assert found.correlation_stats.n == 2

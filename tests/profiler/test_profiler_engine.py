@@ -13,6 +13,7 @@ from millstream.span import SpanKind
 from tests.profiler.profiler_synthetic import runs, small_forests, span
 
 FILES = {
+    "prediction_trie.json",
     "all_requests_profiler_traces.json", "standardized_data_all.csv", "inference_optimization.json",
     "workflow_profiling_metrics.json", "workflow_profiling_report.txt", "findings.json", "spans.parquet",
     "trace.json", "gantt_chart.png", "report.html",
@@ -96,10 +97,9 @@ def test_what_is_off_is_null(many_spans, tmp_path):
 )
 def test_odd_spans_give_every_file(spans, tmp_path):
     found = profile(spans)
-    assert found.failures == {}
     errors = {}
     written = write_profile(found, tmp_path, on_error=errors.__setitem__)
-    assert errors == {}
+    assert found.failures == errors == {}
     assert {path.name for path in written} == FILES
     for path in tmp_path.glob("*.json"):
         msgspec.json.decode(path.read_bytes())
@@ -109,6 +109,7 @@ def test_odd_spans_give_every_file(spans, tmp_path):
 @given(small_forests())
 def test_no_small_forest_fails(spans):
     found = profile(spans)
+    found.complete()
     assert found.failures == {}
     assert msgspec.json.encode(findings(found))
 
@@ -132,7 +133,14 @@ def test_findings_have_the_documented_shape(many):
     assert {"kind", "name", "n", "self_s", "share"} == document["self_time"][0].keys()
     assert {"kind", "name", "seconds", "share"} <= document["critical_path"]["by_name"][0].keys()
     assert document["concurrency"]["max"] > 1
-    assert document["forecast"]["refused"]
+    forecast = document["forecast"]["remaining_s"]
+    assert {"low", "median", "high", "model", "error", "coverage", "n"} <= forecast.keys()
+    assert forecast["low"] <= forecast["median"] <= forecast["high"]
+    assert {"kind", "name", "calls", "errors", "retries"} <= document["retries"][0].keys()
+    assert document["cost"]["calls"] == document["tokens"][0]["calls"] + sum(
+        row["calls"] for row in document["tokens"][1:]
+    )
+    assert {"model", "observed", "achievable"} <= document["cache"][0].keys()
 
 
 def test_a_profile_is_the_same_every_time(tmp_path):

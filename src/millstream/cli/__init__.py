@@ -19,6 +19,7 @@ from millstream.cli import stopping
 from millstream.errors import MillstreamError, StorageError
 
 _COMMANDS: Final = {
+    "compare": "millstream.cli.compare",
     "doctor": "millstream.cli.doctor",
     "eval": "millstream.cli.eval",
     "info": "millstream.cli.run",

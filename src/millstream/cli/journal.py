@@ -19,6 +19,7 @@ from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.eviction import evict, told
 from millstream.deliver.undelivered import SinkStatus, sink_statuses
 from millstream.errors import InputError, StorageError
+from millstream.profiler.renderers.files import replacing
 from millstream.record import journal_home
 from millstream.store import open_store
 from millstream.store.manifest import SegmentSummary, summarise
@@ -196,9 +197,10 @@ def export(home: Path | None, output: Path | None, trace_ids: tuple[str, ...]) -
                 sys.stdout.buffer.write(msgspec.json.encode(span) + b"\n")
             sys.stdout.buffer.flush()
         elif output.suffix == ".parquet":
-            from millstream.profiler.renderers.parquet import write_parquet  # noqa: PLC0415  # needs an extra
+            from millstream.store.parquet import write_spans  # noqa: PLC0415  # needs an extra
 
-            write_parquet(spans, output)
+            with replacing(output) as file:
+                write_spans(spans, file)
         elif output.suffix == ".jsonl":
             with output.open("wb") as file:
                 file.writelines(msgspec.json.encode(span) + b"\n" for span in spans)

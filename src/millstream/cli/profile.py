@@ -1,6 +1,5 @@
 """`millstream profile`: where the time and the tokens of recorded runs went."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,12 +96,16 @@ def read_config(path: Path) -> ProfilerConfig:
 
 def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
     store = open_store(source)
-    found = profiler_room.profile(store.spans(), config)
+    if store.format == "parquet" and (found := profiler_room.profile_file(source, config)) is not None:
+        return found
+    spans = list(store.spans())
+    found = profiler_room.profile(spans, config, trace_order=store.trace_order)
     rejected = dict(store.rejected)
     if len(found.table) == 0:
         unreadable = f"; {sum(rejected.values())} lines could not be read" if rejected else ""
         raise InputError(f"{source} holds no spans{unreadable}. Record a run first, or give another source.")
-    return dataclasses.replace(found, source=Source(store.format, found.source.spans, rejected))
+    found.source = Source(store.format, found.source.spans, rejected)
+    return found
 
 
 def _write(found: "Profile", output_dir: Path, *, quiet: bool) -> None:

@@ -295,6 +295,7 @@ class _Run:
                 self._general.profiler,
                 trace_order=order,
             )
+            found.complete()
             problems += [f"the analysis {name} failed: {why}" for name, why in found.failures.items()]
             files = write_profile(
                 found,

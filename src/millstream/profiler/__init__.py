@@ -9,19 +9,38 @@ from typing import TYPE_CHECKING, Any
 from millstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from millstream.profiler.engine import Profile, profile
+    from millstream.profiler.cache import CacheCurve, cache_curve
+    from millstream.profiler.engine import Profile, profile, profile_file
+    from millstream.profiler.forecast.forecaster import Forecast, Forecaster, fit_forecast
     from millstream.profiler.renderers.findings import findings
     from millstream.profiler.write import write_profile
 
-__all__ = ["Profile", "findings", "profile", "write_profile"]
+__all__ = [
+    "CacheCurve",
+    "Forecast",
+    "Forecaster",
+    "Profile",
+    "cache_curve",
+    "findings",
+    "fit_forecast",
+    "profile",
+    "profile_file",
+    "write_profile",
+]
 
 _HOMES = {
+    "CacheCurve": "millstream.profiler.cache",
+    "Forecast": "millstream.profiler.forecast.forecaster",
+    "Forecaster": "millstream.profiler.forecast.forecaster",
     "Profile": "millstream.profiler.engine",
+    "cache_curve": "millstream.profiler.cache",
     "findings": "millstream.profiler.renderers.findings",
+    "fit_forecast": "millstream.profiler.forecast.forecaster",
     "profile": "millstream.profiler.engine",
+    "profile_file": "millstream.profiler.engine",
     "write_profile": "millstream.profiler.write",
 }
-_EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2"})
+_EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2", "sklearn"})
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,8 @@ class Concurrency(msgspec.Struct, frozen=True):
             pauses between sessions.
         concurrency_distribution: seconds at each level, 0 included; likewise.
         p50_concurrency: and those after it: level not exceeded for that share of the busy time.
+        spike_threshold: level at which a spike begins.
+        spikes: maximal stretches at or above it; `spikes` lists them.
         average_latency_by_concurrency: mean duration (s) of calls by the level at their midpoint.
     """
 
@@ -53,7 +55,7 @@ class Concurrency(msgspec.Struct, frozen=True):
     p95_concurrency: int | None
     p99_concurrency: int | None
     spike_threshold: int
-    spike_intervals: list[Spike]
+    spikes: int
     correlation_stats: CorrelationStats
     average_latency_by_concurrency: dict[int, float]
 
@@ -74,7 +76,8 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
     percentiles = [weighted_percentile(level, length, share) for share in (0.50, 0.90, 0.95, 0.99)]
     threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
     spans_ns, busy_ns = int(outside_pauses.length_ns.sum()), int(length.sum())
-    spikes, in_spike = _spikes(table, rows, levels, threshold)
+    begin, finish, _ = _stretches(levels, threshold)
+    first, stop = _met(table, rows, begin, finish)
     return Concurrency(
         n=len(rows),
         max=int(level.max()) if len(level) else 0,
@@ -86,8 +89,8 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
         p95_concurrency=percentiles[2],
         p99_concurrency=percentiles[3],
         spike_threshold=threshold,
-        spike_intervals=spikes,
-        correlation_stats=_correlation(table, in_spike),
+        spikes=len(begin),
+        correlation_stats=_correlation(table, rows[stop > first]),
         average_latency_by_concurrency=_latency_by_level(levels, start, end),
     )
 
@@ -110,27 +113,39 @@ def _sums(level: Ints, length_ns: Ints) -> dict[int, float]:
     return {at: float(seconds[at]) for at in np.unique(level).tolist()}
 
 
-def _spikes(table: SpanTable, rows: Ints, levels: Levels, threshold: int) -> tuple[list[Spike], Ints]:
-    """The spikes, and the rows of the calls that ran in any."""
+def spikes(table: SpanTable, threshold: int) -> list[Spike]:
+    """The maximal stretches with at least `threshold` calls at once, and the calls in each, by span id."""
+    rows = calls(table)
+    begin, finish, peak = _stretches(call_levels(table), threshold)
+    inside: list[list[str]] = [[] for _ in range(len(begin))]
+    first, stop = _met(table, rows, begin, finish)
+    met = np.flatnonzero(stop > first)
+    for row, start, end in zip(rows[met].tolist(), first[met].tolist(), stop[met].tolist(), strict=True):
+        for spike in range(start, end):
+            inside[spike].append(table.spans[row].span_id)
+    return [
+        Spike(float(b / NS_PER_S), float(f / NS_PER_S), int(p), active)
+        for b, f, p, active in zip(begin, finish, peak, inside, strict=True)
+    ]
+
+
+def _stretches(levels: Levels, threshold: int) -> tuple[Ints, Ints, Ints]:
+    """Begin, end (Unix ns) and peak of the maximal stretches at or above the threshold."""
     high = np.concatenate(([False], levels.level >= threshold, [False]))
     edges = np.flatnonzero(high[1:] != high[:-1])
     first, last = edges[::2], edges[1::2]
     if len(first) == 0:
-        return [], rows[:0]
-    begin, finish = levels.time_ns[first], levels.time_ns[last]
+        return first, first, first
     peak = np.maximum.reduceat(np.append(levels.level, 0), np.column_stack((first, last)).ravel())[::2]
-    lasting = rows[table.end_ns[rows] > table.start_ns[rows]]
-    from_spike = np.searchsorted(finish, table.start_ns[lasting], side="right")
-    to_spike = np.searchsorted(begin, table.end_ns[lasting], side="left")
-    inside: list[list[str]] = [[] for _ in range(len(begin))]
-    for row, start, stop in zip(lasting.tolist(), from_spike.tolist(), to_spike.tolist(), strict=True):
-        for spike in range(start, stop):
-            inside[spike].append(table.spans[row].span_id)
-    spikes = [
-        Spike(float(b / NS_PER_S), float(f / NS_PER_S), int(p), active)
-        for b, f, p, active in zip(begin, finish, peak, inside, strict=True)
-    ]
-    return spikes, lasting[to_spike > from_spike]
+    return levels.time_ns[first], levels.time_ns[last], peak
+
+
+def _met(table: SpanTable, rows: Ints, begin: Ints, finish: Ints) -> tuple[Ints, Ints]:
+    """Of each call: the first stretch that it is in, and the first after it that it is not in."""
+    start, end = table.start_ns[rows], table.end_ns[rows]
+    first = np.searchsorted(finish, start, side="right")
+    stop = np.searchsorted(begin, end, side="left")
+    return first, np.where(end > start, stop, first)
 
 
 def _correlation(table: SpanTable, rows: Ints) -> CorrelationStats:

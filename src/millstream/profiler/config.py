@@ -1,7 +1,6 @@
 """The section `eval.general.profiler` of a workflow file: keys and defaults of the reference.
 
-Analyses that are not in this version (prompt prefixes, PrefixSpan, forecasts, the prediction trie, Dynamo
-metrics) accept their keys and give null.
+Dynamo metrics are not in this version: their keys are accepted and give null.
 """
 
 from typing import Self
@@ -49,7 +48,7 @@ class PredictionTrie(_Section):
     """Predictions by position in the call tree."""
 
     enable: bool = False
-    output_filename: str = "prediction_trie.json"
+    output_filename: str = Field("prediction_trie.json", pattern=r"^[\w][\w.-]*$")  # in the output folder
     auto_sensitivity: bool = True
     sensitivity_scale: int = Field(5, ge=1)
     w_critical: float = 0.5
@@ -107,4 +106,5 @@ class ProfilerConfig(_Section):
             bottleneck_analysis=BottleneckAnalysis(enable_simple_stack=True, enable_nested_stack=True),
             concurrency_spike_analysis=ConcurrencySpikeAnalysis(enable=True, spike_threshold=None),
             prefix_span_analysis=PrefixSpanAnalysis(enable=True),
+            prediction_trie=PredictionTrie(enable=True),
         )

@@ -12,8 +12,11 @@ import numpy as np
 
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.latency import groups
-from millstream.profiler.tree import clipped
-from millstream.store.table import Ints, SpanTable
+from millstream.profiler.tree import COMPILED, clipped
+from millstream.store.table import Bools, Ints, SpanTable
+
+if COMPILED:
+    from millstream.profiler import _trees
 
 
 class PathRow(msgspec.Struct, frozen=True):
@@ -47,6 +50,14 @@ def critical_path(table: SpanTable) -> CriticalPath:
 def critical_path_ns(table: SpanTable) -> Ints:
     """Each span's own time on the critical path of its request, shape (n,)."""
     reached, start, end = clipped(table)
+    if not COMPILED:
+        return _critical_path_ns(table, reached, start, end)
+    own = np.empty(len(table), np.int64)
+    _trees.critical_path(table.parent, reached, start, end, own)
+    return own
+
+
+def _critical_path_ns(table: SpanTable, reached: Bools, start: Ints, end: Ints) -> Ints:
     child = np.flatnonzero(reached & (table.parent >= 0))
     child = child[np.lexsort((-start[child], end[child], table.parent[child]))]
     first = np.searchsorted(table.parent[child], np.arange(len(table) + 1)).tolist()

@@ -37,19 +37,21 @@ class Levels:
 def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
     """Levels of the intervals; empty intervals (start = end) open nothing."""
     lasting = end_ns > start_ns
-    times = np.concatenate((start_ns[lasting], end_ns[lasting]))
-    change = np.repeat(np.array([1, -1]), int(lasting.sum()))
-    distinct, place = np.unique(times, return_inverse=True)
-    level = np.cumsum(np.bincount(place, weights=change, minlength=len(distinct)).astype(np.int64))
+    starts, ends = np.sort(start_ns[lasting]), np.sort(end_ns[lasting])
+    times = np.concatenate((starts, ends))
+    order = np.argsort(times, kind="stable")  # of two ascending runs: a merge
+    times = times[order]
+    level = np.cumsum(np.where(order < len(starts), 1, -1))
+    last = np.concatenate((times[1:] != times[:-1], [True])) if len(times) else np.zeros(0, bool)
+    times, level = times[last], level[last]
     steps = np.concatenate(([True], level[1:] != level[:-1])) if len(level) else np.zeros(0, bool)
-    return Levels(distinct[steps], level[steps][:-1])
+    return Levels(times[steps], level[steps][:-1])
 
 
 def weighted_percentile(level: Ints, weight: Ints, share: float) -> int | None:
     """The smallest level at or below which at least `share` of the weight lies; None without weight."""
-    total = weight.sum()
-    if len(level) == 0 or total <= 0:
+    if len(level) == 0 or weight.sum() <= 0:
         return None
-    order = np.argsort(level, kind="stable")
-    below: NDArray[np.float64] = np.cumsum(weight[order]) / total
-    return int(level[order][min(int(np.searchsorted(below, share - 1e-12)), len(level) - 1)])
+    at_level = np.bincount(level, weights=weight)  # levels are whole numbers, at most that of the intervals
+    below: NDArray[np.float64] = np.cumsum(at_level) / at_level.sum()
+    return min(int(np.searchsorted(below, share - 1e-12)), len(at_level) - 1)

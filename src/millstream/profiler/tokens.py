@@ -3,7 +3,6 @@
 import msgspec
 import numpy as np
 
-from millstream import semconv
 from millstream.profiler import estimate
 from millstream.profiler.results import Statistic
 from millstream.store.table import Ints, SpanTable
@@ -59,7 +58,7 @@ def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
     ordered_s = np.sort(table.duration_ns[ended]) / estimate.NS_PER_S
     generated = ended[table.output_tokens[ended] >= 0]
     generating_s = float(table.duration_ns[generated].sum()) / estimate.NS_PER_S
-    first_chunks = [_first_chunk_s(table, row) for row in rows.tolist()]
+    first_chunk_s = table.time_to_first_chunk_s[rows]
     return ModelRow(
         name=name,
         calls=len(rows),
@@ -73,17 +72,8 @@ def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
         total_s=float(ordered_s.sum()),
         latency_p50=estimate.quantile(ordered_s, 0.50),
         latency_p95=estimate.quantile(ordered_s, 0.95),
-        time_to_first_chunk_p50=estimate.quantile(
-            np.sort(np.array([value for value in first_chunks if value is not None], float)), 0.50
-        ),
+        time_to_first_chunk_p50=estimate.quantile(np.sort(first_chunk_s[~np.isnan(first_chunk_s)]), 0.50),
         output_tokens_per_s=float(table.output_tokens[generated].sum()) / generating_s
         if generating_s
         else None,
     )
-
-
-def _first_chunk_s(table: SpanTable, row: int) -> float | None:
-    value = table.spans[row].attributes.get(semconv.TIME_TO_FIRST_CHUNK_S)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        return None
-    return float(value)

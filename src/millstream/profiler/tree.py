@@ -1,15 +1,32 @@
 """Time shared out in the call tree: self time, time of a subtree, spans clipped to their parents.
 
-Whole-column operations, O(n log n) and without recursion, so that a chain of thousands of spans is fine.
+Compiled, one pass over the rows; without a compiler whole-column operations, O(n log n). No recursion, so
+that a chain of thousands of spans is fine.
 """
+
+from typing import Final
 
 import numpy as np
 
 from millstream.store.table import UNKNOWN, Bools, Ints, SpanTable
 
+try:
+    from millstream.profiler import _trees
+except ImportError:  # built without a compiler
+    _trees = None  # type: ignore[assignment]
+COMPILED: Final = _trees is not None
+
 
 def self_time_ns(table: SpanTable) -> Ints:
     """Duration minus the union of the children clipped to the span; -1 for open spans, shape (n,)."""
+    if not COMPILED:
+        return _self_time_ns(table)
+    own = np.empty(len(table), np.int64)
+    _trees.self_time(table.parent, table.start_ns, table.end_ns, own)
+    return own
+
+
+def _self_time_ns(table: SpanTable) -> Ints:
     duration = table.duration_ns
     child = np.flatnonzero((table.parent >= 0) & table.closed)
     child = child[table.closed[table.parent[child]]]
@@ -47,6 +64,9 @@ def levels_down(table: SpanTable) -> list[Ints]:
 def subtree_time_ns(table: SpanTable, self_time: Ints) -> Ints:
     """Sum of self time over the span and everything below it; open spans add nothing, shape (n,)."""
     total = np.maximum(self_time, 0)
+    if COMPILED:
+        _trees.add_up(table.parent, total)
+        return total
     for rows in reversed(levels_down(table)[1:]):
         np.add.at(total, table.parent[rows], total[rows])
     return total
@@ -60,6 +80,10 @@ def clipped(table: SpanTable) -> tuple[Bools, Ints, Ints]:
         meaningless where the first is false), each shape (n,).
     """
     start, end = table.start_ns.copy(), table.end_ns.copy()
+    if COMPILED:
+        hangs = np.empty(len(table), bool)
+        _trees.clip(table.parent, table.roots(), start, end, hangs)
+        return hangs, start, end
     reached = table.roots() & table.closed
     for rows in levels_down(table)[1:]:
         parent = table.parent[rows]

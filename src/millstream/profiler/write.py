@@ -14,6 +14,7 @@ from millstream.profiler.renderers import (
     metrics,
     optimization,
     parquet,
+    prediction_trie,
     standardized,
     text,
     traces,
@@ -61,7 +62,10 @@ def write_profile(
         raise StorageError(
             f"Cannot make the folder {output_dir}: {error}. Choose another output_dir."
         ) from error
+    profile.complete()  # so that each file can name the analyses that failed
     writers = dict(_WRITERS)
+    if profile.config.prediction_trie.enable:
+        writers[profile.config.prediction_trie.output_filename] = prediction_trie.write
     writers["report.html"] = lambda found, path: html.write(found, path, evaluation)
     written = []
     for name, writer in writers.items():

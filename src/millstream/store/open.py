@@ -2,15 +2,17 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from millstream.errors import InputError
 from millstream.span import Span
 from millstream.store.blobs import BlobReader
-from millstream.store.merge import Merger, Openings
-from millstream.store.segments import Segment, State, list_segments, read_lines
+from millstream.store.merge import Merger
+from millstream.store.readers import wanted
+from millstream.store.readers.recognise import recognise
+from millstream.store.segments import Segment, State, list_segments
 from millstream.store.spans import SpanReader
 
 _GIVE: Final = "Give the folder that was recorded into"
@@ -20,14 +22,19 @@ class Store(Protocol):
     """Recorded spans.
 
     Attributes:
-        format: what was recognised: `journal` or `jsonl`.
-        rejected: counts, by reason, of lines that could not be read in the last `spans()`.
+        format: what was recognised: `journal`, `jsonl`, `parquet`, `nat_traces` or `otlp_json`.
+        rejected: counts, by reason, of what could not be read in the last `spans()`, or not whole.
         merged: counts, by kind, of spans that were one call with another, in the last `spans()`.
     """
 
     format: str
     rejected: Counter[str]
     merged: Counter[str]
+
+    @property
+    def trace_order(self) -> Sequence[str]:
+        """Trace ids by request number, once `spans()` has given all; empty where requests have no numbers."""
+        ...
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
         """Every span once, roughly in the order in which they ended, in bounded memory.
@@ -49,11 +56,14 @@ def open_store(source: str | os.PathLike[str]) -> Store:
     """Recorded spans to read.
 
     Args:
-        source: a folder that was recorded into (`MILLSTREAM_HOME`), or a file of spans, one JSON object a
-            line, as `millstream journal export` writes it.
+        source: a folder that was recorded into (`MILLSTREAM_HOME`), or a file: spans as `millstream journal
+            export` writes them (JSON lines, Parquet), `all_requests_profiler_traces.json` of ours or of the
+            NeMo Agent Toolkit, OTLP as JSON. Its content says what it is, not its name; JSON may be
+            compressed by gzip.
 
     Raises:
         InputError: there is nothing of the kind.
+        MissingExtraError: it is Parquet, and that extra is not installed.
     """
     path = Path(source)
     if path.is_dir():
@@ -65,15 +75,14 @@ def open_store(source: str | os.PathLike[str]) -> Store:
         return JournalStore(home)
     if not path.exists():
         raise InputError(f"{path} does not exist. {_GIVE}, by default .millstream, or a file of spans")
-    if path.suffix not in (".jsonl", ".ndjson"):
-        raise InputError(f"{path} cannot be read. {_GIVE}, or a .jsonl file with one span a line")
-    return JsonLinesStore(path)
+    return recognise(path)
 
 
 class JournalStore:
     """The spans of a journal. Reading never disturbs those who write."""
 
     format = "journal"
+    trace_order: Sequence[str] = ()
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -82,7 +91,7 @@ class JournalStore:
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
         """As `Store.spans`; a span open in a process that died has status `interrupted`."""
-        return self._spans(_wanted(trace_ids), since_ns)
+        return self._spans(wanted(trace_ids), since_ns)
 
     def _spans(self, trace_ids: Collection[str] | None, since_ns: int | None) -> Iterator[Span]:
         self.rejected, self.merged = Counter(), Counter()
@@ -101,39 +110,3 @@ class JournalStore:
             for span in reader.still_open(interrupted=not lives):
                 yield from merger.ended(span)
             yield from merger.rest()
-
-
-class JsonLinesStore:
-    """The spans of a file, one JSON object a line."""
-
-    format = "jsonl"
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rejected: Counter[str] = Counter()
-        self.merged: Counter[str] = Counter()
-
-    def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:  # noqa: ARG002  # one file has no parts to skip
-        """As `Store.spans`; what the file says of a span's status stands.
-
-        The file is read twice: memory grows with the ids of its model calls, tools and embeddings.
-        """
-        return self._spans(_wanted(trace_ids))
-
-    def _spans(self, trace_ids: Collection[str] | None) -> Iterator[Span]:
-        self.rejected, self.merged = Counter(), Counter()
-        merger = Merger(self.merged)
-        reader = SpanReader(trace_ids, self.rejected, watcher=merger)
-        begun = Openings(line for _, line in read_lines(self.path))
-        for span in reader.read(line for _, line in read_lines(self.path)):
-            begun.tell(merger, span)
-            yield from merger.ended(span)
-        for span in reader.still_open(interrupted=False):
-            yield from merger.ended(span)
-        yield from merger.rest()
-
-
-def _wanted(trace_ids: Collection[str] | None) -> Collection[str] | None:
-    if isinstance(trace_ids, str):
-        raise InputError(f"trace_ids takes a collection of trace ids; for one, give [{trace_ids!r}]")
-    return trace_ids

@@ -6,6 +6,7 @@ What is odd in the input (a parent that is not there, a cycle, a clock that ran 
 one stated way and counted in `oddities`, never an exception.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ _CYCLE_MARK = -2
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 
 class Oddities(msgspec.Struct, frozen=True):
@@ -69,12 +71,13 @@ class SpanTable:
         start_ns: Unix nanoseconds, shape (n,).
         end_ns: Unix nanoseconds, never before the start; -1 while open, shape (n,).
         input_tokens: and the three columns after it: -1 is unknown, shape (n,).
+        time_to_first_chunk_s: seconds, of streamed answers; NaN is unknown, shape (n,).
         declared_root: the span names no parent, shape (n,).
         oddities: what was odd, counted.
     """
 
-    spans: list[Span]
-    trace_ids: list[str]
+    spans: Sequence[Span]
+    trace_ids: Sequence[str]
     names: list[str]
     models: list[str]
     trace: Ints
@@ -90,6 +93,7 @@ class SpanTable:
     output_tokens: Ints
     cache_read_tokens: Ints
     reasoning_tokens: Ints
+    time_to_first_chunk_s: Floats
     declared_root: Bools
     oddities: Oddities
 
@@ -168,6 +172,7 @@ class SpanTable:
             output_tokens=usage[1],
             cache_read_tokens=usage[2],
             reasoning_tokens=usage[3],
+            time_to_first_chunk_s=np.array([_first_chunk_s(span) for span in rows], np.float64),
             declared_root=np.array([span.parent_id is None for span in rows], bool),
             oddities=msgspec.structs.replace(
                 _outside_parents(parent, start, end),
@@ -292,6 +297,12 @@ def _model(span: Span) -> str | None:
         if isinstance(model, str) and model:
             return model
     return span.name
+
+
+def _first_chunk_s(span: Span) -> float:
+    value = span.attributes.get(semconv.TIME_TO_FIRST_CHUNK_S)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    return float(value) if known else math.nan  # type: ignore[arg-type]  # it is a number where it is known
 
 
 def _usage(spans: list[Span]) -> Ints:

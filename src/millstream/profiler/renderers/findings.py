@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import outcome, write_json
-from millstream.profiler.results import Failure
 
-REFUSED = "this version makes no forecast"
+OFF = "eval.general.profiler.token_usage_forecast is off"
 
 
 def findings(profile: Profile) -> dict[str, Any]:
@@ -21,20 +18,13 @@ def findings(profile: Profile) -> dict[str, Any]:
         "tokens": outcome(profile.tokens),
         "self_time": outcome(profile.self_time),
         "critical_path": outcome(profile.critical_path),
-        "concurrency": _concurrency(profile),
-        "forecast": {"refused": REFUSED},
+        "concurrency": outcome(profile.concurrency),
+        "retries": outcome(profile.retries),
+        "cost": outcome(profile.cost),
+        "cache": outcome(profile.cache),
+        "forecast": outcome(profile.forecast) or {"refused": OFF},
         "oddities": profile.table.oddities,
     }
-
-
-def _concurrency(profile: Profile) -> dict[str, Any]:
-    """The figures without the list of spikes, which is as long as the record."""
-    found = profile.concurrency
-    if isinstance(found, Failure):
-        return {"error": found.error}
-    figures = msgspec.structs.asdict(found)
-    figures["spikes"] = len(figures.pop("spike_intervals"))
-    return figures
 
 
 def write(profile: Profile, path: Path) -> None:

@@ -11,8 +11,8 @@ def optimization(profile: Profile) -> dict[str, Any]:
     """The document. Analyses that are off, or not in this version, are null."""
     return {
         "confidence_intervals": outcome(profile.confidence),
-        "common_prefixes": None,
-        "token_uniqueness": None,
+        "common_prefixes": outcome(profile.common_prefixes),
+        "token_uniqueness": outcome(profile.token_uniqueness),
         "workflow_runtimes": outcome(profile.workflow_runtimes),
         "dynamo_metrics": None,
     }

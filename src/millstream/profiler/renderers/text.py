@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from millstream.profiler.bottlenecks import NestedStack, SimpleOperation
-from millstream.profiler.concurrency import Concurrency
+from millstream.profiler.concurrency import Concurrency, Spike
 from millstream.profiler.engine import Profile
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.renderers.files import replacing
@@ -44,7 +44,11 @@ def sections(profile: Profile) -> Iterator[str]:
         heading = "=== Multi-Example Nested Call Profiling Report ==="
         yield _section(heading, profile.nested_stack, lambda found: [*_nested(found), *_trees(profile.table)])
     if spikes:
-        yield _section("=== Concurrency Spike Analysis ===", profile.concurrency, _spikes)
+        yield _section(
+            "=== Concurrency Spike Analysis ===",
+            profile.concurrency,
+            lambda found: [*_concurrency(found), *_spikes(profile.spikes), *_latency_by_level(found)],
+        )
 
 
 def _summary(profile: Profile) -> Iterator[str]:
@@ -165,23 +169,30 @@ def _tree(table: SpanTable, own: list[int], request: int) -> Iterator[str]:
         yield f"  … and {len(rows) - MAX_TREE_ROWS} more"
 
 
-def _spikes(found: Concurrency) -> Iterator[str]:
+def _concurrency(found: Concurrency) -> Iterator[str]:
     yield f"LLM and TOOL calls: {found.n}, at most {found.max} at once, busy {found.busy_s:.3f} s"
     yield (
         f"Concurrency when busy: p50 {found.p50_concurrency}, p90 {found.p90_concurrency}, "
         f"p95 {found.p95_concurrency}, p99 {found.p99_concurrency}"
     )
-    yield f"Spikes (threshold {found.spike_threshold}): {len(found.spike_intervals)}"
-    highest = sorted(found.spike_intervals, key=lambda spike: (-spike.concurrency, spike.start_time))[
-        :MAX_SPIKES
-    ]
+    yield f"Spikes (threshold {found.spike_threshold}): {found.spikes}"
+
+
+def _spikes(found: list[Spike] | Failure) -> Iterator[str]:
+    if isinstance(found, Failure):
+        yield f"  they could not be listed: {found.error}"
+        return
+    highest = sorted(found, key=lambda spike: (-spike.concurrency, spike.start_time))[:MAX_SPIKES]
     for spike in highest:
         yield (
             f"  {spike.start_time:.3f} to {spike.end_time:.3f} ({spike.end_time - spike.start_time:.3f} s): "
             f"peak {spike.concurrency}, {len(spike.active_uuids)} calls"
         )
-    if len(found.spike_intervals) > len(highest):
-        yield f"  … and {len(found.spike_intervals) - len(highest)} lower ones"
+    if len(found) > len(highest):
+        yield f"  … and {len(found) - len(highest)} lower ones"
+
+
+def _latency_by_level(found: Concurrency) -> Iterator[str]:
     yield "Mean latency by concurrency at the middle of the call:"
     for level, latency_s in found.average_latency_by_concurrency.items():
         yield f"  {level}: {latency_s:.3f} s"

@@ -1,0 +1,251 @@
+"""How much of the input did providers' caches read, how much could they have read, and why do these differ?
+
+Each model has caches of its own. Its calls are played back in the order of their starts. The record knows
+neither the calls of other programs nor which server a call went to, and a call can only read what an earlier
+one has written, which the record takes to be at once: what could have been read is an upper bound. Tokens of
+a part of a prompt are taken to be in proportion to its text.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from millstream.profiler.cache import CacheCurve, curve_of
+from millstream.profiler.estimate import NS_PER_S, Floats, student_half_width
+from millstream.profiler.provider_caches import AS_OF, CACHES, ProviderCache, own_cache, with_minimum
+from millstream.profiler.results import Statistic
+from millstream.profiler.reuse import Reuse, reuse
+from millstream.span import SpanKind
+from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
+from millstream.store.table import Bools, Ints, SpanTable
+
+REASONS: Final = ("first_time", "expired", "below_minimum", "rounded", "unknown")
+
+
+class CachePoint(msgspec.Struct, frozen=True):
+    """A cache of `blocks` blocks of 64 bytes that gives up those used least recently."""
+
+    blocks: int
+    hit_ratio: float
+
+
+class ProviderHits(msgspec.Struct, frozen=True):
+    """What a provider's cache could have read.
+
+    Attributes:
+        applies: it is the cache that this model's requests use by default.
+        hit_ratio: tokens it could have read / input tokens, of the calls that know them; null without any.
+    """
+
+    cache: ProviderCache
+    applies: bool
+    hit_ratio: float | None
+
+
+class NotRead(msgspec.Struct, frozen=True):
+    """Input that was not read from a cache, for one reason.
+
+    Attributes:
+        tokens: of all calls.
+        calls: those that have the most of their unread tokens here.
+    """
+
+    tokens: int
+    calls: int
+
+
+class CacheOpportunity(msgspec.Struct, frozen=True):
+    """The calls of one model.
+
+    Attributes:
+        calls: all of them.
+        calls_with_prompt: those whose content was recorded.
+        prompt_blocks: full blocks of 64 bytes in their prompts.
+        different_blocks: a cache of this size gives up none.
+        unbounded: hit blocks / all blocks in such a cache; null without blocks.
+        curve: the same in smaller caches, ascending.
+        calls_compared: calls that know their prompt, input tokens and tokens read; the figures below are of
+            these.
+        observed: tokens read / input tokens; Student t over the requests (ratio estimate).
+        achievable: what the model's own cache could have read / input tokens; without one that is known,
+            what any earlier prompt began with.
+        achievable_by: that cache.
+        not_read: by reason. `first_time`: no earlier prompt began like this. `expired`: the last was too long
+            ago. `below_minimum`: the prompt, or what was shared, is too short for the cache. `rounded`: less
+            than a step. `unknown`: the cache could have read it and did not: another server, a cache that was
+            full, or requests that did not ask for it.
+        tokens_read: from caches.
+        tokens_read_beyond: of these, what the record does not explain: other programs, or longer lifetimes.
+        providers: what the caches of `providers_as_of` could have read, of the calls that know their prompt
+            and input tokens.
+    """
+
+    model: str
+    calls: int
+    calls_with_prompt: int
+    prompt_blocks: int
+    different_blocks: int
+    unbounded: float | None
+    curve: list[CachePoint]
+    calls_compared: int
+    observed: Statistic
+    achievable: float | None
+    achievable_by: ProviderCache | None
+    not_read: dict[str, NotRead]
+    tokens_read: int
+    tokens_read_beyond: int
+    providers: list[ProviderHits]
+    providers_as_of: str = AS_OF
+
+
+def cache_opportunity(table: SpanTable, blocks: PromptBlocks | None = None) -> list[CacheOpportunity]:
+    """One row a model, the one with the most calls first.
+
+    Args:
+        table: the spans; open and failed calls have prompts, too.
+        blocks: the prompts of the table's spans; they are read from the spans where they are not at hand.
+    """
+    blocks = prompt_blocks(table.spans) if blocks is None else blocks
+    rows = np.flatnonzero(table.of_kind(SpanKind.LLM))
+    rows = rows[np.argsort(table.start_ns[rows], kind="stable")]
+    found = [
+        _of_model(table, blocks, model, rows[table.model[rows] == code])
+        for code, model in enumerate(table.models)
+    ]
+    return sorted(found, key=lambda row: (-row.calls, row.model))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Calls:
+    """The calls of one model with a known prompt, in order, one element a call."""
+
+    blocks: PromptBlocks
+    first: Ints
+    length: Ints
+    start_ns: Ints
+    input_tokens: Ints
+    found: Reuse
+    by_minimum: dict[int, tuple[Ints, Reuse]] = field(default_factory=dict)
+
+    def tokens(self, depth: Ints) -> Ints:
+        """Input tokens in the first `depth` blocks of each prompt; 0 where they are unknown."""
+        share = depth / (self.length + 0.5)  # the last block is half full, on average
+        return (np.maximum(self.input_tokens, 0) * share).astype(np.int64)
+
+    def fresh(self, ttl_s: float) -> Ints:
+        """Tokens that were used not longer ago than this."""
+        return self.tokens(_fresh(self.found, self.start_ns, ttl_s))
+
+    def readable(self, cache: ProviderCache) -> Ints:
+        """Tokens that a provider's cache could have read."""
+        cached, found = self._cached(cache.minimum_tokens)
+        depth = np.zeros(len(self.length), np.int64)
+        depth[cached] = _fresh(found, self.start_ns[cached], cache.ttl_s)
+        tokens = self.tokens(depth) // cache.step_tokens * cache.step_tokens
+        return np.where(tokens >= cache.minimum_tokens, tokens, 0)
+
+    def _cached(self, minimum: int) -> tuple[Ints, Reuse]:
+        """Calls with so many tokens, and what they use again of each other; shorter ones are not kept."""
+        if minimum not in self.by_minimum:
+            calls = np.flatnonzero(self.input_tokens >= minimum)
+            found = reuse(self.blocks.hashes, self.first[calls], self.length[calls])
+            self.by_minimum[minimum] = calls, found
+        return self.by_minimum[minimum]
+
+
+def _fresh(found: Reuse, start_ns: Ints, ttl_s: float) -> Ints:
+    ago_ns = start_ns[found.request] - start_ns[found.owner]
+    return found.depth(len(start_ns), ago_ns <= ttl_s * NS_PER_S)
+
+
+def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) -> CacheOpportunity:
+    total = len(rows)
+    rows = rows[blocks.known[rows]]
+    first = blocks.first[rows]
+    length = blocks.first[rows + 1] - first
+    calls = _Calls(
+        blocks=blocks,
+        first=first,
+        length=length,
+        start_ns=table.start_ns[rows],
+        input_tokens=table.input_tokens[rows],
+        found=reuse(blocks.hashes, first, length),
+    )
+    curve = curve_of(calls.found, length)
+    own = own_cache(model)
+    compared = (calls.input_tokens > 0) & (table.cache_read_tokens[rows] >= 0)
+    read = np.minimum(table.cache_read_tokens[rows], calls.input_tokens)
+    shared = calls.tokens(calls.found.depth(len(rows)))
+    readable = shared if own is None else calls.readable(own)
+    not_read, beyond = _not_read(calls, own, shared, readable, read, compared)
+    all_input = int(calls.input_tokens[compared].sum())
+    return CacheOpportunity(
+        model=model,
+        calls=total,
+        calls_with_prompt=len(rows),
+        prompt_blocks=curve.blocks,
+        different_blocks=curve.distinct,
+        unbounded=curve.unbounded if curve.blocks else None,
+        curve=_points(curve),
+        calls_compared=int(compared.sum()),
+        observed=_share(read[compared], calls.input_tokens[compared], table.trace[rows][compared]),
+        achievable=int(readable[compared].sum()) / all_input if all_input else None,
+        achievable_by=own,
+        not_read=not_read,
+        tokens_read=int(read[compared].sum()),
+        tokens_read_beyond=beyond,
+        providers=_providers(calls, model, own),
+    )
+
+
+def _points(curve: CacheCurve) -> list[CachePoint]:
+    sizes = [2**power for power in range(curve.distinct.bit_length()) if 2**power < curve.distinct]
+    return [CachePoint(size, curve.hit_ratio(size)) for size in (*sizes, curve.distinct) if size]
+
+
+def _providers(calls: _Calls, model: str, own: ProviderCache | None) -> list[ProviderHits]:
+    tokens = int(np.maximum(calls.input_tokens, 0).sum())
+    found = []
+    for cache in (with_minimum(cache, model) for cache in CACHES):
+        ratio = int(calls.readable(cache).sum()) / tokens if tokens else None
+        found.append(ProviderHits(cache, cache == own, ratio))
+    return found
+
+
+def _not_read(
+    calls: _Calls, own: ProviderCache | None, shared: Ints, readable: Ints, read: Ints, compared: Bools
+) -> tuple[dict[str, NotRead], int]:
+    """Input tokens of compared calls that were not read, by reason; tokens read without an explanation."""
+    fresh = shared if own is None else calls.fresh(own.ttl_s)
+    below = fresh - readable
+    rounded = (readable > 0) & (below < (1 if own is None else own.step_tokens))
+    by_reason = np.stack(
+        (
+            calls.input_tokens - shared,
+            shared - fresh,
+            np.where(rounded, 0, below),
+            np.where(rounded, below, 0),
+            np.maximum(readable - read, 0),
+        )
+    )[:, compared]
+    most = np.bincount(by_reason.argmax(axis=0)[by_reason.any(axis=0)], minlength=len(REASONS))
+    told = {
+        reason: NotRead(int(tokens), int(most[at]))
+        for at, (reason, tokens) in enumerate(zip(REASONS, by_reason.sum(axis=1), strict=True))
+    }
+    return told, int(np.maximum(read - readable, 0)[compared].sum())
+
+
+def _share(part: Ints, whole: Ints, request: Ints) -> Statistic:
+    """Sum of the parts / sum of the wholes; the calls of one request are not independent."""
+    if not whole.sum():
+        return Statistic(None, None, None)
+    ratio = float(part.sum() / whole.sum())
+    _, of = np.unique(request, return_inverse=True)
+    sizes: Floats = np.bincount(of, whole).astype(np.float64)
+    half = student_half_width((np.bincount(of, part) - ratio * sizes) / sizes.mean())
+    if half is None:
+        return Statistic(ratio, None, None)
+    return Statistic(ratio, max(ratio - half, 0.0), min(ratio + half, 1.0))

@@ -1,0 +1,151 @@
+"""How long ago was each block of a prompt used last? One pass over all prompts that caches are asked of.
+
+A prompt touches its blocks tail to head. What one prompt was the last to use is then a stretch at its end,
+and the blocks of a new prompt that were used before are a few stretches, each with one last user. The pass
+finds these; sizes and lifetimes of caches are whole-column operations over them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from millstream.store.prompt_blocks import Hashes
+from millstream.store.table import Bools, Ints
+
+try:
+    from millstream.profiler import _reuse
+except ImportError:  # built without a compiler
+    _reuse = None  # type: ignore[assignment]
+COMPILED: Final = _reuse is not None
+_ROW: Final = np.dtype(
+    [("rank", np.int64), ("request", np.int32), ("owner", np.int32), ("end", np.int32), ("unused", np.int32)]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reuse:
+    """Stretches of blocks that were used before, by request and depth, one element a stretch.
+
+    Attributes:
+        request: position of the request that uses them again, ascending.
+        begin: how many blocks of its prompt come before them.
+        end: how many blocks of its prompt they end with.
+        owner: position of the last request that used them.
+        rank: how many different blocks were used after the first of them; behind it each has one more.
+    """
+
+    request: Ints
+    begin: Ints
+    end: Ints
+    owner: Ints
+    rank: Ints
+
+    def depth(self, requests: int, wanted: Bools | None = None) -> Ints:
+        """How many blocks each prompt begins with that were used before, shape (requests,).
+
+        Args:
+            requests: how many there are.
+            wanted: stretches that count, such as those that were used not long ago; all by default. A
+                stretch was never used later than the one before it.
+        """
+        deepest = np.zeros(requests, np.int64)
+        chosen = slice(None) if wanted is None else wanted
+        deepest[self.request[chosen]] = self.end[chosen]  # the last one stays, and is the deepest
+        return deepest
+
+
+def reuse(blocks: Hashes, start: Ints, length: Ints) -> Reuse:
+    """The stretches of all prompts that were used before.
+
+    Args:
+        blocks: chained hashes: equal ones are equal prefixes.
+        start: of each request, in order of arrival: where its blocks start in `blocks`.
+        length: of each request: how many blocks it has.
+    """
+    if not COMPILED:
+        return _of(np.array(_reuse_slowly(blocks, start, length), _ROW))
+    return _of(np.frombuffer(_reuse.reuse(*_contiguous(blocks, start, length)), _ROW))
+
+
+def reuse_if_chained(blocks: Hashes, start: Ints, length: Ints) -> Reuse | None:
+    """As `reuse`; None where a block comes behind different others, and equal ones are not equal prefixes."""
+    if not COMPILED:
+        return reuse(blocks, start, length) if _is_chained(blocks, start, length) else None
+    found = _reuse.reuse_if_chained(*_contiguous(blocks, start, length))
+    return None if found is None else _of(np.frombuffer(found, _ROW))
+
+
+def _contiguous(blocks: Hashes, start: Ints, length: Ints) -> tuple[Hashes, Ints, Ints]:
+    return np.ascontiguousarray(blocks), np.ascontiguousarray(start), np.ascontiguousarray(length)
+
+
+def _of(rows: "np.ndarray[Any, Any]") -> Reuse:
+    request, end = rows["request"].astype(np.int64), rows["end"].astype(np.int64)
+    follows = np.zeros(len(rows), bool)
+    follows[1:] = request[1:] == request[:-1]
+    begin = np.where(follows, np.concatenate((end[:1], end[:-1])), 0)
+    return Reuse(request, begin, end, rows["owner"].astype(np.int64), rows["rank"].astype(np.int64))
+
+
+def _is_chained(blocks: Hashes, start: Ints, length: Ints) -> bool:
+    before: dict[int, int | None] = {}
+    for at, count in zip(start.tolist(), length.tolist(), strict=True):
+        last = None
+        for block in blocks[at : at + count].tolist():
+            if before.setdefault(block, last) != last:
+                return False
+            last = block
+    return True
+
+
+def _reuse_slowly(blocks: Hashes, start: Ints, length: Ints) -> list[tuple[int, int, int, int, int]]:
+    """As `_reuse.c` does it."""
+    owners: dict[int, int] = {}
+    held = RunningSums(len(start))
+    prompts = [blocks[at : at + count] for at, count in zip(start.tolist(), length.tolist(), strict=True)]
+    found = []
+    for request, prompt in enumerate(prompts):
+        depth = 0
+        while depth < len(prompt):
+            owner = owners.get(int(prompt[depth]))
+            if owner is None:
+                break
+            other = prompts[owner]
+            same = min(len(prompt), len(other)) - depth
+            differs = prompt[depth : depth + same] != other[depth : depth + same]
+            end = depth + (int(differs.argmax()) if differs.any() else same)
+            found.append((held.total - held.up_to(owner) + depth, request, owner, end, 0))
+            held.add(owner, depth - end)
+            if end < len(other):
+                owners[int(other[end])] = owner
+            depth = end
+        if len(prompt):
+            owners[int(prompt[0])] = request
+            held.add(request, len(prompt))
+    return found
+
+
+class RunningSums:
+    """Sums of the first numbers of a row of numbers that change (Fenwick, 1994)."""
+
+    def __init__(self, count: int) -> None:
+        self._sums = [0] * (count + 1)
+        self.total = 0
+
+    def add(self, at: int, value: int) -> None:
+        """Add to one number."""
+        self.total += value
+        at += 1
+        while at < len(self._sums):
+            self._sums[at] += value
+            at += at & -at
+
+    def up_to(self, at: int) -> int:
+        """The sum of the numbers up to and with one."""
+        found = 0
+        at += 1
+        while at > 0:
+            found += self._sums[at]
+            at -= at & -at
+        return found

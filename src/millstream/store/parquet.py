@@ -1,0 +1,391 @@
+"""Spans as a Parquet file, sorted by trace and start: `spans.parquet`.
+
+Content, attributes, events and links are JSON text, in columns of their own that analyses never read. Beside
+the fields of a span stand the columns that a `SpanTable` had to work out (which row is the parent, how deep
+it lies), so that a file is a table again without a look at an id.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Final, overload
+
+import msgspec
+
+from millstream.errors import InputError, MissingExtraError
+from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
+from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
+from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Ints, Oddities, SpanTable
+
+try:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as error:
+    raise MissingExtraError("A Parquet file", "profiling") from error
+
+_TEXT: Final = pa.large_string()
+_FIELDS: Final = (
+    pa.field("trace_id", _TEXT, nullable=False),
+    pa.field("span_id", _TEXT, nullable=False),
+    pa.field("parent_id", _TEXT),
+    pa.field("name", _TEXT),
+    pa.field("kind", _TEXT),
+    pa.field("start_ns", pa.int64()),
+    pa.field("end_ns", pa.int64()),
+    pa.field("status", _TEXT),
+    pa.field("error_type", _TEXT),
+    pa.field("error_message", _TEXT),
+    pa.field("workload_id", _TEXT),
+    pa.field("input_tokens", pa.int64()),
+    pa.field("output_tokens", pa.int64()),
+    pa.field("cache_read_tokens", pa.int64()),
+    pa.field("reasoning_tokens", pa.int64()),
+    pa.field("input", _TEXT),
+    pa.field("output", _TEXT),
+    pa.field("attributes", _TEXT),
+    pa.field("events", _TEXT),
+    pa.field("links", _TEXT),
+)
+"""Those of a span."""
+_WORKED_OUT: Final = (
+    pa.field("model", _TEXT),
+    pa.field("time_to_first_chunk_s", pa.float64()),
+    pa.field("trace", pa.int32(), nullable=False),
+    pa.field("parent", pa.int32()),
+    pa.field("depth", pa.int32(), nullable=False),
+    pa.field("table_start_ns", pa.int64(), nullable=False),
+    pa.field("table_end_ns", pa.int64()),
+    pa.field("declared_root", pa.bool_(), nullable=False),
+    pa.field("prompt_blocks", pa.large_list(pa.uint64())),
+)
+"""Those of a table: positions count rows of the whole file."""
+SCHEMA: Final = pa.schema(_FIELDS + _WORKED_OUT)
+_WORDS: Final = ("trace_id", "name", "kind", "status", "model", "workload_id", "error_type")
+"""Columns of few different texts."""
+_TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
+_NO_USAGE: Final = Usage()
+_METADATA: Final = b"millstream.table"
+ROWS_AT_ONCE: Final = 50_000
+_KEPT_GROUPS: Final = 4
+_LIMIT: Final = 2**63 - 1
+
+
+class _About(msgspec.Struct):
+    """What a file says of itself."""
+
+    version: int
+    traces: int
+    oddities: Oddities
+
+
+# Writing
+
+
+def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
+    """Write a table in row groups, in bounded memory."""
+    about = msgspec.json.encode(_About(1, len(table.trace_ids), table.oddities))
+    schema = SCHEMA.with_metadata({_METADATA: about})
+    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(_WORDS)) as writer:
+        for start in range(0, len(table), ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
+            spans = [table.spans[row] for row in range(rows.start, rows.stop)]
+            columns = [*_span_columns(spans), *_table_columns(table, rows), _blocks_column(spans)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _span_columns(spans: list[Span]) -> Iterator[pa.Array]:
+    usages = [span.usage or _NO_USAGE for span in spans]
+    errors = [span.error for span in spans]
+    yield _texts([span.trace_id for span in spans])
+    yield _texts([span.span_id for span in spans])
+    yield _texts([span.parent_id for span in spans])
+    yield _texts([span.name for span in spans])
+    yield _texts([span.kind.value for span in spans])
+    yield _ints([span.start_ns for span in spans])
+    yield _ints([span.end_ns for span in spans])
+    yield _texts([span.status and span.status.value for span in spans])
+    yield _texts([None if error is None else error.type for error in errors])
+    yield _texts([None if error is None else error.message for error in errors])
+    yield _texts([span.workload_id for span in spans])
+    yield _ints([usage.input_tokens for usage in usages])
+    yield _ints([usage.output_tokens for usage in usages])
+    yield _ints([usage.cache_read_tokens for usage in usages])
+    yield _ints([usage.reasoning_tokens for usage in usages])
+    yield _texts([_json(span.input) for span in spans])
+    yield _texts([_json(span.output) for span in spans])
+    yield _texts([_json(span.attributes) for span in spans])
+    yield _texts([_json(span.events) for span in spans])
+    yield _texts([_json(span.links) for span in spans])
+
+
+def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
+    yield _texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
+    first_chunk_s = table.time_to_first_chunk_s[rows]
+    yield pa.array(first_chunk_s, mask=np.isnan(first_chunk_s))
+    yield pa.array(table.trace[rows].astype(np.int32))
+    yield _known(table.parent[rows].astype(np.int32))
+    yield pa.array(table.depth[rows].astype(np.int32))
+    yield pa.array(table.start_ns[rows])
+    yield _known(table.end_ns[rows])
+    yield pa.array(table.declared_root[rows])
+
+
+def _blocks_column(spans: list[Span]) -> pa.Array:
+    blocks = prompt_blocks(spans)
+    return pa.LargeListArray.from_arrays(
+        pa.array(blocks.first), pa.array(blocks.hashes), mask=pa.array(~blocks.known)
+    )
+
+
+def _known(column: "np.ndarray[Any, Any]") -> pa.Array:
+    return pa.array(column, mask=column < 0)
+
+
+def _ints(values: list[int | None]) -> pa.Array:
+    """Whole numbers, cut to 64 bits. From buffers: `pa.array` of a list imports pandas if it can."""
+    filled = np.array([min(max(value or 0, -_LIMIT), _LIMIT) for value in values], np.int64)
+    return pa.Array.from_buffers(pa.int64(), len(values), [_valid(values), pa.py_buffer(filled)])
+
+
+def _texts(values: list[str | None]) -> pa.Array:
+    encoded = [b"" if value is None else value.encode(errors="backslashreplace") for value in values]
+    offsets = np.concatenate(([0], np.cumsum([len(text) for text in encoded], dtype=np.int64)))
+    buffers = [_valid(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.large_string(), len(values), buffers)
+
+
+def _valid(values: list[Any]) -> pa.Buffer:
+    known = np.array([value is not None for value in values], bool)
+    return pa.py_buffer(np.packbits(known, bitorder="little"))
+
+
+def _json(value: Any) -> str | None:
+    if value is msgspec.UNSET or value is None:
+        return None
+    return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def write_spans(spans: Iterable[Span], file: Path | IO[bytes]) -> None:
+    """Write spans in the order in which they come, in bounded memory, without what a table works out."""
+    schema = pa.schema(_FIELDS)
+    waiting = iter(spans)
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        while some := list(islice(waiting, ROWS_AT_ONCE)):
+            writer.write_table(pa.Table.from_arrays([*_span_columns(some)], schema=schema))
+
+
+# Reading
+
+
+def read_table(path: Path) -> SpanTable | None:
+    """The table of a file, its numbers alone; the spans themselves are read when they are looked at.
+
+    Returns:
+        The table; `None` for a file of spans that was not written by `write_table`.
+
+    Raises:
+        InputError: it is no Parquet file, or it is damaged.
+    """
+    try:
+        about = _about(pq.read_schema(path))
+        if about is None:
+            return None
+        file = pq.ParquetFile(path, read_dictionary=[word for word in _WORDS if word != "trace_id"])
+        names, name = _codes(file, "name")
+        models, model = _codes(file, "model")
+        trace = _numbers(file, "trace")
+        return SpanTable(
+            spans=StoredSpans(path),
+            trace_ids=StoredTraceIds(path, trace, about.traces),
+            names=names,
+            models=models,
+            trace=trace,
+            parent=_numbers(file, "parent"),
+            depth=_numbers(file, "depth"),
+            kind=_known_codes(file, "kind", KIND_CODE),
+            name=name,
+            model=model,
+            status=_known_codes(file, "status", STATUS_CODE),
+            start_ns=_numbers(file, "table_start_ns"),
+            end_ns=_numbers(file, "table_end_ns"),
+            input_tokens=_tokens(file, "input_tokens"),
+            output_tokens=_tokens(file, "output_tokens"),
+            cache_read_tokens=_tokens(file, "cache_read_tokens"),
+            reasoning_tokens=_tokens(file, "reasoning_tokens"),
+            time_to_first_chunk_s=_column(file, "time_to_first_chunk_s").to_numpy(zero_copy_only=False),
+            declared_root=_column(file, "declared_root").to_numpy(zero_copy_only=False),
+            oddities=about.oddities,
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _about(schema: pa.Schema) -> _About | None:
+    told = (schema.metadata or {}).get(_METADATA)
+    if told is None:
+        return None
+    try:
+        about = msgspec.json.decode(told, type=_About)
+    except msgspec.MsgspecError:
+        return None
+    return about if about.version == 1 else None
+
+
+def _column(file: pq.ParquetFile, name: str) -> pa.Array:
+    column = file.read([name]).column(0)
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _numbers(file: pq.ParquetFile, name: str) -> Ints:
+    """Whole numbers, -1 where there is none."""
+    return _filled(_column(file, name))
+
+
+def _filled(column: pa.Array) -> Ints:
+    values = column.fill_null(UNKNOWN) if column.null_count else column
+    found: Ints = values.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return found
+
+
+def _tokens(file: pq.ParquetFile, name: str) -> Ints:
+    column = _numbers(file, name)
+    return np.where(column < 0, UNKNOWN, column) if (column < UNKNOWN).any() else column
+
+
+def _codes(file: pq.ParquetFile, name: str) -> tuple[list[str], Ints]:
+    """The distinct words of a column in sorted order, and the position of each row's."""
+    column = _column(file, name)
+    words = column.dictionary.to_pylist()
+    distinct = sorted(set(words))
+    place = {word: at for at, word in enumerate(distinct)}
+    return distinct, _recoded(column, [place[word] for word in words])
+
+
+def _known_codes(file: pq.ParquetFile, name: str, codes: dict[str, int]) -> Ints:
+    column = _column(file, name)
+    return _recoded(column, [codes[word] for word in column.dictionary.to_pylist()])
+
+
+def _recoded(column: pa.DictionaryArray, codes: list[int]) -> Ints:
+    """The code of each row's word, -1 where there is none."""
+    table: Ints = np.array([*codes, UNKNOWN], np.int64)
+    return table[_filled(column.indices)]
+
+
+class StoredTraceIds(Sequence[str]):
+    """The trace ids of a file, read when they are looked at."""
+
+    def __init__(self, path: Path, trace: Ints, count: int) -> None:
+        self._path = path
+        self._trace = trace
+        self._count = count
+        self._ids: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if self._ids is None:
+            self._ids = self._read()
+        return self._ids[at]
+
+    def _read(self) -> list[str]:
+        ids = pq.read_table(self._path, columns=["trace_id"]).column(0)
+        first = np.flatnonzero(np.diff(self._trace, prepend=UNKNOWN))
+        found = dict(zip(self._trace[first].tolist(), ids.take(pa.array(first)).to_pylist(), strict=True))
+        return [found.get(number, "") for number in range(self._count)]
+
+
+class StoredSpans(Sequence[Span]):
+    """The spans of a file, row by row; a group of rows is read when one of them is looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path)
+        sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
+        self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
+        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Span]: ...
+    def __getitem__(self, at: int | slice) -> Span | list[Span]:
+        if isinstance(at, slice):
+            return [self[row] for row in range(*at.indices(len(self)))]
+        row = at + len(self) if at < 0 else at
+        if not 0 <= row < len(self):
+            raise IndexError(f"there is no row {at}")
+        group = int(np.searchsorted(self._bounds, row, side="right")) - 1
+        if group not in self._groups:
+            self._groups[group] = self._file.read_row_group(group, columns=[field.name for field in _FIELDS])
+            if len(self._groups) > _KEPT_GROUPS:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(group)
+        (span,) = spans_of(self._groups[group].slice(row - int(self._bounds[group]), 1))
+        return span
+
+    def prompt_blocks(self) -> PromptBlocks:
+        """The prompts of all spans, as they were hashed when the file was written."""
+        column = self._file.read(["prompt_blocks"]).column(0).combine_chunks()
+        known = np.asarray(column.is_valid())
+        length = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        return PromptBlocks(
+            hashes=column.flatten().to_numpy(zero_copy_only=False),
+            first=np.concatenate(([0], np.cumsum(length))).astype(np.int64),
+            known=known,
+        )
+
+    def __iter__(self) -> Iterator[Span]:
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=[field.name for field in _FIELDS]):
+            yield from spans_of(batch)
+
+
+def spans_of(rows: "pa.Table | pa.RecordBatch") -> Iterator[Span]:
+    """The spans of rows with the columns of `SCHEMA`."""
+    columns = [rows.column(field.name).to_pylist() for field in _FIELDS]
+    for values in zip(*columns, strict=True):
+        row = dict(zip((field.name for field in _FIELDS), values, strict=True))
+        counts = Usage(*(row[name] for name in _TOKENS))
+        yield Span(
+            trace_id=row["trace_id"],
+            span_id=row["span_id"],
+            parent_id=row["parent_id"],
+            name=row["name"],
+            kind=SpanKind(row["kind"]),
+            start_ns=row["start_ns"],
+            end_ns=row["end_ns"],
+            status=None if row["status"] is None else Status(row["status"]),
+            error=None
+            if row["error_type"] is None
+            else SpanError(row["error_type"], row["error_message"] or ""),
+            input=_raw(row["input"]),
+            output=_raw(row["output"]),
+            usage=None if counts == _NO_USAGE else counts,
+            workload_id=row["workload_id"],
+            attributes=_decoded(row["attributes"], dict[str, Any]) or {},
+            events=_decoded(row["events"], list[SpanEvent]) or [],
+            links=_decoded(row["links"], list[SpanLink]) or [],
+        )
+
+
+def _error(kind: str | None, message: str | None) -> SpanError | None:
+    return None if kind is None else SpanError(kind, message or "")
+
+
+def _raw(text: str | None) -> Any:
+    return msgspec.UNSET if text is None else msgspec.json.decode(text)
+
+
+def _decoded(text: str | None, kind: Any) -> Any:
+    return None if text is None else msgspec.json.decode(text, type=kind)
