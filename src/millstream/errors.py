@@ -70,14 +70,18 @@ class UnreachableError(MillstreamError, ConnectionError):
     Args:
         message: what does not answer, and what to do.
         retry_after_s: seconds that the server asked to wait.
+        says_later: the server answered, and says that it takes nothing now, whatever is sent.
     """
 
     exit_code = 4
     transient = True
 
-    def __init__(self, message: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str = "", retry_after_s: float | None = None, *, says_later: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.says_later = says_later
 
 
 class RefusedError(MillstreamError, PermissionError):

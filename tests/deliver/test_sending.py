@@ -238,6 +238,39 @@ def test_a_span_that_breaks_connections_becomes_a_dead_letter(run):
     assert set(sink.ids.values()) == {1}
 
 
+def test_a_receiver_that_says_later_four_times_in_five_loses_nothing_and_gets_whole_batches(run):
+    chance = Random(3)  # noqa: S311  # no secret
+
+    def flaps(batch):
+        if chance.random() < 0.8:
+            raise UnreachableError("takes nothing now (503)", says_later=True)
+
+    sink = Moody(flaps)
+    it = run(sink, numbered(1000), batch_size=50)
+    it.until_nothing(seconds=20_000)
+    assert (it.letters, it.sending.left()) == ([], 0)
+    assert set(sink.ids.values()) == {1}
+    assert sum(len(call) > 1 for call in sink.calls) > len(sink.calls) / 4  # when it was away long, one probes
+
+
+def test_a_span_for_which_a_receiver_says_later_stops_no_others_and_is_kept(run):
+    def never(batch):
+        if any(span.name == "span 13" for span in batch):
+            raise UnreachableError("takes nothing now (500)", says_later=True)
+
+    sink = Moody(never)
+    it = run(sink, numbered(40), batch_size=10)
+    for number in range(60):
+        it.until_nothing(seconds=120, tick=1)
+        record(it.home, f"more {number}")
+    assert it.letters == []
+    assert set(numbered(40)) - set(sink.names) == {"span 13"}
+    sink.mood = None
+    it.until_nothing()
+    assert it.sending.left() == 0
+    assert set(sink.ids.values()) == {1}
+
+
 def test_a_span_that_the_sink_raises_on_becomes_a_dead_letter(run):
     def stumble(batch):
         for span in batch:

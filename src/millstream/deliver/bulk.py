@@ -214,7 +214,9 @@ class BulkIndex:
             return self._split(documents)
         if answer.status == TOO_MANY:
             self._is_busy = True
-            raise UnreachableError(f"{self._client.subject} is too busy now (429)", answer.retry_after_s)
+            raise UnreachableError(
+                f"{self._client.subject} is too busy now (429)", answer.retry_after_s, says_later=True
+            )
         outcomes = self._outcomes(answer.body, len(documents))
         if any(outcome.status == TOO_MANY for outcome in outcomes):
             self._is_busy = True

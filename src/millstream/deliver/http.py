@@ -191,11 +191,11 @@ class HttpClient:
         said = f": {reason}" if reason else ""
         if status in {TOO_MANY, _TIMEOUT}:
             return UnreachableError(
-                f"{self.subject} is too busy now ({status}{said})", retry_after_s=answer.retry_after_s
+                f"{self.subject} is too busy now ({status}{said})", answer.retry_after_s, says_later=True
             )
         if status >= _SERVER_FAULT and status not in _NOT_IMPLEMENTED:
             return UnreachableError(
-                f"{self.subject} cannot answer now ({status}{said})", retry_after_s=answer.retry_after_s
+                f"{self.subject} cannot answer now ({status}{said})", answer.retry_after_s, says_later=True
             )
         if status in _CREDENTIALS:
             return RefusedError(

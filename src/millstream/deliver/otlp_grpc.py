@@ -140,7 +140,10 @@ class GrpcTransport:
         hint = (
             " (if it speaks TLS, write https://)" if not target.secure and "Socket closed" in reason else ""
         )
-        return UnreachableError(f"{target.subject} takes nothing now: {reason}{hint}", wait_s)
+        says_later = code is _Code.RESOURCE_EXHAUSTED or wait_s is not None  # else it may have broken off
+        return UnreachableError(
+            f"{target.subject} takes nothing now: {reason}{hint}", wait_s, says_later=says_later
+        )
 
 
 def _read(path: str | None) -> bytes | None:

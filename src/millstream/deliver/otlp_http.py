@@ -83,7 +83,9 @@ class HttpTransport:
     def _error(self, answer: Answer, said: str) -> UnreachableError | RefusedError:
         subject = self._target.subject
         if answer.status in _LATER or answer.status > _LAST_KNOWN:
-            return UnreachableError(f"{subject} takes nothing now ({said})", answer.retry_after_s)
+            return UnreachableError(
+                f"{subject} takes nothing now ({said})", answer.retry_after_s, says_later=True
+            )
         if answer.status in _CREDENTIALS:
             return RefusedError(self._target.not_accepted(said))
         if answer.status in _NOT_THERE:

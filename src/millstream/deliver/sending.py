@@ -32,6 +32,8 @@ _RAISES_IN_A_ROW: Final = 12
 """It takes fewer to halve a batch down to the span that a sink raises on; with more it is the sink."""
 _FAILURES_ALONE: Final = 10
 """After so many, with others taken in between, it is the span that a connection breaks at."""
+_LATER_IN_A_ROW: Final = 8
+"""A receiver that says "later" is busy, whatever is sent; after so many, perhaps it is what is sent."""
 _DROPPED: Final = "by a processor"
 
 
@@ -287,17 +289,20 @@ class Sending:
     def _failed(self, batch: Sequence[_Held], error: Exception, began: float) -> bool:
         """The sink took nothing: all is sent again, a span that was alone after others."""
         self.backoff.failed(error, began)
-        self._most = max(1, min(self._most, len(batch)) // 2)
+        says_later = isinstance(error, UnreachableError) and error.says_later
+        if not says_later or self.backoff.failures > _LATER_IN_A_ROW:
+            self._most = max(1, min(self._most, len(batch)) // 2)
         if len(batch) > 1 or isinstance(error, RefusedError):
             self._put_back(batch)
             return False
         self._put_back(())
         held = batch[0]
-        held.failed += held.worked != self._worked
-        held.worked = self._worked
+        if not says_later:
+            held.failed += held.worked != self._worked
+            held.worked = self._worked
         if held.failed > _FAILURES_ALONE:
             return self._reject([(held, str(error))], began) and self._heard()
-        self._send_later(held, self.backoff.pause_s(held.failed), self.backoff.retry_at)
+        self._send_later(held, self.backoff.pause_s(max(held.failed, 1)), self.backoff.retry_at)
         return False
 
     def _put_back(self, batch: Sequence[_Held]) -> None:
@@ -333,7 +338,8 @@ class Sending:
         retries = [result for result in results if isinstance(result, Retry)]
         if len(retries) == len(results):
             asked_s = max(asked(retry.after_s) for retry in retries)
-            return self._failed(batch, UnreachableError(retries[0].reason, asked_s), began)
+            error = UnreachableError(retries[0].reason, asked_s, says_later=True)
+            return self._failed(batch, error, began)
         settled = []
         rejected = []
         skipped: list[str] = []
