@@ -127,6 +127,13 @@ def test_nothing_recorded(place, ship):
     assert (done.returncode, done.stdout) == (0, "sent 0, left 0, rejected 0\n"), done.stderr
 
 
+def test_a_home_that_is_not_there(place, ship):
+    done = ship("--config_file", config(place, FILE), "--once", home="hom")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{place}/hom is no folder: give the one that was recorded into, with --home" in done.stderr
+    assert not (place / "hom").exists()
+
+
 def test_nothing_says_where_to(place, ship):
     done = ship("--once")
     assert done.returncode == 2

@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import millstream
@@ -63,6 +64,41 @@ def until(condition, seconds=10):
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.005)
+
+
+def test_what_cannot_be_delivered_at_all_is_left(deliver, home, said):
+    spans("a", "b", "c")
+    (home / "delivery").write_text("no folder")
+    delivery = deliver(Store(), begin="all")
+    assert delivery.flush(5).left == 3
+    assert "nothing is delivered to out" in said()[0]
+
+
+def test_a_name_is_delivered_to_once_in_a_program(home, tmp_path):
+    section = {"_type": "file", "path": str(tmp_path / "one.jsonl")}
+    with (
+        millstream.deliver_to({"one": section}, home),
+        pytest.raises(ConfigError, match="this program delivers under this name already"),
+    ):
+        millstream.deliver_to({"one": section}, home)
+    millstream.deliver_to({"one": section}, home).close()
+
+
+@pytest.mark.parametrize("wrong", ["x", {"a": None}, {"a": "file"}, {"a": object()}, [("a", 1)]])
+def test_what_is_no_sink_is_refused(wrong):
+    with pytest.raises(ConfigError, match="deliver_to"):
+        millstream.deliver_to(wrong)
+
+
+def test_a_processor_from_code(home, tmp_path):
+    def rename(span):
+        span.name = "renamed"
+        return span
+
+    path = tmp_path / "one.jsonl"
+    with millstream.deliver_to({"one": {"_type": "file", "path": str(path), "processors": [rename]}}, home):
+        spans("a")
+    assert msgspec.json.decode(path.read_bytes())["name"] == "renamed"
 
 
 def test_what_ends_from_now_on_is_delivered_in_the_background(deliver):

@@ -250,7 +250,7 @@ def test_a_receiver_that_says_later_four_times_in_five_loses_nothing_and_gets_wh
     it.until_nothing(seconds=20_000)
     assert (it.letters, it.sending.left()) == ([], 0)
     assert set(sink.ids.values()) == {1}
-    assert sum(len(call) > 1 for call in sink.calls) > len(sink.calls) / 4  # when it was away long, one probes
+    assert sum(len(call) > 1 for call in sink.calls) > len(sink.calls) / 4  # others probe
 
 
 def test_a_span_for_which_a_receiver_says_later_stops_no_others_and_is_kept(run):
@@ -434,6 +434,24 @@ def test_a_processor_that_raises_leaves_no_content(run, monkeypatch):
     assert (whole.input, bare.input) == ("x" * 100, msgspec.UNSET)
     assert bare.attributes == {"millstream.incomplete": True}
     assert sum(faults.counts.values()) == 1
+
+
+def test_a_processor_that_gives_no_span_is_at_fault_and_named(run, monkeypatch):
+    monkeypatch.setattr(faults, "strict", False)
+    said = []
+    monkeypatch.setattr(faults, "swallow", lambda fault, _: said.append(str(fault)))
+
+    async def asynchronous(span):
+        return span
+
+    for processor in (lambda span: 5, lambda span: {"name": span.name}, asynchronous):
+        it = run(Store(), numbered(1), [processor])
+        it.until_nothing()
+        assert it.letters == []
+        assert it.sink.spans[-1].attributes == {"millstream.incomplete": True}
+        it.sending.close()
+    assert [text.split(" gave a ")[1].split(":")[0] for text in said] == ["int", "dict", "coroutine"]
+    assert "asynchronous gave a coroutine: a processor gives a Span, or None to drop it" in said[2]
 
 
 def test_what_a_processor_made_no_json_of_reaches_the_dead_letters_all_the_same(run):

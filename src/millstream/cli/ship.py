@@ -18,7 +18,7 @@ from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
 from millstream.deliver.delivery import Delivery, Flushed
 from millstream.deliver.exporters import Configured, build_all
-from millstream.errors import ConfigError, RefusedError, UnreachableError
+from millstream.errors import ConfigError, InputError, RefusedError, UnreachableError
 from millstream.record import journal_home
 from millstream.workflow.config import JournalConfig, load_config
 from millstream.workflow.delivery import exporters_of, keep_small
@@ -52,6 +52,8 @@ def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejec
     """
     exporters, limits = _exporters(config_file)
     home = (home or journal_home()).absolute()
+    if once and not home.is_dir():
+        raise InputError(f"{home} is no folder: give the one that was recorded into, with --home")
     stop = stopping.wanted
     with _said():
         click.echo(f"{home} -> {', '.join(map(_destination, exporters))}", err=True)

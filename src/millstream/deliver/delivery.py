@@ -17,6 +17,7 @@ from millstream.deliver.policy import Policy, policy_for
 from millstream.deliver.shipper import Shipper
 from millstream.deliver.sink import Sink
 from millstream.deliver.waiting import Waiting
+from millstream.errors import ConfigError
 from millstream.record import recorder
 from millstream.record.policy import Processor
 
@@ -80,6 +81,11 @@ class Delivery:
         for shipper in self._shippers:
             totals.begin(self.home, shipper.name, shipper.counts)
             shipper.start()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the sinks."""
+        return [shipper.name for shipper in self._shippers]
 
     def flush(self, timeout_s: float = 30.0) -> Flushed:
         """Wait until what has ended is settled: taken, or rejected for good.
@@ -200,13 +206,32 @@ def deliver_to(exporters: Mapping[str, Mapping[str, Any] | Sink], home: Path | s
         MissingExtraError: something that one needs is not installed.
     """
     from millstream.deliver.exporters import build_all  # noqa: PLC0415  # which loads what few need
+    from millstream.deliver.options import raise_all  # noqa: PLC0415
 
+    if not isinstance(exporters, Mapping):
+        raise ConfigError(
+            f"deliver_to takes a mapping of names to sections or sinks, not a {type(exporters).__name__}"
+        )
+    home = recorder.journal_home() if home is None else Path(home).absolute()
+    in_use = {name for one in _running if one.home == home for name in one.names}
+    problems = [
+        f"deliver_to.{name}: this program delivers under this name already"
+        for name in exporters
+        if name in in_use
+    ]
+    problems += [
+        f"deliver_to.{name}: a section, such as {{'_type': 'file', 'path': 'spans.jsonl'}}, or a sink is "
+        f"needed here, not a {type(one).__name__}"
+        for name, one in exporters.items()
+        if not isinstance(one, Mapping) and not callable(getattr(one, "send", None))
+    ]
+    raise_all(problems)
     sections = {name: one for name, one in exporters.items() if isinstance(one, Mapping)}
     built: dict[str, Exporter] = {one.name: one for one in build_all(sections, where="deliver_to")}
     for name, one in exporters.items():
         if not isinstance(one, Mapping):
             built[name] = (name, one, policy_for(one), ())
-    delivery = Delivery(recorder.journal_home() if home is None else Path(home).absolute(), built.values())
+    delivery = Delivery(home, built.values())
     delivery.start()
     return delivery
 

@@ -1,5 +1,6 @@
 """The processors of one sink: built from a workflow file, and run on what is sent there."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ def build_processors(value: Any, where: str) -> tuple[Processor, ...]:
     """The processors of a list in a workflow file, in its order.
 
     Args:
-        value: names, and mappings with `_type`, or with `type` and `config`; `None` is none.
+        value: names, and mappings with `_type`, or with `type` and `config`; from code also callables that
+            take a span and give one, or `None`. `None` is none.
         where: its path there, for errors.
 
     Raises:
@@ -39,6 +41,9 @@ def build_processors(value: Any, where: str) -> tuple[Processor, ...]:
     built: list[Processor] = []
     problems: list[str] = []
     for index, entry in enumerate(value):
+        if callable(entry):  # from code
+            built.append(entry)
+            continue
         section = {"_type": entry} if isinstance(entry, str) else entry
         with collected(problems):
             built.append(Section(PROCESSORS, section, f"{where}.{index}").make("__call__"))
@@ -56,11 +61,20 @@ def process(span: Span, processors: Sequence[Processor]) -> Span | None:
             kept = processor(span)
             if kept is None:
                 return None
-            span = kept
+            span = _checked(kept, processor)
     except Exception as fault:  # noqa: BLE001  # a user's processor may raise anything
         faults.swallow(fault, "a processor of an exporter raised; its span was sent without content")
         return _without_content(span)
     return span
+
+
+def _checked(given: Any, processor: Processor) -> Span:
+    if isinstance(given, Span):
+        return given
+    if inspect.iscoroutine(given):
+        given.close()  # else Python warns that nobody awaited it
+    name = getattr(processor, "__qualname__", type(processor).__qualname__)
+    raise TypeError(f"{name} gave a {type(given).__name__}: a processor gives a Span, or None to drop it")
 
 
 def _without_content(span: Span) -> Span:

@@ -255,9 +255,12 @@ class Shipper:
         """Another process delivers, or nobody can; seconds until it is tried again."""
         if not isinstance(self._obstacle, Busy):
             self.announcing.cannot(self._obstacle)
+            for waiting in asked:
+                self._done(waiting, left_in_all(self._home, self.name), self._obstacle)
+            asked = ()
         for waiting in asked:
             left = left_of_this_process(self._home, self.name)
-            if not left or waiting.until <= self._clock() or not isinstance(self._obstacle, Busy):
+            if not left or waiting.until <= self._clock():
                 self._done(waiting, left, self._obstacle)
         return _LOOK_AT_OTHERS_S if self._waiting else self._random.uniform(0.5, 1) * _TAKE_OVER_S
 
