@@ -9,6 +9,7 @@ import threading
 from multiprocessing.pool import ThreadPool
 from unittest.mock import MagicMock
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -172,12 +173,83 @@ def test_an_error_message_that_is_no_unicode(spans):
 
 def test_the_end_line_is_written_whatever_is_in_the_span(spans, lenient):
     with contextlib.suppress(KeyError), start_span("a", input=1) as span:
-        span.attributes = {"x": object()}
+        span.attributes = {MagicMock(__str__=MagicMock(side_effect=KeyError)): 1}
         raise KeyError("x")
     (recorded,) = spans()
     assert (recorded.status, recorded.error.type) == (Status.ERROR, "KeyError")
     assert recorded.attributes == {"millstream.incomplete": True}
     assert lenient.counts.total() == 1
+
+
+class Frozen(dict):
+    pass
+
+
+CYCLE = {}
+CYCLE["a"] = CYCLE
+ASSIGNED = [
+    ({"output": {"a": {1}}}, {"output": {"a": [1]}}),
+    ({"output": "text"}, {"output": "text"}),
+    ({"output": 0}, {"output": 0}),
+    ({"input": [object]}, {"input": ["<builtins.object>"]}),
+    ({"input": 5, "output": "x" * 3000}, {"input": 5, "output": "x" * 3000}),
+    ({"input": {"api_key": "opaque"}}, {"input": {"api_key": "[redacted]"}}),
+    ({"attributes": {"a": {1}, 2: "b\ud800"}}, {"attributes": {"a": [1], "2": "b?"}}),
+    ({"attributes": Frozen(a=10**30)}, {"attributes": {"a": 10**30}}),
+    ({"usage": Usage(np.int64(1))}, {"usage": Usage(1)}),
+    ({"attributes": CYCLE}, {"attributes": {"a": {"a": "<cycle>"}}}),
+    ({"name": 5, "kind": None}, {}),
+]
+"""What is assigned to the fields of a span, and what is recorded."""
+
+
+@pytest.mark.parametrize("lane", [True, False])
+@pytest.mark.parametrize("watched", ["not", "processor", "subscriber", "held"])
+@pytest.mark.parametrize(("fields", "stored"), ASSIGNED, ids=range(len(ASSIGNED)))
+def test_what_is_assigned_is_recorded(tmp_path, fields, stored, watched, lane):
+    seen = []
+    options = {
+        "processor": {"processors": [lambda span: seen.append(span) or span]},
+        "held": {"sampling": millstream.Sampling(slower_than_s=0)},
+    }
+    with millstream.recording(tmp_path, **options.get(watched, {})) as made, contextlib.ExitStack() as stack:
+        if not lane:
+            made._recorder.lane = None
+        if watched == "subscriber":
+            stack.enter_context(millstream.subscribe(seen.append))
+        with start_span("a", input="given") as span:
+            span.add_event("x")
+            for name, value in fields.items():
+                setattr(span, name, value)
+            if "attributes" not in fields:
+                span.set_attribute("sane", 1)
+    (recorded,) = millstream.open_store(tmp_path).spans()
+    expected = {"name": "a", "input": "given", "attributes": {"sane": 1}, "kind": SpanKind.FUNCTION, **stored}
+    assert {name: getattr(recorded, name) for name in expected} == expected
+    assert recorded.events[0].name == "x"
+    assert bool(seen) == (watched in options or watched == "subscriber") - (watched == "held")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"attributes": "x"}, {"events": [1]}, {"events": "x"}, {"usage": "x"}, {"usage": {"input_tokens": 1}}],
+)
+def test_what_is_assigned_and_cannot_be_is_counted(spans, lenient, fields):
+    with start_span("a") as span:
+        span.set_output(1)
+        for name, value in fields.items():
+            setattr(span, name, value)
+    (recorded,) = spans()
+    assert (recorded.output, recorded.status) == (1, Status.OK)
+    assert lenient.counts.total() == 1
+
+
+def test_assigned_content_is_not_captured_where_none_is(tmp_path):
+    with millstream.recording(tmp_path, capture_content=False), start_span("a") as span:
+        span.output = {"a": 1}
+        span.attributes = {"b": {2}}
+    (recorded,) = millstream.open_store(tmp_path).spans()
+    assert (recorded.output, recorded.attributes) == (msgspec.UNSET, {"b": [2]})
 
 
 def test_each_event_has_its_own_attributes(spans):

@@ -6,7 +6,7 @@ import msgspec
 
 from millstream import semconv
 from millstream.context import current
-from millstream.record import faults
+from millstream.record import assigned, faults
 from millstream.record.blobs import LARGE, NO_ROOM
 from millstream.record.conversation import Conversation
 from millstream.record.sampling import Held
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _UNSET: Final = msgspec.UNSET
 _encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder(Span).decode
+_INPUTS: Final = assigned.INPUTS
+_OUTPUTS: Final = assigned.OUTPUTS
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _INCOMPLETE: Final = "millstream.incomplete"
 """Marks a span of which not all could be written."""
@@ -41,6 +43,9 @@ class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
 def tail(span: "LiveSpan", failure: SpanError | None) -> str:
     """What follows the times and the status in a span's line: `,"input":…` and so on, without secrets."""
     given, made = span.input, span.output
+    if type(given) not in _INPUTS or type(made) not in _OUTPUTS:
+        assigned.settle_content(span)
+        given, made = span.input, span.output
     if isinstance(given, Conversation) and (type(span.sink) is Held or given.size < LARGE):
         given = given.json(span.recorder.content_limit)
     if given is None and made is None:
@@ -65,12 +70,23 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
         or span.attributes is not None
         or span.events is not None
     ):
-        rest = _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
+        rest = _rest(span, failure)
         content = f"{content},{rest[1:-1]}" if len(rest) > 2 else content  # noqa: PLR2004  # not empty
     suspects = span.recorder.suspects
     if content and suspects is not None and suspects(content):
         return _redacted(content, span.recorder)
     return content
+
+
+def _rest(span: "LiveSpan", failure: SpanError | None) -> str:
+    assigned.settle_rest(span)
+    try:
+        return _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
+    except Exception as error:  # values that no method of ours has set
+        if isinstance(error, RecursionError) and assigned.is_plain(span):  # so deep is the stack
+            raise
+        assigned.settle_values(span)
+        return _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
 
 
 def _redacted(content: str, active: "Recorder") -> str:

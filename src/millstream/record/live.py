@@ -9,10 +9,10 @@ from typing import Any, Final, Self
 import msgspec
 
 from millstream import context, semconv
-from millstream.record import faults, lines, recorder, steps
+from millstream.record import assigned, faults, lines, recorder, steps
 from millstream.record.conversation import Conversation
 from millstream.record.journal import Journal
-from millstream.record.outcome import outcome, whole_counts
+from millstream.record.outcome import outcome
 from millstream.record.sampling import Held
 from millstream.record.serialize import to_json, to_text
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, Status, Usage
@@ -36,7 +36,9 @@ class LiveSpan(context.SpanContext, eq=False):
     """A span that is open. Values set on it appear in the record when it ends.
 
     Made by `start_span` and the decorators, never directly. Every method is safe to call at any time: one
-    that fails is counted in `stats()` and changes nothing; after the end, changes are ignored.
+    that fails is counted in `stats()` and changes nothing; after the end, changes are ignored. To assign
+    `output` or `attributes` is as good as to set them, but that bytes are taken for JSON; name and kind stay
+    those that it began with.
     """
 
     recorder: "recorder.Recorder"
@@ -97,10 +99,7 @@ class LiveSpan(context.SpanContext, eq=False):
 
     def set_usage(self, usage: Usage) -> None:
         """Record the tokens of a model call; a count that is no whole number stays unknown."""
-        try:
-            self.usage = whole_counts(usage)
-        except Exception as fault:  # noqa: BLE001  # telemetry never breaks the user's program
-            faults.swallow(fault, "the usage of a model call could not be recorded")
+        self.usage = usage
 
     def add_event(self, name: str, attributes: dict[str, Any] | None = None) -> None:
         """Record that something happened now."""
@@ -246,6 +245,7 @@ class LiveSpan(context.SpanContext, eq=False):
         self, end_ns: int | None = None, status: Status | None = None, error: SpanError | None = None
     ) -> Span:
         """The span as it stands now."""
+        assigned.settle(self)
         span = lines.decode(f"{self.head}}}")
         span.end_ns = end_ns
         span.status = status
