@@ -5,6 +5,7 @@ the fields of a span stand the columns that a `SpanTable` had to work out (which
 it lies), so that a file is a table again without a look at an id.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -214,7 +215,7 @@ def read_table(path: Path) -> SpanTable | None:
             output_tokens=_tokens(file, "output_tokens"),
             cache_read_tokens=_tokens(file, "cache_read_tokens"),
             reasoning_tokens=_tokens(file, "reasoning_tokens"),
-            time_to_first_chunk_s=_column(file, "time_to_first_chunk_s").to_numpy(zero_copy_only=False),
+            time_to_first_chunk_s=_plain(_column(file, "time_to_first_chunk_s"), math.nan),
             declared_root=_column(file, "declared_root").to_numpy(zero_copy_only=False),
             oddities=about.oddities,
         )
@@ -246,9 +247,19 @@ def _numbers(file: pq.ParquetFile, name: str) -> Ints:
 
 
 def _filled(column: pa.Array) -> Ints:
-    values = column.fill_null(UNKNOWN) if column.null_count else column
-    found: Ints = values.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
-    return found
+    return _plain(column, UNKNOWN).astype(np.int64, copy=False)
+
+
+def _plain(column: pa.Array, missing: float) -> "np.ndarray[Any, Any]":
+    """Numbers from their buffers: `to_numpy` and `fill_null` import pandas if they can, in seconds."""
+    kind = np.dtype(column.type.to_pandas_dtype())
+    valid, values = column.buffers()
+    found = np.frombuffer(values, kind, len(column), column.offset * kind.itemsize)
+    if not column.null_count:
+        return found
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
+    known = bits[column.offset : column.offset + len(column)].astype(bool)
+    return np.where(known, found, np.array(missing, kind))
 
 
 def _tokens(file: pq.ParquetFile, name: str) -> Ints:
@@ -339,9 +350,9 @@ class StoredSpans(Sequence[Span]):
         """The prompts of all spans, as they were hashed when the file was written."""
         column = self._file.read(["prompt_blocks"]).column(0).combine_chunks()
         known = np.asarray(column.is_valid())
-        length = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        length = np.maximum(_filled(column.value_lengths()), 0)
         return PromptBlocks(
-            hashes=column.flatten().to_numpy(zero_copy_only=False),
+            hashes=_plain(column.flatten(), 0),
             first=np.concatenate(([0], np.cumsum(length))).astype(np.int64),
             known=known,
         )
