@@ -6,7 +6,7 @@ import msgspec
 
 from millstream import semconv
 from millstream.context import current
-from millstream.record import assigned, faults
+from millstream.record import assigned, faults, outcome
 from millstream.record.blobs import LARGE, NO_ROOM
 from millstream.record.conversation import Conversation
 from millstream.record.sampling import Held
@@ -22,6 +22,9 @@ _encode: Final = msgspec.json.Encoder().encode
 decode: Final = msgspec.json.Decoder(Span).decode
 _INPUTS: Final = assigned.INPUTS
 _OUTPUTS: Final = assigned.OUTPUTS
+_WHOLE: Final = outcome.WHOLE
+_counts: Final = msgspec.structs.astuple
+_ATTRIBUTES: Final = frozenset({dict, type(None)})
 _fields: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _INCOMPLETE: Final = "millstream.incomplete"
 """Marks a span of which not all could be written."""
@@ -46,32 +49,30 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
     if type(given) not in _INPUTS or type(made) not in _OUTPUTS:
         assigned.settle_content(span)
         given, made = span.input, span.output
-    if isinstance(given, Conversation) and (type(span.sink) is Held or given.size < LARGE):
+    if type(given) is Conversation and (given.size < LARGE or type(span.sink) is Held):
         given = given.json(span.recorder.content_limit)
-    if given is None and made is None:
-        content = ""
-    elif isinstance(given, Conversation) and (made is None or len(made) < LARGE):
-        content = ("" if made is None else f',"output":{made.decode()}') + _talk(span, given)
-    elif (
-        isinstance(given, Conversation)
-        or (given is not None and len(given) >= LARGE)
-        or (made is not None and len(made) >= LARGE)
-    ):
-        content = _large(span, given, made)
-    elif given is None:
-        content = f',"output":{made.decode()}'  # type: ignore[union-attr]  # one of them is there
-    elif made is None:
-        content = f',"input":{given.decode()}'
+    if isinstance(given, Conversation):
+        if made is None:
+            content = _talk(span, given)
+        elif len(made) < LARGE:
+            content = f',"output":{made.decode()}{_talk(span, given)}'
+        else:
+            content = _large(span, given, made)
+    elif (given is None or len(given) < LARGE) and (made is None or len(made) < LARGE):
+        content = "" if given is None else f',"input":{given.decode()}'
+        if made is not None:
+            content = f'{content},"output":{made.decode()}'
     else:
-        content = f',"input":{given.decode()},"output":{made.decode()}'
+        content = _large(span, given, made)
     if (
-        failure is not None
+        span.attributes is not None
         or span.usage is not None
-        or span.attributes is not None
+        or failure is not None
         or span.events is not None
     ):
         rest = _rest(span, failure)
-        content = f"{content},{rest[1:-1]}" if len(rest) > 2 else content  # noqa: PLR2004  # not empty
+        if len(rest) > 2:  # noqa: PLR2004  # not empty
+            content = f"{content},{rest[1:-1]}"
     suspects = span.recorder.suspects
     if content and suspects is not None and suspects(content):
         return _redacted(content, span.recorder)
@@ -79,9 +80,16 @@ def tail(span: "LiveSpan", failure: SpanError | None) -> str:
 
 
 def _rest(span: "LiveSpan", failure: SpanError | None) -> str:
-    assigned.settle_rest(span)
+    usage, attributes, events = span.usage, span.attributes, span.events
+    if (
+        not (usage is None or (type(usage) is Usage and _WHOLE.issuperset(map(type, _counts(usage)))))
+        or type(attributes) not in _ATTRIBUTES
+        or events is not None
+    ):
+        assigned.settle_rest(span)
+        usage, attributes, events = span.usage, span.attributes, span.events
     try:
-        return _encode(_Rest(failure, span.usage, span.attributes, span.events)).decode()
+        return _encode(_Rest(failure, usage, attributes, events)).decode()
     except Exception as error:  # values that no method of ours has set
         if isinstance(error, RecursionError) and assigned.is_plain(span):  # so deep is the stack
             raise

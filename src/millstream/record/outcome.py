@@ -13,7 +13,8 @@ from millstream.span import SpanError, Status, Usage
 
 _E = TypeVar("_E", bound=Enum)
 _TRACE_ID: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
-_COUNTS: Final = frozenset({int, type(None)})
+WHOLE: Final = frozenset({int, type(None)})
+"""Types of counts that need not be seen to."""
 _CANCELLED: Final = frozenset({"CancelledError", "Cancelled", "KeyboardInterrupt"})
 
 
@@ -55,7 +56,7 @@ def known_trace_id(trace_id: Any) -> str | None:
 def whole_counts(usage: Usage) -> Usage:
     """The usage with counts that are whole numbers; others become unknown."""
     counts = msgspec.structs.astuple(usage)
-    return usage if _COUNTS.issuperset(map(type, counts)) else Usage(*map(_whole, counts))
+    return usage if WHOLE.issuperset(map(type, counts)) else Usage(*map(_whole, counts))
 
 
 def _whole(count: Any) -> int | None:

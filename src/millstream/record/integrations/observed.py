@@ -120,6 +120,7 @@ class Observed(msgspec.Struct, eq=False):
     ) -> None:
         """Record what came back; of a model, an OpenAI message."""
         span, inner = self.span, self.inner
+        told: dict[str, Any] = {}
         try:
             if output is not _UNSET and not (inner and span.output is not None):
                 span.set_output(output)
@@ -128,14 +129,16 @@ class Observed(msgspec.Struct, eq=False):
                     span.set_usage(usage)
                 elif span.kind is SpanKind.EMBEDDING:  # several requests, one after another
                     span.set_usage(_sum(span.usage, usage))
-            reasons = None if finish_reasons is None else msgspec.Raw(to_json(finish_reasons))
-            self._know(
-                {
-                    semconv.RESPONSE_MODEL: model,
-                    semconv.RESPONSE_ID: response_id,
-                    semconv.RESPONSE_FINISH_REASONS: reasons,
-                }
-            )
+            if model is not None:
+                told[semconv.RESPONSE_MODEL] = model
+            if response_id is not None:
+                told[semconv.RESPONSE_ID] = response_id
+            if finish_reasons is not None:
+                told[semconv.RESPONSE_FINISH_REASONS] = _reasons(*finish_reasons)
+            if inner:
+                self._know(told)
+            elif told:
+                _set(span, told)
         except Exception as fault:  # noqa: BLE001  # whatever a framework's new version does
             faults.swallow(fault, "an answer could not be recorded whole")
 
@@ -228,6 +231,12 @@ def _set(span: LiveSpan, attributes: Mapping[str, Any]) -> None:
         span.attributes = {**span.attributes, **attributes} if span.attributes else dict(attributes)
     else:
         span.set_attributes({key: value for key, value in attributes.items() if value is not None})
+
+
+@functools.lru_cache(64)
+def _reasons(*finish_reasons: str) -> msgspec.Raw:
+    """A few words that come with every answer."""
+    return msgspec.Raw(to_json(finish_reasons))
 
 
 def _is_same_call(above: LiveSpan, name: str) -> bool:

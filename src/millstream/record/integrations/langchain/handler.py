@@ -24,11 +24,11 @@ _P = ParamSpec("_P")
 _FAULT: Final = "a LangChain callback could not be recorded"
 _state: Final = recorder.state
 _MAX_PLAIN_BYTES: Final = 10_000
-_LANGSMITH: Final = {
-    "ls_temperature": semconv.REQUEST_TEMPERATURE,
-    "ls_max_tokens": semconv.REQUEST_MAX_TOKENS,
-    "ls_stop": semconv.REQUEST_STOP_SEQUENCES,
-}
+_LANGSMITH: Final = (
+    ("ls_temperature", semconv.REQUEST_TEMPERATURE),
+    ("ls_max_tokens", semconv.REQUEST_MAX_TOKENS),
+    ("ls_stop", semconv.REQUEST_STOP_SEQUENCES),
+)
 """Where models tell their parameters, too; some, such as ChatNVIDIA, only there."""
 
 
@@ -107,17 +107,15 @@ class Handler(BaseCallbackHandler):
         metadata = kwargs.get("metadata") or {}
         model = parameters.get("model") or parameters.get("model_name") or metadata.get("ls_model_name")
         name = model or (serialized or {}).get("name") or kwargs.get("name") or "llm"
-        attributes = {
-            semconv.OPERATION_NAME: operation,
-            semconv.REQUEST_MODEL: model,
-            semconv.PROVIDER_NAME: metadata.get("ls_provider"),
-        }
-        for key, value in parameters.items():
-            if value is not None and key in PARAMETERS:
+        attributes = {semconv.OPERATION_NAME: operation, semconv.REQUEST_MODEL: model}
+        if (provider := metadata.get("ls_provider")) is not None:
+            attributes[semconv.PROVIDER_NAME] = provider
+        for key in parameters:
+            if key in PARAMETERS and (value := parameters[key]) is not None:
                 attributes[PARAMETERS[key]] = value
-        for key, attribute in _LANGSMITH.items():
-            if attribute not in attributes and (value := metadata.get(key)) is not None:
-                attributes[attribute] = value
+        for key, attribute in _LANGSMITH:
+            if attribute not in attributes and key in metadata:
+                attributes[attribute] = metadata[key]
         step = self.runs.start(SpanKind.LLM, str(name), content, run_id, parent_run_id, attributes)
         call = current_call.get()
         if step is None or call is None or call.kind is not SpanKind.LLM:
