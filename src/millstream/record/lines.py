@@ -43,7 +43,7 @@ class _Rest(msgspec.Struct, gc=False, omit_defaults=True):
     events: list[SpanEvent] | None = None
 
 
-def tail(span: "LiveSpan", failure: SpanError | None) -> str:
+def tail(span: "LiveSpan", failure: SpanError | None) -> str:  # noqa: C901  # every call, in one piece
     """What follows the times and the status in a span's line: `,"input":…` and so on, without secrets."""
     given, made = span.input, span.output
     if type(given) not in _INPUTS or type(made) not in _OUTPUTS:

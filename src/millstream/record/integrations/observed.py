@@ -109,7 +109,7 @@ class Observed(msgspec.Struct, eq=False):
             self.know({semconv.TIME_TO_FIRST_CHUNK_S: elapsed_s})
         self._chunks += 1
 
-    def answer(
+    def answer(  # noqa: C901  # every model call, in one piece
         self,
         output: Any = _UNSET,
         *,
