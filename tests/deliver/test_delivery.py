@@ -160,7 +160,7 @@ def test_what_is_no_time_is_refused_with_what_to_give(deliver, wrong):
     assert delivery.flush(10).sent == 1
 
 
-@pytest.mark.parametrize("endless", [float("inf"), 10**400, 1e300])
+@pytest.mark.parametrize("endless", [float("inf"), 10**400, 1e300], ids=["inf", "int", "float"])
 def test_flush_may_wait_for_ever(deliver, endless):
     delivery = deliver(Store())
     spans("a")
