@@ -17,6 +17,7 @@ import millstream
 from millstream import open_store, start_span
 from millstream.cli import main, stopping
 from millstream.cli import ship as ship_module
+from millstream.deliver.cursor import Cursor
 
 PLUGIN = """
 import json, os, time
@@ -196,6 +197,17 @@ def test_rejected_spans_that_the_receiver_cannot_take_now_are_told_with_the_reas
     assert (done.returncode, done.stdout) == (3, "sent 0, left 0, rejected 1\n"), done.stderr
     assert " 1 are left: the picky server does not answer\n" in done.stderr
     assert "1 rejected span lies in home/dead-letter/out.jsonl; " in done.stderr
+
+
+def test_rejected_spans_of_an_exporter_that_another_process_delivers_to(place, ship):
+    letters = reject(place, ship, "odd")
+    before = letters.read_bytes()
+    cursor = Cursor.open(place / "home", "out")
+    done = ship("--config_file", config(place, PICKY), "--once", "--retry-rejected")
+    cursor.close()
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert "already; send what it rejected again when that process has ended" in done.stderr
+    assert letters.read_bytes() == before
 
 
 def test_lines_that_are_no_dead_letters_are_told_and_stay(place, ship):

@@ -268,6 +268,16 @@ def test_an_outage_that_ended_just_before_the_program_is_said_to_be_over(deliver
     assert len(said()) == 2
 
 
+def test_an_outage_that_ends_with_the_last_try_is_said_to_be_over(deliver, said):
+    sink = Moody(away)
+    delivery = deliver(sink, policy=Policy(flush_interval_s=0.02, backoff_s=0.01, longest_backoff_s=3600))
+    spans("a")
+    until(lambda: said() and len(sink.calls) == 5)  # now it is rarely tried
+    sink.mood = None
+    assert delivery.close().left == 0
+    assert [text.split(": ")[1] for text in said()] == ["out gets nothing", "out takes spans again"]
+
+
 def test_a_hitch_is_not_said(deliver, said):
     failures = iter([True, True])
 
@@ -486,7 +496,11 @@ def test_the_thread_belongs_to_no_span_and_is_not_traced(deliver):
 
 
 def python(program, home, *arguments, **kwargs):
-    environment = {**os.environ, "MILLSTREAM_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "MILLSTREAM_HOME": str(home),
+        "PYTHONPATH": str(Path(millstream.__file__).parents[1]),
+    }
     return subprocess.run(
         [
             sys.executable,

@@ -15,6 +15,7 @@ import click
 from millstream.cli import stopping
 from millstream.cli.options import option
 from millstream.deliver.announcing import shown
+from millstream.deliver.cursor import Busy
 from millstream.deliver.dead_letters import Retried, count_letters, dead_letter_path
 from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
 from millstream.deliver.delivery import Delivery, Flushed
@@ -130,9 +131,13 @@ def _given(config_file: Path | None) -> str:
 def _retry_rejected(home: Path, exporter: Configured) -> Retried:
     """Send dead letters again, and say what became of them."""
     name, policy = exporter.name, exporter.policy
-    again = retry_dead_letters(
-        home, name, exporter.sink, policy.batch_size, policy.batch_bytes, stopped=stopping.wanted.is_set
-    )
+    stopped = stopping.wanted.is_set
+    try:
+        again = retry_dead_letters(
+            home, name, exporter.sink, policy.batch_size, policy.batch_bytes, stopped=stopped
+        )
+    except Busy as error:
+        raise Busy(f"{error}; send what it rejected again when that process has ended") from error
     rejected = sum(again.rejected.values())
     click.echo(
         f"{name}: of its dead letters {again.sent:,} were sent, {rejected:,} rejected again,"

@@ -85,10 +85,11 @@ class Announcing:
             unless,
         )
 
-    def _say_over(self, well_since: float) -> None:
-        lasted = _duration(well_since - self._since)
+    def _say_over(self, well_since: float | None) -> None:
+        """It is over; since when is not known where that was seen at the end only."""
+        lasted = "" if well_since is None else f", after an outage of {_duration(well_since - self._since)}"
         self._said, self._since, self._well_since = None, 0.0, None
-        _log.warning("millstream: %s takes spans again, after an outage of %s", self._name, lasted)
+        _log.warning("millstream: %s takes spans again%s", self._name, lasted)
 
     def cannot(self, error: Exception | None) -> None:
         """Nothing can be delivered at all."""
@@ -118,7 +119,7 @@ class Announcing:
                 shown(self._home),
                 _sends("the next run" if command is None else f"`{command}`", left),
             )
-        elif self._said is not None and self._well_since is not None:
+        elif self._said is not None and why is None:
             self._say_over(self._well_since)
         if rejected > self._rejected_said:
             who = f"`{command} --retry-rejected`"
