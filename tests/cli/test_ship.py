@@ -221,6 +221,7 @@ def test_lines_that_are_no_dead_letters_are_told_and_stay(place, ship):
         "out: 2 lines of home/dead-letter/out.jsonl cannot be read as dead letters and stay there"
         in done.stderr
     )
+    assert "sends them again" not in done.stderr
     assert letters.read_bytes() == broken
 
 

@@ -64,7 +64,7 @@ def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejec
         click.echo(f"{home} -> {', '.join(map(_destination, exporters))}", err=True)
         done = _Done(home, exporters, config_file)
         for exporter in exporters if retry_rejected else ():
-            done.add_again(_retry_rejected(home, exporter))
+            done.add_again(exporter.name, _retry_rejected(home, exporter))
         make_room = None if once or limits == JournalConfig() else lambda: keep_small(home, limits)
         delivery = Delivery(home, exporters, begin="all", config_file=config_file, make_room=make_room)
         delivery.start()
@@ -89,6 +89,8 @@ class _Done:
         self._sent = 0
         self._left = -1
         self._rejected: Counter[str] = Counter()
+        self._unreadable: Counter[str] = Counter()
+        """Lines that are no dead letters, by exporter, where they were looked at."""
         self._moved_s = time.monotonic()
 
     @property
@@ -104,24 +106,25 @@ class _Done:
         self._rejected.update(flushed.rejected)
         self._left = flushed.left
 
-    def add_again(self, again: Retried) -> None:
-        """What became of dead letters."""
+    def add_again(self, name: str, again: Retried) -> None:
+        """What became of the dead letters of one."""
+        self._unreadable[name] = again.unreadable
         self._sent += again.sent
         self._rejected.update(again.rejected)
 
     def report(self) -> int:
         """Say it; the exit code."""
-        letters = {name: count for name in self._names if (count := count_letters(self._home, name))}
-        click.echo(f"sent {self._sent:,}, left {self._left:,}, rejected {sum(letters.values()):,}")
+        letters = Counter({name: count_letters(self._home, name) for name in self._names})
+        click.echo(f"sent {self._sent:,}, left {self._left:,}, rejected {letters.total():,}")
         for reason, count in sorted(self._rejected.items()):
             click.echo(f"{count:,} rejected: {reason}", err=True)
-        for name, count in letters.items():
+        for name, count in (letters - self._unreadable).items():
             path = shown(dead_letter_path(self._home, name))
             lie, them = ("span lies", "it") if count == 1 else ("spans lie", "them")
             click.echo(f"{count:,} rejected {lie} in {path}; `{self._again}` sends {them} again", err=True)
         if self._left:
             return 4
-        return 3 if letters else 0
+        return 3 if letters.total() else 0
 
 
 def _given(config_file: Path | None) -> str:
