@@ -1,7 +1,9 @@
 import json
+import os
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 
@@ -109,6 +111,36 @@ def test_status(home, recorded):
 def test_status_of_nothing(tmp_path):
     result = millstream("journal", "status", "--home", str(tmp_path / "none"))
     assert (result.returncode, "nothing is recorded yet" in result.stdout) == (0, True)
+
+
+def test_status_shows_processors_that_failed_in_processes_that_have_ended(tmp_path):
+    program = """
+        import sys
+        import millstream
+
+        def redact(span):
+            raise ValueError("secret")
+
+        section = {"_type": "file", "path": sys.argv[1], "processors": [redact]}
+        with millstream.deliver_to({"out": section}):
+            for _ in range(3):
+                with millstream.start_span("a", input="secret"):
+                    pass
+    """
+    home = tmp_path / "home"
+    for _ in range(2):
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "out.jsonl")],
+            env={**os.environ, "MILLSTREAM_HOME": str(home)},
+            check=True,
+            timeout=60,
+        )
+    shown = millstream("journal", "status", "--home", str(home)).stdout
+    assert "out: 6 went without content: the processor redact raised ValueError\n" in shown
+    assert "secret" not in shown
+    (sink,) = json.loads(millstream("journal", "status", "--home", str(home), "--json").stdout)["sinks"]
+    assert sink["counts"]["sent"] == 6
+    assert sink["counts"]["processor_faults"] == {"redact raised ValueError": 6}
 
 
 def test_doctor(monkeypatch):

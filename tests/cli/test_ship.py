@@ -17,9 +17,10 @@ import millstream
 from millstream import open_store, start_span
 from millstream.cli import main, stopping
 from millstream.cli import ship as ship_module
+from millstream.deliver.cursor import Cursor
 
 PLUGIN = """
-import json, os
+import json, os, time
 from pathlib import Path
 from millstream.deliver.sink import Rejected, Skipped
 from millstream.errors import RefusedError, UnreachableError
@@ -32,6 +33,9 @@ class Picky:
 
     def send(self, batch):
         mood = (self._folder / "mood").read_text()
+        if mood == "slow":
+            (self._folder / "begun").touch()
+            time.sleep(0.3)
         if mood == "away":
             raise UnreachableError("the picky server does not answer")
         if mood == "closed":
@@ -163,12 +167,80 @@ def test_rejected_spans_are_sent_again_when_asked_for(place, ship):
     assert (done.returncode, done.stdout) == (3, "sent 2, left 0, rejected 2\n"), done.stderr
     assert "2 rejected: odd spans are not wanted" in done.stderr
     assert len((place / "home" / "dead-letter" / "out.jsonl").read_text().splitlines()) == 2
+    waits = "2 rejected spans lie in home/dead-letter/out.jsonl; `millstream ship --config_file"
+    assert f"{waits} {path} --retry-rejected` sends them again" in done.stderr
+    done = ship("--config_file", path, "--once")
+    assert (done.returncode, done.stdout) == (3, "sent 0, left 0, rejected 2\n"), done.stderr
+    assert waits in done.stderr
     done = ship("--config_file", path, "--once", "--retry-rejected")
-    assert done.returncode == 3, done.stderr
+    assert (done.returncode, done.stdout) == (3, "sent 0, left 0, rejected 2\n"), done.stderr
+    assert "out: of its dead letters 0 were sent, 2 rejected again, 0 skipped, 0 are left\n" in done.stderr
     (place / "mood").write_text("")
     done = ship("--config_file", path, "--once", "--retry_rejected")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "sent 2, left 0, rejected 0\n"), done.stderr
+    assert "dead-letter" not in done.stderr
     assert Counter((place / "taken").read_text().split()) == recorded(place)
+
+
+def reject(place, ship, *names):
+    """Have them in the dead letters; their path."""
+    (place / "mood").write_text("picky")
+    record(place, *names)
+    assert ship("--config_file", config(place, PICKY), "--once").returncode == 3
+    return place / "home" / "dead-letter" / "out.jsonl"
+
+
+def test_rejected_spans_that_the_receiver_cannot_take_now_are_told_with_the_reason(place, ship):
+    reject(place, ship, "odd")
+    (place / "mood").write_text("away")
+    done = ship("--config_file", config(place, PICKY), "--once", "--retry-rejected")
+    assert (done.returncode, done.stdout) == (3, "sent 0, left 0, rejected 1\n"), done.stderr
+    assert " 1 are left: the picky server does not answer\n" in done.stderr
+    assert "1 rejected span lies in home/dead-letter/out.jsonl; " in done.stderr
+
+
+def test_rejected_spans_of_an_exporter_that_another_process_delivers_to(place, ship):
+    letters = reject(place, ship, "odd")
+    before = letters.read_bytes()
+    cursor = Cursor.open(place / "home", "out")
+    done = ship("--config_file", config(place, PICKY), "--once", "--retry-rejected")
+    cursor.close()
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert "already; send what it rejected again when that process has ended" in done.stderr
+    assert letters.read_bytes() == before
+
+
+def test_lines_that_are_no_dead_letters_are_told_and_stay(place, ship):
+    letters = reject(place, ship, "odd")
+    broken = b'{"sink":"out","reason":"bad","time":"now","span":5}\n{"sink\n'
+    letters.write_bytes(broken + letters.read_bytes())
+    (place / "mood").write_text("")
+    done = ship("--config_file", config(place, PICKY), "--once", "--retry-rejected")
+    assert (done.returncode, done.stdout) == (3, "sent 1, left 0, rejected 2\n"), done.stderr
+    assert (
+        "out: 2 lines of home/dead-letter/out.jsonl cannot be read as dead letters and stay there"
+        in done.stderr
+    )
+    assert "sends them again" not in done.stderr
+    assert letters.read_bytes() == broken
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_sending_of_rejected_spans_and_keeps_the_others(place, ship, number):
+    letters = reject(place, ship, *["odd"] * 30)
+    (place / "mood").write_text("slow")
+    one_by_one = config(place, "{_type: picky, folder: ., shutdown_timeout: 1, batch_size: 1}")
+    with shipping(place, "--config_file", one_by_one, "--once", "--retry-rejected") as process:
+        assert until((place / "begun").exists)
+        process.send_signal(number)
+        began = time.monotonic()
+        out, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    taken = Counter((place / "taken").read_text().split())
+    kept = Counter(json.loads(line)["span"]["span_id"] for line in letters.read_text().splitlines())
+    assert taken + kept == recorded(place)
+    assert (process.returncode, out) == (3, f"sent {len(taken)}, left 0, rejected {len(kept)}\n"), err
+    assert 0 < len(taken) < 5
 
 
 @pytest.mark.parametrize(

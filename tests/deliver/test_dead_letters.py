@@ -11,7 +11,7 @@ import pytest
 
 from millstream import open_store
 from millstream.deliver.cursor import Busy, Cursor, read_state
-from millstream.deliver.dead_letters import DeadLetters, dead_letter_path, retry_rejected
+from millstream.deliver.dead_letters import DeadLetters, count_letters, dead_letter_path, retry_rejected
 from millstream.deliver.sink import Skipped
 from millstream.errors import RefusedError, StorageError, UnreachableError
 from tests.deliver.sinks import Moody, Store, away, record, rejecting, retrying
@@ -71,8 +71,8 @@ def test_what_was_not_reached_stays(tmp_path):
         if len(calls) > 1:
             raise UnreachableError("gone")
 
-    with pytest.raises(UnreachableError, match="gone"):
-        retry_rejected(tmp_path, "out", Moody(once), batch_size=3)
+    again = retry_rejected(tmp_path, "out", Moody(once), batch_size=3)
+    assert (again.sent, again.left, str(again.why)) == (3, 5, "gone")
     assert [letter["span"]["name"] for letter in letters(tmp_path)] == list("defgh")
 
 
@@ -83,8 +83,7 @@ def test_a_sink_that_takes_nothing_changes_nothing(tmp_path, error):
 
     add(tmp_path, "a", "b")
     before = dead_letter_path(tmp_path, "out").read_bytes()
-    with pytest.raises(type(error)):
-        retry_rejected(tmp_path, "out", Moody(fail))
+    assert retry_rejected(tmp_path, "out", Moody(fail)).why is error
     assert dead_letter_path(tmp_path, "out").read_bytes() == before
 
 
@@ -93,7 +92,7 @@ def test_each_result_is_counted(tmp_path):
     moods = {"a": Skipped("it is empty"), "b": None}
     sink = Moody(lambda batch: [moods.get(span.name, *retrying("c")([span])) for span in batch])
     again = retry_rejected(tmp_path, "out", sink)
-    assert (again.sent, again.left) == (1, 1)
+    assert (again.sent, again.skipped, again.left) == (1, 1, 1)
     assert [letter["span"]["name"] for letter in letters(tmp_path)] == ["c"]
     counts = read_state(tmp_path, "out").counts
     assert (counts.skipped, counts.skipped_reasons) == (1, {"it is empty": 1})
@@ -116,7 +115,7 @@ def test_lines_of_others_and_torn_ones_stay_and_repeated_ones_are_sent_once(tmp_
     path.write_bytes(b"not ours\n" + line + line + line[:50])
     sink = Store()
     again = retry_rejected(tmp_path, "out", sink)
-    assert (sink.names, again.sent, again.left) == (["a"], 1, 2)
+    assert (sink.names, again.sent, again.left, again.unreadable) == (["a"], 1, 0, 2)
     assert path.read_bytes() == b"not ours\n" + line[:50] + b"\n"
     add(tmp_path, "b")
     assert path.read_bytes().count(b"\n") == 3
@@ -175,5 +174,71 @@ def test_a_kill_in_the_middle_costs_no_letter(tmp_path):
 
 def test_away_is_away(tmp_path):
     add(tmp_path, "a")
-    with pytest.raises(UnreachableError):
-        retry_rejected(tmp_path, "out", Moody(away))
+    assert isinstance(retry_rejected(tmp_path, "out", Moody(away)).why, UnreachableError)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"sink":"out","reason":"bad","time":"now","span":5}',
+        b'{"sink":"out","reason":"bad","time":"now"}',
+        b'{"sink":"\xff","reason":"bad","time":"now","span":5}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"",
+        b"\x00" * 50,
+    ],
+    ids=["no span", "nothing", "no text", "too deep", "too deep, too", "empty", "zeros"],
+)
+def test_a_line_that_is_no_letter_is_counted_and_stays_as_it_is(tmp_path, line):
+    add(tmp_path, "a", "b")
+    path = dead_letter_path(tmp_path, "out")
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + b"\n" + second)
+    again = retry_rejected(tmp_path, "out", Store())
+    assert (again.sent, again.left, again.unreadable) == (2, 0, 1)
+    assert path.read_bytes() == line + b"\n"
+    assert count_letters(tmp_path, "out") == 1
+    assert retry_rejected(tmp_path, "out", Store()).unreadable == 1
+    assert path.read_bytes() == line + b"\n"
+
+
+def test_a_letter_without_a_line_end_is_not_glued_to_another(tmp_path):
+    add(tmp_path, "a")
+    path = dead_letter_path(tmp_path, "out")
+    path.write_bytes(b"not ours\n" + path.read_bytes().rstrip(b"\n"))
+    assert count_letters(tmp_path, "out") == 2
+    assert retry_rejected(tmp_path, "out", Moody(retrying("a"))).left == 1
+    again = retry_rejected(tmp_path, "out", Store())
+    assert (again.sent, again.unreadable, path.read_bytes()) == (1, 1, b"not ours\n")
+
+
+def test_it_stops_between_batches_and_keeps_what_was_not_tried(tmp_path):
+    add(tmp_path, *"abcdefgh")
+    sink = Store()
+    again = retry_rejected(tmp_path, "out", sink, batch_size=3, stopped=lambda: len(sink.batches) == 2)
+    assert (again.sent, again.left, again.why) == (6, 2, None)
+    assert [letter["span"]["name"] for letter in letters(tmp_path)] == list("gh")
+    assert read_state(tmp_path, "out").counts.rejected == {"bad": 2}
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), GeneratorExit()])
+def test_a_sink_that_wants_to_end_the_program_is_one_that_fails(tmp_path, error):
+    def leave(batch):
+        raise error
+
+    add(tmp_path, "a")
+    again = retry_rejected(tmp_path, "out", Moody(leave))
+    assert f"Moody raises {type(error).__name__}" in str(again.why)
+    assert len(letters(tmp_path)) == 1
+
+
+def test_ctrl_c_while_they_are_sent_costs_no_letter(tmp_path):
+    def interrupt(batch):
+        raise KeyboardInterrupt
+
+    add(tmp_path, "a")
+    with pytest.raises(KeyboardInterrupt):
+        retry_rejected(tmp_path, "out", Moody(interrupt))
+    assert len(letters(tmp_path)) == 1
+    assert retry_rejected(tmp_path, "out", Store()).sent == 1

@@ -10,17 +10,21 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
 
 import millstream
 from millstream import open_store, start_span
-from millstream.deliver import shipper
+from millstream.deliver import announcing, shipper
 from millstream.deliver.cursor import Cursor, read_state
 from millstream.deliver.delivery import Delivery, Flushed
+from millstream.deliver.eviction import evict
+from millstream.deliver.otlp import OtlpSink
 from millstream.deliver.policy import Policy
-from millstream.errors import ConfigError, RefusedError, UnreachableError
+from millstream.errors import ConfigError, InputError, RefusedError, UnreachableError
+from tests.deliver.receivers import http_receiver
 from tests.deliver.sinks import Hanging, Moody, Store, away, record, rejecting
 
 QUICK = Policy(flush_interval_s=0.02, backoff_s=0.01, longest_backoff_s=0.05, shutdown_timeout_s=5)
@@ -141,6 +145,29 @@ def test_flush_without_delivery():
     assert millstream.flush(0) == Flushed()
 
 
+@pytest.mark.parametrize("wrong", [None, "x", "5", -1, -0.1, float("nan"), True, [1], 1j])
+def test_what_is_no_time_is_refused_with_what_to_give(deliver, wrong):
+    text = r"\): give the seconds to wait at most, a number that is 0 or more, such as 30"
+    with pytest.raises(InputError, match=r"flush\(.*" + text):
+        millstream.flush(wrong)
+    delivery = deliver(Store())
+    with pytest.raises(InputError, match=r"flush\(.*" + text):
+        delivery.flush(wrong)
+    if wrong is not None:
+        with pytest.raises(InputError, match=r"close\(.*" + text):
+            delivery.close(wrong)
+    spans("a")
+    assert delivery.flush(10).sent == 1
+
+
+@pytest.mark.parametrize("endless", [float("inf"), 10**400, 1e300], ids=["inf", "int", "float"])
+def test_flush_may_wait_for_ever(deliver, endless):
+    delivery = deliver(Store())
+    spans("a")
+    assert delivery.flush(endless).sent == 1
+    assert delivery.close(endless).left == 0
+
+
 def test_flush_does_not_wait_for_the_interval(deliver):
     delivery = deliver(Store(), policy=Policy(flush_interval_s=3600))
     delivery.flush(10)
@@ -211,19 +238,44 @@ def test_stats_are_those_of_the_home(deliver, tmp_path):
     assert millstream.stats()["sent"] == 1
 
 
-def test_an_outage_is_said_once_and_so_is_its_end(deliver, said):
+def test_an_outage_is_said_once_and_so_is_its_end(deliver, said, monkeypatch):
+    monkeypatch.setattr(announcing, "_WELL_S", 0.2)
     sink = Moody(away)
     delivery = deliver(sink)
     spans("a", "b")
     until(lambda: len(sink.calls) > 10)
     (outage,) = said()
-    assert "out gets nothing: the server does not answer; 2 spans wait" in outage
+    assert "out gets nothing: the server does not answer; 2 spans wait in " in outage
     sink.mood = None
     delivery.flush(10)
     until(lambda: len(said()) == 2)
-    assert "out takes spans again, after " in said()[1]
+    assert "out takes spans again, after an outage of " in said()[1]
     assert delivery.close().left == 0
     assert len(said()) == 2
+
+
+def test_an_outage_that_ended_just_before_the_program_is_said_to_be_over(deliver, said):
+    sink = Moody(away)
+    delivery = deliver(sink)
+    spans("a")
+    until(said)
+    sink.mood = None
+    until(lambda: delivery.stats()["sent"])
+    until(lambda: delivery._shippers[0].announcing._well_since is not None)
+    assert len(said()) == 1
+    delivery.close()
+    assert "out takes spans again, after an outage of " in said()[1]
+    assert len(said()) == 2
+
+
+def test_an_outage_that_ends_with_the_last_try_is_said_to_be_over(deliver, said):
+    sink = Moody(away)
+    delivery = deliver(sink, policy=Policy(flush_interval_s=0.02, backoff_s=0.01, longest_backoff_s=3600))
+    spans("a")
+    until(lambda: said() and len(sink.calls) == 5)  # now it is rarely tried
+    sink.mood = None
+    assert delivery.close().left == 0
+    assert [text.split(": ")[1] for text in said()] == ["out gets nothing", "out takes spans again"]
 
 
 def test_a_hitch_is_not_said(deliver, said):
@@ -252,7 +304,7 @@ def test_what_a_person_has_to_mend_is_said_at_once_and_once(deliver, said):
     assert time.monotonic() - began < 5
     (text,) = said()
     assert "the server wants a password; 1 span waits" in text
-    assert "sent when that is mended" in text
+    assert "to be sent when that is mended" in text
     delivery.close()
     assert "the server wants a password" not in said()[1]
 
@@ -266,7 +318,7 @@ def test_rejected_spans_are_said_once(deliver, said):
     assert [text.count("out rejected 1 span (a is bad); it is in ") for text in said()] == [1]
     delivery.close()
     assert said()[1].startswith("millstream: out rejected 2 spans (a is bad, and for 1 other reason)")
-    assert said()[1].endswith("millstream ship --config_file flow.yml --retry-rejected sends them again")
+    assert said()[1].endswith("millstream ship --config_file flow.yml --retry-rejected` sends them again")
 
 
 def test_the_end_says_what_is_left_and_what_helps(deliver, said, monkeypatch, home):
@@ -281,8 +333,8 @@ def test_the_end_says_what_is_left_and_what_helps(deliver, said, monkeypatch, ho
     assert 2 <= len(sink.calls) <= 4  # one may have been before the end
     (text,) = said()
     assert text == (
-        f"millstream: 3 of 3 spans wait for out (the server does not answer); they are kept in {home.name}:"
-        " millstream ship --config_file flow.yml sends them"
+        "millstream: 3 of 3 spans are not delivered to out yet (the server does not answer);"
+        f" they are kept in {home.name}, and `millstream ship --config_file flow.yml` sends them"
     )
     deliver(store := Store()).close()
     assert store.names == ["a", "b", "c"]
@@ -318,7 +370,7 @@ def test_a_sink_that_hangs_does_not_hold_up_the_end(deliver, said):
     assert delivery.flush(0.1).left == 2
     assert delivery.close(0.3).left == 2
     assert time.monotonic() - began < 5
-    assert "2 of 2 spans wait for out (it has not answered for " in said()[-1]
+    assert "2 of 2 spans are not delivered to out yet (it has not answered for " in said()[-1]
     sink.release.set()
     deliver(after := Store())
     until(lambda: read_state(delivery.home, "out").counts.sent == 2)  # what it took in the end counts
@@ -337,7 +389,7 @@ def test_more_than_can_be_counted_in_time_is_not_waited_for(deliver, said, monke
     counted.set()
     assert told.left == 2
     assert said()[-1].startswith(
-        "millstream: 2 of 2 spans wait for out (there are more than could be counted"
+        "millstream: 2 of 2 spans are not delivered to out yet (there are more than could be counted"
     )
 
 
@@ -375,7 +427,7 @@ def test_a_home_that_cannot_be_written_is_said_and_costs_nothing_else(deliver, s
     delivery.close()
     assert len(said()) == 2
     assert "nothing is delivered to out: " in said()[0]
-    assert "1 of 1 span waits for out" in said()[1]
+    assert "1 of 1 span is not delivered to out yet" in said()[1]
 
 
 def test_a_sink_that_cannot_be_closed_is_counted(deliver, monkeypatch):
@@ -444,7 +496,11 @@ def test_the_thread_belongs_to_no_span_and_is_not_traced(deliver):
 
 
 def python(program, home, *arguments, **kwargs):
-    environment = {**os.environ, "MILLSTREAM_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "MILLSTREAM_HOME": str(home),
+        "PYTHONPATH": str(Path(millstream.__file__).parents[1]),
+    }
     return subprocess.run(
         [
             sys.executable,
@@ -531,8 +587,8 @@ def test_a_program_ends_in_time_and_says_in_one_line_what_is_left(tmp_path, sink
     done = python(program, tmp_path / "home", cwd=tmp_path)
     assert time.monotonic() - began < 25
     assert done.returncode == 0
-    assert done.stderr.startswith(f"millstream: 7 of 7 spans wait for out ({reason}")
-    assert done.stderr.endswith("they are kept in home; the next run sends them\n")
+    assert done.stderr.startswith(f"millstream: 7 of 7 spans are not delivered to out yet ({reason}")
+    assert done.stderr.endswith("they are kept in home, and the next run sends them\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -547,7 +603,7 @@ def test_ctrl_c_ends_the_wait(tmp_path):
     began = time.monotonic()
     done = python(program, tmp_path / "home")
     assert time.monotonic() - began < 9
-    assert "3 of 3 spans wait for out" in done.stderr
+    assert "3 of 3 spans are not delivered to out yet" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -682,7 +738,9 @@ def test_records_of_other_processes_of_the_home_come_too(deliver, home):
     assert sink.names == ["elsewhere"]
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError(), GeneratorExit()])
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), asyncio.CancelledError(), GeneratorExit(), KeyboardInterrupt()]
+)
 def test_a_sink_that_wants_to_end_the_thread_is_one_that_fails(deliver, home, error):
     """As one does that runs a loop of asyncio's, or calls what is made for a command line."""
     told = [error]
@@ -697,6 +755,83 @@ def test_a_sink_that_wants_to_end_the_thread_is_one_that_fails(deliver, home, er
         spans("a", "b")
         assert delivery.flush(10).left == 0
     assert sorted(sink.names) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_what_ends_threads_is_said_as_a_fault_wherever_a_sink_raises_it(deliver, said, monkeypatch, error):
+    def leave(batch):
+        raise error
+
+    class Stuck(Moody):
+        def close(self):
+            raise error
+
+    monkeypatch.setattr(millstream.record.faults, "strict", False)
+    delivery = deliver(Stuck(leave))
+    spans("a")
+    until(said)
+    assert f"out gets nothing: Stuck raises {type(error).__name__}" in said()[0]
+    assert delivery.close().left == 1
+    assert millstream.stats()["dropped"] == {"a sink could not be closed": 1}
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_a_processor_that_wants_to_end_the_thread_costs_the_content(deliver, monkeypatch, error):
+    def leave(span):
+        raise error
+
+    monkeypatch.setattr(millstream.record.faults, "strict", False)
+    delivery = deliver(sink := Store(), processors=[leave])
+    spans("a")
+    assert delivery.flush(10).sent == 1
+    assert sink.spans[0].input is msgspec.UNSET
+    counted = millstream.stats()["sinks"]["out"]["processor_faults"]
+    assert [(key.rpartition(".")[2], n) for key, n in counted.items()] == [
+        (f"leave raised {type(error).__name__}", 1)
+    ]
+
+
+def test_room_is_made_before_it_is_said_what_is_left(deliver, said, home):
+    """Else what is said to be kept would be removed a moment later."""
+    record(home, *"abc")
+
+    def make_room():
+        evicted.append(evict(home, max_bytes=1))
+        return True
+
+    evicted = []
+    delivery = deliver(Moody(away), begin="all", make_room=make_room)
+    spans("d", "e")
+    assert delivery.close().left == 2
+    assert evicted[0].undelivered == {"out": 3}
+    assert said()[-1].startswith("millstream: 2 of 2 spans are not delivered to out yet")
+    assert "they are kept in " in said()[-1]
+
+
+def test_of_a_journal_with_limits_nothing_is_promised(deliver, said):
+    delivery = deliver(Moody(away), make_room=lambda: False)
+    spans("a")
+    until(said)
+    assert said()[0].endswith(
+        ", to be sent when it is well again, unless the limits of the journal remove them first"
+    )
+    delivery.close()
+
+
+def test_a_receiver_that_answers_503_four_times_in_five_is_said_once(deliver, said):
+    chance = Random(5)  # noqa: S311  # no secret
+    with http_receiver() as receiver:
+        receiver.answer = lambda request: (503 if chance.random() < 0.8 else 200, {}, b"")
+        sink = OtlpSink(endpoint=receiver.url)
+        delivery = deliver(sink, policy=msgspec.structs.replace(QUICK, batch_size=2, breaker_after=50))
+        for number in range(150):
+            spans(f"span {number}")
+            time.sleep(0.02)
+        until(lambda: delivery.stats()["sent"] == 150, 60)
+        assert delivery.stats()["retried"] > 150
+        assert [text.split(": ")[1] for text in said()] == ["out gets nothing"]
+        delivery.close()
+    assert ["takes spans again" in text for text in said()] == [False, True]
 
 
 def test_a_receiver_that_asks_for_ages_does_not_end_delivery(deliver, home):

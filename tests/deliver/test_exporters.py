@@ -367,8 +367,8 @@ def span(**fields):
 
 def test_processors_run_in_turn_and_one_may_drop():
     tag, keep = TaggingProcessor(tags={"team": "search"}), SamplingProcessor(rate=0)
-    assert process(span(), [tag]).attributes == {"team": "search"}
-    assert process(span(), [tag, keep, fails]) is None
+    assert process(span(), [tag]).span.attributes == {"team": "search"}
+    assert process(span(), [tag, keep, fails]) == (None, None)
 
 
 def test_one_that_raises_leaves_no_content(monkeypatch):
@@ -382,7 +382,8 @@ def test_one_that_raises_leaves_no_content(monkeypatch):
         events=[SpanEvent("secret", 1, secret)],
         links=[SpanLink("c" * 32, "d" * 16, secret)],
     )
-    sent = process(one, [fails])
+    sent, fault = process(one, [fails])
+    assert fault == "fails raised RuntimeError"
     assert b"secret" not in msgspec.json.encode(sent)
     assert (sent.span_id, sent.error.type, sent.status) == (one.span_id, "ValueError", Status.OK)
     assert sent.attributes == {"gen_ai.request.model": "small", "millstream.incomplete": True}

@@ -123,7 +123,7 @@ def test_what_is_held_is_bounded(run):
     names = [f"{'odd' if number % 2 else 'even'} {number}" for number in range(400)]
     it = run(sink, names, batch_size=10, queue_items=50)
     it.until_nothing(seconds=60)
-    assert it.sending._items == 50
+    assert it.sending._backlog.items == 50
     assert len(sink.ids) == 50  # and as many were not taken
     assert it.sending.left() == 350
 
@@ -132,7 +132,7 @@ def test_what_is_held_is_bounded_in_bytes(run):
     sink = Moody(lambda batch: [Retry("later", 3000.0) for span in batch[1:]] + [None])
     it = run(sink, numbered(300), size=10_000, batch_size=10, queue_bytes=200_000)
     it.until_nothing(seconds=60)
-    assert 150_000 < it.sending._bytes < 300_000
+    assert 150_000 < it.sending._backlog.bytes < 300_000
 
 
 def test_nobody_answers_then_all_is_sent_again(run):
@@ -434,6 +434,42 @@ def test_a_processor_that_raises_leaves_no_content(run, monkeypatch):
     assert (whole.input, bare.input) == ("x" * 100, msgspec.UNSET)
     assert bare.attributes == {"millstream.incomplete": True}
     assert sum(faults.counts.values()) == 1
+    (fault,) = it.counts.processor_faults
+    assert fault.endswith("redact raised ValueError")
+    assert it.counts.processor_faults[fault] == 1
+    assert read_state(it.home, "out").counts.processor_faults == it.counts.processor_faults
+
+
+def test_a_fault_of_a_processor_is_counted_once_however_often_its_span_is_sent(run, monkeypatch):
+    monkeypatch.setattr(faults, "strict", False)
+
+    def redact(span):
+        raise SystemExit(span.name)
+
+    it = run(Moody(away), numbered(3), [redact])
+    it.until_nothing(seconds=60)
+    assert it.counts.processor_faults == {}  # none is sent
+    it.sending.close()
+    again = run(Store(), (), [redact])
+    again.until_nothing()
+    assert list(read_state(it.home, "out").counts.processor_faults.values()) == [3]
+    assert [span.input for span in again.sink.spans] == [msgspec.UNSET] * 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), GeneratorExit(), ValueError("no"), TypeError("no")])
+def test_a_sink_whose_answer_raises_when_it_is_looked_at_is_one_that_raises(run, error):
+    class Lazy(Store):
+        def send(self, batch):
+            yield from [None] * (len(batch) - 1)
+            raise error
+
+    it = run(Lazy(), numbered(1))
+    it.until_nothing(seconds=1)
+    if isinstance(error, Exception):
+        assert [letter["reason"] for letter in it.letters] == [f"{type(error).__name__}: no"]
+    else:
+        assert f"Lazy raises {type(error).__name__}" in str(it.sending.backoff.error)
+        assert (it.letters, it.sending.left()) == ([], 1)
 
 
 def test_a_processor_that_gives_no_span_is_at_fault_and_named(run, monkeypatch):

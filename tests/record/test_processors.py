@@ -1,5 +1,8 @@
 """Processors: what they may do with a span that ends, before it is written."""
 
+import asyncio
+import os
+import signal
 import threading
 
 import pytest
@@ -87,6 +90,30 @@ def test_one_that_raises_leaves_no_content(tmp_path, lenient):
     assert span.attributes == {"gen_ai.request.model": "small", "millstream.incomplete": True}
     assert span.usage.output_tokens == 2
     assert counted["dropped"] == {"a processor raised; the content of its span was not recorded": 1}
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), asyncio.CancelledError()])
+def test_one_that_wants_to_end_the_program_is_one_that_raises(tmp_path, lenient, error):
+    def leave(span):
+        raise error
+
+    with millstream.recording(home=tmp_path, processors=[leave]) as recording:
+        assert add(1, 2) == 3
+        counted = recording.stats()
+    (span,) = open_store(tmp_path).spans()
+    assert (span.status, span.attributes) == (Status.OK, {"millstream.incomplete": True})
+    assert counted["dropped"] == {"a processor raised; the content of its span was not recorded": 1}
+
+
+def test_ctrl_c_while_one_runs_reaches_the_program(tmp_path):
+    def wait(span):
+        os.kill(os.getpid(), signal.SIGINT)
+        return span
+
+    with millstream.recording(home=tmp_path, processors=[wait]):
+        with pytest.raises(KeyboardInterrupt):
+            add(1, 2)
+        assert current.get() is None
 
 
 def test_what_they_put_in_is_redacted_like_all_else(tmp_path):

@@ -106,6 +106,8 @@ def _reasons(sink: SinkStatus, home: Path) -> Iterator[str]:
         yield f"{count:,} skipped: {reason}"
     for reason, count in sorted(sink.counts.dropped.items()):
         yield f"{count:,} dropped: {reason}"
+    for fault, count in sorted(sink.counts.processor_faults.items()):
+        yield f"{count:,} went without content: the processor {fault}"
     if sink.counts.evicted:
         yield f"{sink.counts.evicted:,} were removed from the journal before they were delivered"
 

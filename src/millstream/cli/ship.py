@@ -14,11 +14,13 @@ import click
 
 from millstream.cli import stopping
 from millstream.cli.options import option
-from millstream.deliver.dead_letters import dead_letter_path
+from millstream.deliver.announcing import shown
+from millstream.deliver.cursor import Busy
+from millstream.deliver.dead_letters import Retried, count_letters, dead_letter_path
 from millstream.deliver.dead_letters import retry_rejected as retry_dead_letters
 from millstream.deliver.delivery import Delivery, Flushed
 from millstream.deliver.exporters import Configured, build_all
-from millstream.errors import ConfigError, InputError, RefusedError, UnreachableError
+from millstream.errors import ConfigError, InputError
 from millstream.record import journal_home
 from millstream.workflow.config import JournalConfig, load_config
 from millstream.workflow.delivery import exporters_of, keep_small
@@ -48,6 +50,9 @@ _FLYWHEEL: Final = "data_flywheel_elasticsearch"
 def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejected: bool) -> int:
     """Send what was recorded to where the workflow file says; goes on until it is stopped.
 
+    At the end it prints how many spans it sent, how many are left, and how many lie rejected in the dead
+    letters, those of earlier runs included.
+
     Exit codes: 0 nothing is left, 2 wrong configuration, 3 only rejected spans are left, 4 others are.
     """
     exporters, limits = _exporters(config_file)
@@ -57,10 +62,11 @@ def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejec
     stop = stopping.wanted
     with _said():
         click.echo(f"{home} -> {', '.join(map(_destination, exporters))}", err=True)
-        if retry_rejected:
-            _retry_rejected(home, exporters)
-        done = _Done(home)
-        delivery = Delivery(home, exporters, begin="all", config_file=config_file)
+        done = _Done(home, exporters, config_file)
+        for exporter in exporters if retry_rejected else ():
+            done.add_again(exporter.name, _retry_rejected(home, exporter))
+        make_room = None if once or limits == JournalConfig() else lambda: keep_small(home, limits)
+        delivery = Delivery(home, exporters, begin="all", config_file=config_file, make_room=make_room)
         delivery.start()
         try:
             while not stop.is_set() and not (once and done.settled):
@@ -76,13 +82,16 @@ def ship(config_file: Path | None, home: Path | None, *, once: bool, retry_rejec
 class _Done:
     """What became of the spans of this command, and whether to go on."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, exporters: Sequence[Configured], config_file: Path | None) -> None:
         self._home = home
+        self._names = [exporter.name for exporter in exporters]
+        self._again = f"millstream ship {_given(config_file)}--retry-rejected"
         self._sent = 0
         self._left = -1
         self._rejected: Counter[str] = Counter()
+        self._unreadable: Counter[str] = Counter()
+        """Lines that are no dead letters, by exporter, where they were looked at."""
         self._moved_s = time.monotonic()
-        self._sinks: set[str] = set()
 
     @property
     def settled(self) -> bool:
@@ -96,34 +105,57 @@ class _Done:
         self._sent += flushed.sent
         self._rejected.update(flushed.rejected)
         self._left = flushed.left
-        self._sinks.update(flushed.sinks)
+
+    def add_again(self, name: str, again: Retried) -> None:
+        """What became of the dead letters of one."""
+        self._unreadable[name] = again.unreadable
+        self._sent += again.sent
+        self._rejected.update(again.rejected)
 
     def report(self) -> int:
         """Say it; the exit code."""
-        click.echo(f"sent {self._sent:,}, left {self._left:,}, rejected {self._rejected.total():,}")
+        letters = Counter({name: count_letters(self._home, name) for name in self._names})
+        click.echo(f"sent {self._sent:,}, left {self._left:,}, rejected {letters.total():,}")
         for reason, count in sorted(self._rejected.items()):
             click.echo(f"{count:,} rejected: {reason}", err=True)
+        for name, count in (letters - self._unreadable).items():
+            path = shown(dead_letter_path(self._home, name))
+            lie, them = ("span lies", "it") if count == 1 else ("spans lie", "them")
+            click.echo(f"{count:,} rejected {lie} in {path}; `{self._again}` sends {them} again", err=True)
         if self._left:
             return 4
-        letters = [dead_letter_path(self._home, name) for name in self._sinks]
-        return 3 if any(path.exists() and path.stat().st_size for path in letters) else 0
+        return 3 if letters.total() else 0
 
 
-def _retry_rejected(home: Path, exporters: Sequence[Configured]) -> None:
-    for exporter in exporters:
-        try:
-            policy = exporter.policy
-            again = retry_dead_letters(
-                home, exporter.name, exporter.sink, policy.batch_size, policy.batch_bytes
-            )
-        except (UnreachableError, RefusedError) as error:
-            click.echo(f"{exporter.name}: {error}", err=True)
-            continue
-        rejected = sum(again.rejected.values())
+def _given(config_file: Path | None) -> str:
+    return "" if config_file is None else f"--config_file {config_file} "
+
+
+def _retry_rejected(home: Path, exporter: Configured) -> Retried:
+    """Send dead letters again, and say what became of them."""
+    name, policy = exporter.name, exporter.policy
+    stopped = stopping.wanted.is_set
+    try:
+        again = retry_dead_letters(
+            home, name, exporter.sink, policy.batch_size, policy.batch_bytes, stopped=stopped
+        )
+    except Busy as error:
+        raise Busy(f"{error}; send what it rejected again when that process has ended") from error
+    rejected = sum(again.rejected.values())
+    click.echo(
+        f"{name}: of its dead letters {again.sent:,} were sent, {rejected:,} rejected again,"
+        f" {again.skipped:,} skipped, {again.left:,} are left"
+        f"{'' if again.why is None else f': {again.why}'}",
+        err=True,
+    )
+    if again.unreadable:
+        lines = "1 line" if again.unreadable == 1 else f"{again.unreadable:,} lines"
+        path = shown(dead_letter_path(home, name))
         click.echo(
-            f"{exporter.name}: of what was rejected, sent {again.sent:,}, rejected again {rejected:,}",
+            f"{name}: {lines} of {path} cannot be read as dead letters and stay there: mend or remove them",
             err=True,
         )
+    return again
 
 
 def _destination(exporter: Configured) -> str:

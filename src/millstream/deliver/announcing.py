@@ -15,42 +15,81 @@ _log: Final = logging.getLogger("millstream.deliver")
 _AFTER_FAILURES: Final = 3
 """In a row: then it is no hitch."""
 _AFTER_S: Final = 5.0
+_WELL_S: Final = 30.0
+"""Without a failure: then an outage is over. Doubled each time."""
+_LONGEST_WELL_S: Final = 600.0
 
 
 class Announcing:
-    """Says of one sink what its user is to know."""
+    """Says of one sink what its user is to know.
 
-    def __init__(self, home: Path, name: str) -> None:
+    Args:
+        home: the folder of recordings.
+        name: the sink's.
+        may_be_removed: whether the journal has limits, so that what waits there may go unsent.
+    """
+
+    def __init__(self, home: Path, name: str, *, may_be_removed: bool = False) -> None:
         self._home = home
         self._name = name
+        self._may_be_removed = may_be_removed
         self._said: Exception | None = None
-        """The error that was said, while it lasts."""
+        """The error that was said, until it is said that it is over."""
+        self._since = 0.0
+        """When that outage began."""
+        self._well_since: float | None = None
+        """Since when there was no failure, in an outage that was said."""
+        self._well_s = _WELL_S
         self._rejected_said = 0
         self._cannot_said = False
 
     def look(self, backoff: Backoff, counts: Counts, now: float, left: Callable[[], int]) -> None:
-        """After a step: say that an outage began, or that it is over, or that a span was rejected."""
+        """After a step: say that an outage began, or that it is over, or that a span was rejected.
+
+        One is over when the sink has been well for a while, and for longer after each, so that one that comes
+        and goes is not told of each time.
+        """
         error = backoff.error
         if error is None:
-            if self._said is not None:
-                self._said = None
-                _log.warning(
-                    "millstream: %s takes spans again, after %s", self._name, _duration(now - backoff.since)
-                )
-        elif self._is_news(backoff, error, now):
-            self._said = error
-            again = "when that is mended" if isinstance(error, RefusedError) else "when it is well again"
-            _log.warning(
-                "millstream: %s gets nothing: %s; %s kept in %s, and sent %s",
-                self._name,
-                error,
-                _waiting(left()),
-                shown(self._home),
-                again,
-            )
+            self._look_if_over(now)
+        else:
+            self._well_since = None
+            if self._is_news(backoff, error, now):
+                self._say_outage(error, left())
+                self._since = min(backoff.since, self._since or backoff.since)
         if counts.rejected and not self._rejected_said:
             self._rejected_said = sum(counts.rejected.values())
             _log.warning("millstream: %s rejected %s", self._name, self._rejected(counts))
+
+    def _look_if_over(self, now: float) -> None:
+        if self._said is None:
+            return
+        if self._well_since is None:
+            self._well_since = now
+        if now - self._well_since >= self._well_s:
+            self._well_s = min(self._well_s * 2, _LONGEST_WELL_S)
+            self._say_over(self._well_since)
+
+    def _say_outage(self, error: Exception, left: int) -> None:
+        self._said = error
+        again = "when that is mended" if isinstance(error, RefusedError) else "when it is well again"
+        unless = ", unless the limits of the journal remove them first" if self._may_be_removed else ""
+        _log.warning(
+            "millstream: %s gets nothing: %s; %s wait%s in %s, to be sent %s%s",
+            self._name,
+            error,
+            _spans(left),
+            "s" * (left == 1),
+            shown(self._home),
+            again,
+            unless,
+        )
+
+    def _say_over(self, well_since: float | None) -> None:
+        """It is over; since when is not known where that was seen at the end only."""
+        lasted = "" if well_since is None else f", after an outage of {_duration(well_since - self._since)}"
+        self._said, self._since, self._well_since = None, 0.0, None
+        _log.warning("millstream: %s takes spans again%s", self._name, lasted)
 
     def cannot(self, error: Exception | None) -> None:
         """Nothing can be delivered at all."""
@@ -72,15 +111,19 @@ class Announcing:
         if left:
             of = left + counts.sent + counts.skipped + rejected + sum(counts.dropped.values())
             _log.warning(
-                "millstream: %s for %s%s; they are kept in %s%s",
-                _waiting(left, of),
+                "millstream: %s not delivered to %s yet%s; %s in %s, and %s",
+                f"{left:,} of {_spans(of)} {'is' if left == 1 else 'are'}",
                 self._name,
                 self._reason(why),
+                "it is kept" if left == 1 else "they are kept",
                 shown(self._home),
-                "; the next run sends them" if command is None else f": {command} sends them",
+                _sends("the next run" if command is None else f"`{command}`", left),
             )
+        elif self._said is not None and why is None:
+            self._say_over(self._well_since)
         if rejected > self._rejected_said:
-            again = "" if command is None else f": {command} --retry-rejected sends them again"
+            who = f"`{command} --retry-rejected`"
+            again = "" if command is None else f", and {_sends(who, rejected)} again"
             _log.warning("millstream: %s rejected %s%s", self._name, self._rejected(counts), again)
 
     def _is_news(self, backoff: Backoff, error: Exception, now: float) -> bool:
@@ -91,7 +134,7 @@ class Announcing:
         return backoff.failures >= _AFTER_FAILURES or now - backoff.since >= _AFTER_S
 
     def _reason(self, why: Exception | None) -> str:
-        if self._said is not None and (why is None or type(why) is type(self._said)):
+        if why is not None and type(why) is type(self._said):
             return ""  # it was said
         if isinstance(why, Busy):
             return " (another process delivers there, and has not sent them yet)"
@@ -105,7 +148,7 @@ class Announcing:
         reasons = reason if not others else f"{reason}, and for {others} other reason{'s' * (others > 1)}"
         there = "it is" if number == 1 else "they are"
         path = shown(dead_letter_path(self._home, self._name))
-        return f"{number:,} span{'s' * (number != 1)} ({reasons}); {there} in {path}"
+        return f"{_spans(number)} ({reasons}); {there} in {path}"
 
 
 def shown(path: Path) -> str:
@@ -117,9 +160,12 @@ def shown(path: Path) -> str:
     return str(path) if relative.startswith("..") else relative
 
 
-def _waiting(count: int, of: int | None = None) -> str:
-    total = "" if of is None else f" of {of:,}"
-    return f"{count:,}{total} span{'s' * (count != 1)} wait{'s' * (count == 1)}"
+def _spans(count: int) -> str:
+    return f"{count:,} span{'s' * (count != 1)}"
+
+
+def _sends(who: str, count: int) -> str:
+    return f"{who} sends {'it' if count == 1 else 'them'}"
 
 
 def _duration(seconds: float) -> str:

@@ -62,6 +62,8 @@ class Counts(msgspec.Struct):
         skipped_reasons: of those skipped where the sink said why, by reason; a Counter.
         dropped: by reason; a Counter.
         evicted: that were removed from the journal before they were settled.
+        processor_faults: that are told of above and had no content, for a processor raised; by which one
+            raised what; a Counter.
     """
 
     sent: int = 0
@@ -71,11 +73,13 @@ class Counts(msgspec.Struct):
     skipped_reasons: dict[str, int] = {}
     dropped: dict[str, int] = {}
     evicted: int = 0
+    processor_faults: dict[str, int] = {}
 
     def __post_init__(self) -> None:
         self.rejected = Counter(self.rejected)
         self.skipped_reasons = Counter(self.skipped_reasons)
         self.dropped = Counter(self.dropped)
+        self.processor_faults = Counter(self.processor_faults)
 
 
 class Progress(msgspec.Struct, omit_defaults=True):

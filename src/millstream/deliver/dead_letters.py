@@ -144,33 +144,70 @@ class Retried(msgspec.Struct):
     Attributes:
         sent: taken, and removed from the file.
         rejected: again, by reason.
-        left: not tried, or not taken at this moment, or no dead letters at all.
+        skipped: nothing for the sink, and removed from the file.
+        left: not tried, or not taken at this moment.
+        unreadable: lines that are no dead letters; they stay in the file.
+        why: what ended it before all were tried, if the sink did: UnreachableError or RefusedError.
     """
 
     sent: int = 0
     rejected: dict[str, int] = {}
+    skipped: int = 0
     left: int = 0
+    unreadable: int = 0
+    why: MillstreamError | None = None
+
+
+def count_letters(home: Path, name: str) -> int:
+    """How many lines lie in the dead letters of a sink.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    count, last = 0, b"\n"
+    try:
+        with dead_letter_path(home, name).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                count += chunk.count(b"\n")
+                last = chunk[-1:]
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}") from error
+    return count + (last != b"\n")
 
 
 def retry_rejected(
-    home: Path, name: str, sink: Sink, batch_size: int = 500, batch_bytes: int = 1 << 20
+    home: Path,
+    name: str,
+    sink: Sink,
+    batch_size: int = 500,
+    batch_bytes: int = 1 << 20,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Retried:
     """Send the dead letters of a sink again; those that it takes are removed from the file.
 
     They are sent as they are in the file: no processors are run.
 
+    Args:
+        home: the folder of recordings.
+        name: the sink's.
+        sink: where to.
+        batch_size: letters sent at once, at most.
+        batch_bytes: of their lines, at most; one that is larger is sent alone.
+        stopped: asked before each batch; once it says so, the letters that were not tried stay.
+
     Raises:
         Busy: another process delivers to this sink.
-        UnreachableError, RefusedError: the sink took nothing more; what it took before is removed.
         StorageError: the file cannot be read or written.
     """
     cursor = Cursor.open(home, name)
+    path = dead_letter_path(home, name)
     try:
-        return _Again(name, sink, cursor.counts).send(dead_letter_path(home, name), batch_size, batch_bytes)
+        return _Again(name, sink, cursor.counts, stopped).send(path, batch_size, batch_bytes)
     except OSError as error:
-        if isinstance(error, UnreachableError | RefusedError):
-            raise
-        raise StorageError(f"{error.filename} cannot be read or written: {error.strerror}") from error
+        raise StorageError(f"{error.filename or path} cannot be read or written: {error.strerror}") from error
     finally:
         cursor.close()
 
@@ -191,17 +228,17 @@ def _next_lines(source: BinaryIO, most: int, most_bytes: int) -> list[bytes]:
 class _Again:
     """Sends the letters of one file again."""
 
-    def __init__(self, name: str, sink: Sink, counts: Counts) -> None:
+    def __init__(self, name: str, sink: Sink, counts: Counts, stopped: Callable[[], bool]) -> None:
         self._name = name
         self._sink = sink
         self._counts = counts
+        self._stopped = stopped
         self._retried = Retried()
         self._tried: set[bytes] = set()
 
     def send(self, path: Path, batch_size: int, batch_bytes: int) -> Retried:
         """All of them; the file is replaced in one piece, so that a kill costs a repetition and no letter."""
         new = path.with_name(f"{path.name}.new")
-        failure: MillstreamError | None = None
         try:
             source = path.open("rb")
         except FileNotFoundError:
@@ -209,11 +246,11 @@ class _Again:
         with source:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                while failure is None and (batch := _next_lines(source, batch_size, batch_bytes)):
+                while not self._ended and (batch := _next_lines(source, batch_size, batch_bytes)):
                     try:
                         write(fd, b"".join(self._keep(batch)))
                     except (UnreachableError, RefusedError) as error:
-                        failure = error
+                        self._retried.why = error
                         self._leave(fd, batch)
                 for line in source:
                     self._leave(fd, [line])
@@ -224,9 +261,11 @@ class _Again:
         new.replace(path)
         if empty:
             path.unlink()
-        if failure is not None:
-            raise failure
         return self._retried
+
+    @property
+    def _ended(self) -> bool:
+        return self._retried.why is not None or self._stopped()
 
     def _leave(self, fd: int, lines: Iterable[bytes]) -> None:
         for line in lines:
@@ -237,12 +276,12 @@ class _Again:
         """Send letters; the lines that stay."""
         stay: list[bytes] = []
         letters: list[tuple[bytes, DeadLetter]] = []
-        for line in lines:
+        unreadable: list[bytes] = []
+        for line in (line.rstrip(b"\n") + b"\n" for line in lines):
             try:
                 letters.append((line, decode(line)))
-            except msgspec.DecodeError:
-                self._retried.left += 1
-                stay.append(line.rstrip(b"\n") + b"\n")
+            except (ValueError, RecursionError):  # it was torn, or is somebody else's
+                unreadable.append(line)
         letters = [one for one in letters if self._is_first(one[0])]
         for (line, letter), result in zip(
             letters, self._results([one.span for _, one in letters]), strict=True
@@ -254,7 +293,8 @@ class _Again:
             self._count(letter, result)
             if isinstance(result, Rejected):
                 stay.append(to_line(self._name, letter.span, result.reason))
-        return stay
+        self._retried.unreadable += len(unreadable)
+        return stay + unreadable
 
     def _is_first(self, line: bytes) -> bool:
         key = _key(line)
@@ -290,5 +330,6 @@ class _Again:
             self._retried.sent += 1
         else:
             self._counts.skipped += 1
+            self._retried.skipped += 1
             if result.reason:
                 self._counts.skipped_reasons[result.reason] += 1

@@ -4,7 +4,8 @@ import atexit
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -13,17 +14,19 @@ import msgspec
 
 from millstream.deliver import totals
 from millstream.deliver.cursor import Counts
+from millstream.deliver.others import left_in_all
 from millstream.deliver.policy import Policy, policy_for
 from millstream.deliver.shipper import Shipper
 from millstream.deliver.sink import Sink
 from millstream.deliver.waiting import Waiting
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, InputError
 from millstream.record import recorder
 from millstream.record.policy import Processor
 
 Exporter = tuple[str, Sink, Policy, Sequence[Processor]]
 """Name, sink, policy and processors; `exporters.Configured` is one."""
 _JOIN_S: Final = 2.0
+_FOR_EVER_S: Final = 1e9
 
 
 class Flushed(msgspec.Struct, frozen=True):
@@ -51,6 +54,8 @@ class Delivery:
         begin: where a sink begins that was never delivered to from this home: with all that is there, or
             with what ends after `start`. One that is known goes on where it was.
         config_file: named in messages, as what `millstream ship` takes.
+        make_room: where the journal has limits, removes what is over them and says whether anything was;
+            called at the end, once all was sent that can be, and before it is said what is left.
     """
 
     def __init__(
@@ -60,11 +65,13 @@ class Delivery:
         begin: Literal["all", "now"] = "now",
         *,
         config_file: Path | None = None,
+        make_room: Callable[[], bool] | None = None,
     ) -> None:
         self.home = home
         self._config_file = config_file
+        self._make_room = make_room
         self._shippers = [
-            Shipper(home, name, sink, policy, processors, begin=begin)
+            Shipper(home, name, sink, policy, processors, begin=begin, may_be_removed=make_room is not None)
             for name, sink, policy, processors in exporters
         ]
         self._told = {shipper.name: Counts() for shipper in self._shippers}
@@ -91,11 +98,15 @@ class Delivery:
         """Wait until what has ended is settled: taken, or rejected for good.
 
         It ends early where every sink with something left is refused until a person mends something.
+
+        Raises:
+            InputError: that is no time.
         """
         return self.settled(self.ask(timeout_s))
 
     def ask(self, timeout_s: float) -> list[Waiting]:
         """The first half of `flush`, which does not wait."""
+        timeout_s = _seconds("flush", timeout_s)
         if self._state != "running":
             return []
         return [shipper.ask(timeout_s) for shipper in self._shippers]
@@ -119,7 +130,12 @@ class Delivery:
 
         Args:
             timeout_s: instead of what each sink's policy says.
+
+        Raises:
+            InputError: that is no time.
         """
+        if timeout_s is not None:
+            timeout_s = _seconds("close", timeout_s)
         if self._state != "running":
             return Flushed()
         self._state = "closed"
@@ -142,12 +158,16 @@ class Delivery:
 
     def _end(self, asked: Sequence[Waiting]) -> None:
         for shipper, waiting in zip(self._shippers, asked, strict=True):
-            left = shipper.wait(waiting)
-            shipper.announcing.last_words(left, waiting.why, shipper.counts, self._config_file)
+            shipper.wait(waiting)
         until = time.monotonic() + _JOIN_S
         for shipper in self._shippers:
             shipper.join(until - time.monotonic())
             totals.end(self.home, shipper.name, shipper.counts)
+        is_less = self._make_room is not None and self._make_room()
+        for shipper, waiting in zip(self._shippers, asked, strict=True):
+            if waiting.left and is_less:
+                waiting.left = left_in_all(self.home, shipper.name)
+            shipper.announcing.last_words(waiting.left or 0, waiting.why, shipper.counts, self._config_file)
 
     def _at_exit(self) -> None:
         with contextlib.suppress(KeyboardInterrupt):
@@ -179,7 +199,11 @@ def flush(timeout_s: float = 30.0) -> Flushed:
     """Wait until every delivery of this process has settled what has ended; see `Delivery.flush`.
 
     It blocks: in async code, `await asyncio.to_thread(millstream.flush, 30)`.
+
+    Raises:
+        InputError: that is no time.
     """
+    timeout_s = _seconds("flush", timeout_s)
     asked = [(delivery, delivery.ask(timeout_s)) for delivery in list(_running)]
     flushed: dict[str, Flushed] = {}
     for delivery, waiting in asked:
@@ -234,6 +258,16 @@ def deliver_to(exporters: Mapping[str, Mapping[str, Any] | Sink], home: Path | s
     delivery = Delivery(home, built.values())
     delivery.start()
     return delivery
+
+
+def _seconds(function: str, timeout_s: Any) -> float:
+    """A time that was given, as a number."""
+    is_number = isinstance(timeout_s, Real) and not isinstance(timeout_s, bool)
+    if is_number and timeout_s >= 0:
+        return float(min(timeout_s, _FOR_EVER_S))
+    raise InputError(
+        f"{function}({timeout_s!r}): give the seconds to wait at most, a number that is 0 or more, such as 30"
+    )
 
 
 def _sum(sinks: dict[str, Flushed]) -> Flushed:

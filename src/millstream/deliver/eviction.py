@@ -117,10 +117,10 @@ def _tell(home: Path, sink: str, gone: dict[str, int]) -> None:
 
 def told(evicted: Evicted) -> str:
     """What was removed, for people."""
-    noun = "segment" if evicted.segments == 1 else "segments"
-    text = f"{evicted.segments} {noun} removed, {evicted.size / 1e6:,.1f} MB, {evicted.spans:,} spans"
+    removed = f"{evicted.segments} segment{'s were' if evicted.segments != 1 else ' was'} removed"
+    text = f"{removed} ({evicted.size / 1e6:,.1f} MB, {evicted.spans:,} span{'s' * (evicted.spans != 1)})"
     for sink, count in evicted.undelivered.items():
-        text += f"; {sink} had not had {count:,} of them"
+        text += f"; {count:,} of the spans had not been delivered to {sink}"
     if evicted.over_by:
         over = f"{evicted.over_by / 1e6:,.1f} MB more than max_bytes stay"
         text += f"; {over}: they are being written, or not delivered"

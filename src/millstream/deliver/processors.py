@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from millstream import semconv
 from millstream.deliver.options import collected, raise_all
 from millstream.deliver.plugins import PROCESSORS, Section
+from millstream.deliver.sink_call import is_interrupt
 from millstream.errors import ConfigError
 from millstream.record import faults
 from millstream.record.policy import Processor
@@ -51,21 +52,37 @@ def build_processors(value: Any, where: str) -> tuple[Processor, ...]:
     return tuple(built)
 
 
-def process(span: Span, processors: Sequence[Processor]) -> Span | None:
-    """Have the processors change a span that is to be sent; `None` where one of them drops it.
+class Processed(NamedTuple):
+    """What processors made of a span.
 
-    One that raises may be one that redacts: the span then goes on without any content, and is counted.
+    Attributes:
+        span: to be sent; `None` where one of them drops it.
+        fault: which of them raised what, so that the span goes without any content; the same words for the
+            same fault, and nothing of what it said: that may be content.
     """
-    try:
-        for processor in processors:
+
+    span: Span | None
+    fault: str | None = None
+
+
+def process(span: Span, processors: Sequence[Processor]) -> Processed:
+    """Have the processors change a span that is to be sent.
+
+    One that raises may be one that redacts: the span then goes on without any content. For the thread that
+    delivers, where what else ends a thread is a fault as well.
+    """
+    for processor in processors:
+        try:
             kept = processor(span)
             if kept is None:
-                return None
+                return Processed(None)
             span = _checked(kept, processor)
-    except Exception as fault:  # noqa: BLE001  # a user's processor may raise anything
-        faults.swallow(fault, "a processor of an exporter raised; its span was sent without content")
-        return _without_content(span)
-    return span
+        except BaseException as fault:  # a user's processor may raise anything
+            if is_interrupt(fault):
+                raise
+            faults.swallow(fault, "a processor of an exporter raised; its span was sent without content")
+            return Processed(_without_content(span), f"{_name(processor)} raised {type(fault).__name__}")
+    return Processed(span)
 
 
 def _checked(given: Any, processor: Processor) -> Span:
@@ -73,8 +90,13 @@ def _checked(given: Any, processor: Processor) -> Span:
         return given
     if inspect.iscoroutine(given):
         given.close()  # else Python warns that nobody awaited it
-    name = getattr(processor, "__qualname__", type(processor).__qualname__)
-    raise TypeError(f"{name} gave a {type(given).__name__}: a processor gives a Span, or None to drop it")
+    raise TypeError(
+        f"{_name(processor)} gave a {type(given).__name__}: a processor gives a Span, or None to drop it"
+    )
+
+
+def _name(processor: Processor) -> str:
+    return str(getattr(processor, "__qualname__", type(processor).__qualname__))
 
 
 def _without_content(span: Span) -> Span:

@@ -1,21 +1,18 @@
 """From a journal to one sink, a batch at a time; no thread, no waiting."""
 
 import contextlib
-import heapq
-import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from millstream.deliver import sink_call
+from millstream.deliver.backlog import Backlog, Held
 from millstream.deliver.backoff import Backoff, asked
-from millstream.deliver.batch import Batch, Kept, kept
-from millstream.deliver.cursor import Counts, Cursor, Place
+from millstream.deliver.batch import Batch, kept
+from millstream.deliver.cursor import Counts, Cursor
 from millstream.deliver.dead_letters import DeadLetters
 from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.policy import Policy
@@ -27,7 +24,6 @@ from millstream.record.policy import Processor
 from millstream.store.following import end_of_content
 from millstream.store.segments import list_segments
 
-_READ_AT_ONCE: Final = 32
 _RAISES_IN_A_ROW: Final = 12
 """It takes fewer to halve a batch down to the span that a sink raises on; with more it is the sink."""
 _FAILURES_ALONE: Final = 10
@@ -50,31 +46,6 @@ class Step(Enum):
     """The sink took nothing."""
     PAUSED = "paused"
     """The sink took nothing lately, and is not to be tried yet."""
-
-
-class _Held(msgspec.Struct, eq=False, gc=False):
-    """A span that was read and is not settled.
-
-    Attributes:
-        size: bytes of its JSON; of one that is none, as many as a batch has: it goes alone.
-        raised: how often the sink raised on it alone.
-        failed: how often the sink took nothing where it was sent alone, others taken in between.
-        worked: how often the sink had worked when that happened last.
-    """
-
-    kept: Kept
-    place: Place
-    size: int
-    times_sent: int = 0
-    raised: int = 0
-    failed: int = 0
-    worked: int = -1
-
-
-class _Later(NamedTuple):
-    due: float
-    number: int
-    held: _Held
 
 
 class Sending:
@@ -120,16 +91,7 @@ class Sending:
         self._tail = Tail(home, cursor, give_way)
         self._letters = DeadLetters(home, cursor.name, give_way)
         self._evicted = cursor.counts.evicted
-        self._ready: deque[_Held] = deque()
-        """To be sent next, in order."""
-        self._later: list[_Later] = []
-        """To be sent again; a heap."""
-        self._parts: list[list[_Held]] = []
-        """Of a batch that the sink raised on."""
-        self._numbers = itertools.count()
-        self._items = 0
-        """Held at this moment, in flight or not."""
-        self._bytes = 0
+        self._backlog = Backlog(policy, clock)
         self._raises = 0
         """In a row."""
         self._worked = 0
@@ -140,11 +102,11 @@ class Sending:
     @property
     def holds(self) -> int:
         """Spans that were read and are not settled."""
-        return self._items
+        return self._backlog.items
 
     def next_due(self) -> float:
         """When a span is to be sent again that the sink did not take; far away where there is none."""
-        return self._later[0].due if self._later else float("inf")
+        return self._backlog.next_due()
 
     def left(self) -> int:
         """Spans that have ended and are not settled."""
@@ -181,11 +143,13 @@ class Sending:
         now = self._clock()
         if not at_once and now < self.backoff.retry_at:
             return Step.PAUSED
-        batch = self._next_batch(float("inf") if at_once else now)
+        probing = self.backoff.is_open
+        until = float("inf") if at_once else now
+        batch = self._backlog.next_batch(1 if probing else self._most, until, self._read, probing=probing)
         if not batch:
             self._save()
             return Step.NOTHING
-        is_full = len(batch) >= min(self._most, self._policy.batch_size) or not self._has_room()
+        is_full = len(batch) >= min(self._most, self._policy.batch_size) or not self._backlog.has_room
         worked = self._send(batch)
         while batch:  # to free many at once takes long
             batch.pop()
@@ -193,7 +157,7 @@ class Sending:
         self._save()
         if not worked:
             return Step.FAILED
-        return Step.FULL if is_full or self._ready or self._parts else Step.SOME
+        return Step.FULL if is_full or self._backlog.has_ready else Step.SOME
 
     def close(self) -> None:
         """Keep what is settled, and let go of the journal and the cursor."""
@@ -203,73 +167,31 @@ class Sending:
 
     # Reading
 
-    def _next_batch(self, until: float) -> list[_Held]:
-        """What to send next: what was not taken first, then what is new."""
-        if self._parts:
-            return self._parts.pop()
-        probing = self.backoff.is_open
-        most = 1 if probing else self._most
-        batch: list[_Held] = []
-        size = 0
-        while len(batch) < most:
-            # Another one with each probe: perhaps it is only one that is not taken.
-            if not probing and (held := self._pop_due(until, alone=not batch)):
-                pass
-            elif self._ready or self._read(most - len(batch)):
-                held = self._ready.popleft()
-            elif not (held := self._pop_due(until, alone=not batch)):
-                break
-            if batch and size + held.size > self._policy.batch_bytes:
-                self._ready.appendleft(held)
-                break
-            batch.append(held)
-            size += held.size
-            if held.failed:
-                break
-        return batch
-
-    def _pop_due(self, until: float, *, alone: bool) -> _Held | None:
-        """A span that is to be sent again now; one that may break connections only where it is alone."""
-        if not self._later or self._later[0].due > until or (self._later[0].held.failed and not alone):
-            return None
-        return heapq.heappop(self._later).held
-
-    def _read(self, wanted: int) -> bool:
-        """Read some more, where there is room; whether something is ready now."""
-        while not self._ready:
-            if not self._has_room():
-                return False
-            room = self._policy.queue_items - self._items
-            usual = self._bytes // self._items if self._items else self._policy.batch_bytes // _READ_AT_ONCE
-            fitting = (self._policy.queue_bytes - self._bytes) // max(usual, 1)
+    def _read(self, wanted: int) -> None:
+        """Read some of so many spans, where there is room and something is new."""
+        while self._backlog.has_room and not self._backlog.has_ready:
             self._give_way()
-            items = self._tail.read(max(1, min(wanted, room, fitting, _READ_AT_ONCE)))
+            items = self._tail.read(self._backlog.room(wanted))
             if not items:
-                return False
+                return
             for item in items:
                 self._take(item)
-        return True
-
-    def _has_room(self) -> bool:
-        return self._items < self._policy.queue_items and self._bytes < self._policy.queue_bytes
 
     def _take(self, item: Item) -> None:
-        span = process(item.span, self._processors)
+        span, fault = process(item.span, self._processors)
         if span is None:
             for counts in self._every_counts:
                 counts.dropped[_DROPPED] += 1
             self._tail.settle([item.place])
         else:
             one = kept(span)
-            held = _Held(one, item.place, len(one) if isinstance(one, bytes) else self._policy.batch_bytes)
-            self._ready.append(held)
-            self._items += 1
-            self._bytes += held.size
+            size = len(one) if isinstance(one, bytes) else self._policy.batch_bytes
+            self._backlog.add(Held(one, item.place, size, fault))
         self._give_way()
 
     # Sending
 
-    def _send(self, batch: list[_Held]) -> bool:
+    def _send(self, batch: list[Held]) -> bool:
         """Whether the sink took, or said what it does not take."""
         began = self._clock()
         if again := sum(held.times_sent > 0 for held in batch):
@@ -286,41 +208,34 @@ class Sending:
         self._raises = 0
         return self._settle(batch, results, began)
 
-    def _failed(self, batch: Sequence[_Held], error: Exception, began: float) -> bool:
+    def _failed(self, batch: Sequence[Held], error: Exception, began: float) -> bool:
         """The sink took nothing: all is sent again, a span that was alone after others."""
         self.backoff.failed(error, began)
         says_later = isinstance(error, UnreachableError) and error.says_later
         if not says_later or self.backoff.failures > _LATER_IN_A_ROW:
             self._most = max(1, min(self._most, len(batch)) // 2)
         if len(batch) > 1 or isinstance(error, RefusedError):
-            self._put_back(batch)
+            self._backlog.put_back(batch)
             return False
-        self._put_back(())
+        self._backlog.put_back(())
         held = batch[0]
         if not says_later:
             held.failed += held.worked != self._worked
             held.worked = self._worked
         if held.failed > _FAILURES_ALONE:
             return self._reject([(held, str(error))], began) and self._heard()
-        self._send_later(held, self.backoff.pause_s(max(held.failed, 1)), self.backoff.retry_at)
+        self._backlog.send_later(held, self.backoff.pause_s(max(held.failed, 1)), self.backoff.retry_at)
         return False
 
-    def _put_back(self, batch: Sequence[_Held]) -> None:
-        """All that is in flight is to be sent first, in its order."""
-        for part in [*self._parts, batch]:
-            self._ready.extendleft(reversed(part))
-        self._parts = []
-
-    def _raised(self, batch: list[_Held], error: Exception, began: float) -> bool:
+    def _raised(self, batch: list[Held], error: Exception, began: float) -> bool:
         """Find the span that the sink cannot do anything with."""
         self._raises += 1
         reason = f"{type(error).__name__}: {error}"
         if len(batch) > 1:
-            middle = len(batch) // 2
-            self._parts += [batch[middle:], batch[:middle]]
+            self._backlog.split(batch)
         elif batch[0].raised + 1 < self._policy.item_attempts:
             batch[0].raised += 1
-            self._send_later(batch[0], self.backoff.pause_s(batch[0].raised))
+            self._backlog.send_later(batch[0], self.backoff.pause_s(batch[0].raised))
         else:
             self._settle(batch, [Rejected(reason)], began)
         if self._raises <= _RAISES_IN_A_ROW:
@@ -328,13 +243,9 @@ class Sending:
         self.backoff.failed(UnreachableError(f"{type(self._sink).__name__} raises {reason}"), began)
         return False
 
-    def _send_later(self, held: _Held, pause_s: float, earliest: float = 0) -> None:
-        due = max(self._clock() + pause_s, earliest)
-        heapq.heappush(self._later, _Later(due, next(self._numbers), held))
-
     # Settling
 
-    def _settle(self, batch: Sequence[_Held], results: Sequence[Result], began: float) -> bool:
+    def _settle(self, batch: Sequence[Held], results: Sequence[Result], began: float) -> bool:
         retries = [result for result in results if isinstance(result, Retry)]
         if len(retries) == len(results):
             asked_s = max(asked(retry.after_s) for retry in retries)
@@ -349,7 +260,8 @@ class Sending:
             if result is None:
                 sent += 1
             elif isinstance(result, Retry):
-                self._send_later(held, max(self.backoff.pause_s(held.times_sent), asked(result.after_s)))
+                pause_s = max(self.backoff.pause_s(held.times_sent), asked(result.after_s))
+                self._backlog.send_later(held, pause_s)
                 continue
             elif isinstance(result, Rejected):
                 rejected.append((held, result.reason))
@@ -375,13 +287,13 @@ class Sending:
         self._most = min(self._most * 2, self._policy.batch_size)
         return True
 
-    def _reject(self, rejected: Sequence[tuple[_Held, str]], began: float) -> bool:
+    def _reject(self, rejected: Sequence[tuple[Held, str]], began: float) -> bool:
         """Put spans to the dead letters. Where these cannot be written, they are sent again."""
         try:
             if rejected:
                 self._letters.add((held.kept, reason) for held, reason in rejected)
         except OSError as error:
-            self._put_back([held for held, _ in rejected])
+            self._backlog.put_back([held for held, _ in rejected])
             self.backoff.failed(
                 UnreachableError(f"{self._letters.path} cannot be written: {error.strerror or error}"), began
             )
@@ -392,11 +304,13 @@ class Sending:
         self._done([held for held, _ in rejected])
         return True
 
-    def _done(self, batch: Sequence[_Held]) -> None:
+    def _done(self, batch: Sequence[Held]) -> None:
         for held in batch:
             self._tail.settle([held.place])
-            self._items -= 1
-            self._bytes -= held.size
+            self._backlog.settled(held)
+            if held.fault is not None:
+                for counts in self._every_counts:
+                    counts.processor_faults[held.fault] += 1
             self._give_way()
 
     def _save(self) -> None:

@@ -46,6 +46,7 @@ class Shipper:
         policy: how.
         processors: run on every span first.
         begin: as of `Cursor.open`.
+        may_be_removed: as of `Announcing`.
         clock: seconds, monotonic.
         random: where chance comes from.
 
@@ -63,13 +64,14 @@ class Shipper:
         processors: Sequence[Processor] = (),
         *,
         begin: Literal["all", "now"] = "now",
+        may_be_removed: bool = False,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
         self.counts = Counts()
-        self.announcing = Announcing(home, name)
+        self.announcing = Announcing(home, name, may_be_removed=may_be_removed)
         self._home = home
         self._sink = sink
         self._processors = processors
@@ -151,7 +153,7 @@ class Shipper:
                 self._stop_waiting(waiting, left_in_all(self._home, self.name), why)
                 return
         if waiting.left is None:
-            self._stop_waiting(waiting, left_in_all(self._home, self.name), "delivery has ended")
+            self._stop_waiting(waiting, left_in_all(self._home, self.name), "its thread has ended")
 
     def _stop_waiting(self, waiting: Waiting, left: int, why: str) -> None:
         if waiting.closing:
@@ -165,7 +167,7 @@ class Shipper:
             self._untraced = self._untraced or untraced()
             try:
                 pause_s = self._round()
-            except Exception as fault:  # noqa: BLE001  # it goes on where the cursor is
+            except BaseException as fault:  # noqa: BLE001  # nothing ends this thread; it goes on at the cursor
                 self._step_since = None
                 self._let_go()
                 faults.swallow(fault, _FAULT)
@@ -176,7 +178,7 @@ class Shipper:
         self._let_go()
         try:
             self._sink.close()
-        except Exception as fault:  # noqa: BLE001  # anybody's sink
+        except BaseException as fault:  # noqa: BLE001  # anybody's sink
             faults.swallow(fault, _NOT_CLOSED)
 
     def _round(self) -> float:

@@ -1,6 +1,7 @@
 """Sending a batch to a sink that may be anybody's, and whether it keeps to what `Sink` says."""
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 
 from millstream.deliver.sink import Rejected, Result, Retry, Sink, Skipped
 from millstream.errors import RefusedError, UnreachableError
@@ -17,6 +18,7 @@ def send(sink: Sink, spans: Sequence[Span]) -> list[Result]:
     """
     try:
         answer = sink.send(spans)
+        results = list(answer) if isinstance(answer, Iterable) else []  # a generator works only now
     except (UnreachableError, RefusedError):
         raise
     except OSError as error:  # as clients of networks raise it
@@ -25,14 +27,12 @@ def send(sink: Sink, spans: Sequence[Span]) -> list[Result]:
         if "shutdown" in str(error):  # pools of threads take nothing more when the program ends
             raise UnreachableError(f"{type(sink).__name__}: {error}") from error
         raise
-    except (Exception, KeyboardInterrupt):
+    except Exception:
         raise
     except BaseException as error:  # SystemExit, asyncio's CancelledError: they are not meant for us
+        if is_interrupt(error):
+            raise
         raise UnreachableError(f"{type(sink).__name__} raises {type(error).__name__}: {error}") from error
-    try:
-        results = list(answer)
-    except TypeError:
-        results = []
     if len(results) != len(spans) or not all(
         isinstance(one, Retry | Rejected | Skipped | None) for one in results
     ):
@@ -41,3 +41,8 @@ def send(sink: Sink, spans: Sequence[Span]) -> list[Result]:
             f" for {len(spans)} it gave {type(answer).__name__} {str(answer)[:80]!r}: mend the sink"
         )
     return results
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether it is a person's Ctrl-C, which Python raises in the main thread only."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()

@@ -22,7 +22,9 @@ def begin(home: Path, name: str, counts: Counts) -> None:
 
 
 def end(home: Path, name: str, counts: Counts) -> None:
-    """One does not count any more."""
+    """One does not count any more; that may be said twice."""
+    if not any(one[2] is counts for one in _running):
+        return
     _running[:] = [one for one in _running if one[2] is not counts]
     add(_past.setdefault((home, name), Counts()), counts)
 
@@ -37,7 +39,7 @@ def stats_of(home: Path) -> dict[str, Any]:
 
 
 def told(sinks: Mapping[str, Counts]) -> dict[str, Any]:
-    """Counts for people: `{sent, retried, rejected, dropped, sinks: {name: {…, skipped, evicted}}}`."""
+    """Counts for people: `{sent, retried, rejected, dropped, sinks: {name: {all of Counts}}}`."""
     total = Counts()
     for counts in sinks.values():
         add(total, counts)
@@ -59,6 +61,7 @@ def add(total: Counts, counts: Counts) -> None:
     total.rejected = Counter(total.rejected) + Counter(dict(counts.rejected))
     total.skipped_reasons = Counter(total.skipped_reasons) + Counter(dict(counts.skipped_reasons))
     total.dropped = Counter(total.dropped) + Counter(dict(counts.dropped))
+    total.processor_faults = Counter(total.processor_faults) + Counter(dict(counts.processor_faults))
 
 
 def _after_fork() -> None:

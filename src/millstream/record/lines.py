@@ -176,8 +176,8 @@ def process(
 ) -> tuple[Status, SpanError | None] | None:
     """Have the processors change a span that ends; `None` where one of them drops it.
 
-    One that raises may be one that redacts: the span is then recorded without any content. What processors
-    call themselves is not recorded.
+    One that raises, SystemExit included, may be one that redacts: the span is then recorded without any
+    content. A Ctrl-C passes. What processors call themselves is not recorded.
     """
     processors = span.recorder.processors
     if not processors:
@@ -193,7 +193,9 @@ def process(
                 return None
             seen = kept
         _take_over(span, seen)
-    except Exception as fault:  # noqa: BLE001  # a user's processor may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as fault:  # noqa: BLE001  # a user's processor may raise anything
         _take_content(span)
         faults.swallow(fault, "a processor raised; the content of its span was not recorded")
         return status, None if failure is None else SpanError(failure.type, "")

@@ -87,7 +87,8 @@ class _Running:
         self._limits = config.general.telemetry.journal
         self._over = threading.Event()
         exporters = exporters_of(config.path, config.general.telemetry)
-        self._delivery = Delivery(home, exporters, config_file=config.path)
+        make_room = (lambda: keep_small(home, self._limits)) if self._has_limits else None
+        self._delivery = Delivery(home, exporters, config_file=config.path, make_room=make_room)
         if recorder.get() is not None:
             self._delivery.start()
         else:
@@ -100,7 +101,7 @@ class _Running:
         """End both: what could be delivered is not counted as lost."""
         self._over.set()
         self._delivery.close()
-        if self._has_limits:
+        if self._has_limits:  # where nothing is delivered, too
             keep_small(self._home, self._limits)
 
     @property
@@ -112,12 +113,13 @@ class _Running:
             keep_small(self._home, self._limits)
 
 
-def keep_small(home: Path, limits: JournalConfig) -> None:
-    """Remove segments of a journal that are over the limits, and say so."""
+def keep_small(home: Path, limits: JournalConfig) -> bool:
+    """Remove segments of a journal that are over the limits, and say so; whether there were any."""
     try:
         evicted = evict(home, max_bytes=limits.max_bytes, max_age_s=limits.max_age_s)
     except MillstreamError as error:
         _LOGGER.warning("millstream: general.telemetry.journal: %s", error)
-        return
+        return False
     if evicted.segments:
         _LOGGER.warning("millstream: %s is over general.telemetry.journal: %s", home, told(evicted))
+    return evicted.segments > 0
