@@ -18,7 +18,7 @@ from millstream.record import journal
 from millstream.record.blobs import LARGE, Blobs
 from millstream.record.journal import Journal
 from millstream.store.blobs import BlobReader
-from millstream.store.segments import list_segments
+from millstream.store.segments import list_segments, read_lines
 
 
 def size(home):
@@ -237,5 +237,5 @@ def test_reader_keeps_no_file_open(tmp_path):
         pass
     reader = BlobReader(millstream.store.open.Counter())
     (segment,) = list_segments(tmp_path)
-    assert len(list(reader.read(segment.path))) == 2
+    assert len(list(reader.read(segment.path, read_lines(segment.path)))) == 2
     assert reader._file is None

@@ -85,6 +85,21 @@ def test_where_a_living_process_writes_is_no_torn_line(home, tmp_path):
     assert sum(one.rejected for one in summarise(home)) == 0
 
 
+def test_what_comes_behind_room_that_a_living_process_is_filling_is_not_read_yet(home):
+    with start_span("done"):
+        pass
+    (segment,) = list_segments(home)
+    end = segment.path.read_bytes().rfind(b"}\n") + 2
+    blob = b'{"blob":"%b","value":"%b"}\n' % (b"0" * 32, b"y" * 3000)
+    refers = line(1, end_ns=5).replace(b'"status"', b'"blobs":{"/input":"%b"},"status"' % (b"0" * 32))
+    with segment.path.open("r+b") as file:
+        file.seek(end + len(blob))
+        file.write(refers)
+    store = open_store(home)
+    assert [span.name for span in store.spans()] == ["done"]
+    assert not store.rejected
+
+
 def test_reading_while_threads_write_finds_no_torn_line_and_every_ended_span(tmp_path):
     stop = threading.Event()
 

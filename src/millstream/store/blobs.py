@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -58,11 +58,16 @@ class BlobReader:
         self._lists: dict[bytes, bytes] = {}
         self._file: tuple[Path, BinaryIO] | None = None
 
-    def read(self, path: Path) -> Iterator[bytes]:
-        """The lines of a segment's spans."""
+    def read(self, path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+        """The lines of a segment's spans.
+
+        Args:
+            path: of the segment.
+            lines: all that it has, and where each begins.
+        """
         self.begin(path)
         try:
-            for offset, line in read_lines(path):
+            for offset, line in lines:
                 if line.startswith(BLOB):
                     self.note(offset, line)
                 else:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -142,6 +143,17 @@ class Lines:
             return True
         self.offset = at
         return True
+
+
+def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a segment that is being written, as many as are whole now, and where each begins."""
+    end = end_of_content(path)  # else a reader that is slower than the writer would never be done
+    lines = Lines(path)
+    try:
+        while lines.offset < end and (some := lines.take(live=True)):
+            yield from some
+    finally:
+        lines.close()
 
 
 def _last(chunk: bytes, offset: int, *, at_end: bool) -> tuple[list[tuple[int, bytes]], int]:

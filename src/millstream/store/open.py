@@ -9,10 +9,11 @@ from typing import Final, Protocol
 from millstream.errors import InputError
 from millstream.span import Span
 from millstream.store.blobs import BlobReader
+from millstream.store.following import whole_lines
 from millstream.store.merge import Merger
 from millstream.store.readers import wanted
 from millstream.store.readers.recognise import recognise
-from millstream.store.segments import Segment, State, list_segments
+from millstream.store.segments import Segment, State, list_segments, read_lines
 from millstream.store.spans import SpanReader
 
 _GIVE: Final = "Give the folder that was recorded into"
@@ -104,7 +105,9 @@ class JournalStore:
             blobs = BlobReader(self.rejected)
             reader = SpanReader(trace_ids, self.rejected, watcher=merger, blobs=blobs)
             for segment in segments:
-                for span in reader.read(blobs.read(segment.path), growing=segment.state is State.LIVE):
+                growing = segment.state is State.LIVE
+                lines = whole_lines(segment.path) if growing else read_lines(segment.path)
+                for span in reader.read(blobs.read(segment.path, lines), growing=growing):
                     yield from merger.ended(span)
             lives = any(segment.state is State.LIVE for segment in segments)
             for span in reader.still_open(interrupted=not lives):
