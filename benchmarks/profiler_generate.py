@@ -60,7 +60,7 @@ def generate(path: Path, spans: int, seed: int = 1) -> int:
     sizes = np.array([len(shape) for shape in shapes])
     chosen = rng.integers(0, SHAPES, int(spans / sizes.mean()) + 1)
     start_ns = _FIRST_NS + np.cumsum(rng.exponential(2e7, len(chosen))).astype(np.int64)
-    about = msgspec.json.encode(parquet._About(1, len(chosen), Oddities()))  # noqa: SLF001  # as it writes
+    about = msgspec.json.encode(parquet._About(parquet._VERSION, len(chosen), Oddities()))  # noqa: SLF001  # as it writes
     schema = parquet.SCHEMA.with_metadata({parquet._METADATA: about})  # noqa: SLF001
     row = 0
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=list(parquet._WORDS)) as writer:  # noqa: SLF001
@@ -128,6 +128,7 @@ def _rows(
         "depth": pa.array(np.array([span[5] for span in flat], np.int32)),
         "table_start_ns": pa.array(start),
         "table_end_ns": pa.array(end),
+        "input_hash": counted(np.where(parent < 0, -1, rng.integers(0, 4, total))),
         "declared_root": pa.array(parent < 0),
         "prompt_blocks": _blocks(length, number + first_trace, ~is_llm),
     }

@@ -7,8 +7,7 @@ that one has ended. Calls whose input was not captured cannot be told to be retr
 import math
 from bisect import bisect_right, insort
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +18,7 @@ from millstream.profiler.estimate import LEVEL, NS_PER_S
 from millstream.profiler.latency import groups
 from millstream.profiler.requests import Pauses, pauses
 from millstream.profiler.results import Statistic
+from millstream.store.retried import siblings_of_failed
 from millstream.store.table import Bools, Ints, SpanTable
 
 
@@ -101,7 +101,6 @@ def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts
     ended = rows[table.end_ns[rows] >= 0]
     failed = rows[attempts.failed[rows]]
     again = rows[attempts.is_retry[rows]]
-    types = Counter(_error_type(table, row) for row in failed.tolist())
     return RetryRow(
         kind=kind,
         name=name,
@@ -109,7 +108,7 @@ def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts
         open=len(rows) - len(ended),
         errors=len(failed),
         error_rate=proportion(len(failed), len(ended)),
-        errors_by_type=dict(sorted(types.items(), key=lambda entry: (-entry[1], entry[0]))),
+        errors_by_type=_by_type(table, failed),
         retries=len(again),
         retries_unknown=int(attempts.may_be[rows].sum()),
         recovered=int(((table.end_ns[again] >= 0) & ~attempts.failed[again]).sum()),
@@ -138,9 +137,12 @@ def throughput(start_ns: Ints, end_ns: Ints) -> Statistic:
     return Statistic(rate, max(rate * (1 - half * rate), 0.0), rate * (1 + half * rate))
 
 
-def _error_type(table: SpanTable, row: int) -> str:
-    error = table.spans[row].error
-    return error.type if error is not None and error.type else "unknown"
+def _by_type(table: SpanTable, failed: Ints) -> dict[str, int]:
+    """How many of each type of error, the most frequent first."""
+    counts = Counter[str]()
+    for code, count in zip(*np.unique(table.error_type[failed], return_counts=True), strict=True):
+        counts[(table.error_types[code] if code >= 0 else "") or "unknown"] += int(count)
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def _attempts(table: SpanTable) -> _Attempts:
@@ -148,24 +150,9 @@ def _attempts(table: SpanTable) -> _Attempts:
     is_retry, retried, may_be = np.zeros((3, len(table)), bool)
     failed = table.failed & table.closed
     found = _Attempts(failed, is_retry, retried, may_be, np.zeros(len(table), np.int64))
-    for siblings in _siblings_of_failed(table, failed):
+    for siblings in siblings_of_failed(table.trace, table.parent, table.kind, table.name, failed):
         _note(table, siblings, found)
     return found
-
-
-def _siblings_of_failed(table: SpanTable, failed: Bools) -> Iterator[Ints]:
-    """Rows of the same parent, kind and name, in order of their starts, of which at least one failed."""
-    parent = np.where(table.parent >= 0, table.parent, -1 - table.trace)
-    order = np.lexsort((table.name, table.kind, parent))
-    columns = np.stack((parent, table.kind, table.name))[:, order]
-    first = np.flatnonzero(np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0))[: len(order)])
-    if len(first) == 0:
-        return
-    some_failed = np.logical_or.reduceat(failed[order], first)
-    ends = np.append(first[1:], len(order))
-    several = some_failed & (ends - first > 1)
-    for start, end in zip(first[several].tolist(), ends[several].tolist(), strict=True):
-        yield np.sort(order[start:end])
 
 
 class _SameInput:
@@ -179,11 +166,12 @@ class _SameInput:
 
 def _note(table: SpanTable, siblings: Ints, found: _Attempts) -> None:
     """Note the retries among siblings, in order of their starts. Times are nanoseconds."""
-    by_input: dict[bytes | None, _SameInput] = {}
+    by_input: dict[int | None, _SameInput] = {}
     first_failure = math.inf
-    columns = (table.start_ns[siblings], table.end_ns[siblings], found.failed[siblings])
-    for row, start, end, failed in zip(siblings.tolist(), *(one.tolist() for one in columns), strict=True):
-        key = _input_key(table.spans[row].input)
+    columns = (siblings, table.start_ns[siblings], table.end_ns[siblings], found.failed[siblings])
+    hashes = table.input_hash[siblings]
+    for row, start, end, failed, told in zip(*(one.tolist() for one in (*columns, hashes)), strict=True):
+        key = None if told < 0 else told
         same = by_input.setdefault(key, _SameInput())
         if key is None:
             found.may_be[row] = first_failure <= start
@@ -201,12 +189,3 @@ def _note(table: SpanTable, siblings: Ints, found: _Attempts) -> None:
             same.failed.append((end, row))
             same.first_failure = min(same.first_failure, end)
             first_failure = min(first_failure, end)
-
-
-def _input_key(value: Any) -> bytes | None:
-    """What two equal inputs have in common; None when it was not captured."""
-    if value is msgspec.UNSET:
-        return None
-    if isinstance(value, msgspec.Raw):
-        value = msgspec.json.decode(value)
-    return msgspec.json.encode(value, enc_hook=str, order="deterministic")

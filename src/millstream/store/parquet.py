@@ -59,6 +59,7 @@ _WORKED_OUT: Final = (
     pa.field("table_start_ns", pa.int64(), nullable=False),
     pa.field("table_end_ns", pa.int64()),
     pa.field("declared_root", pa.bool_(), nullable=False),
+    pa.field("input_hash", pa.int64()),
     pa.field("prompt_blocks", pa.large_list(pa.uint64())),
 )
 """Those of a table: positions count rows of the whole file."""
@@ -68,6 +69,8 @@ _WORDS: Final = ("trace_id", "name", "kind", "status", "model", "workload_id", "
 _TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
 _NO_USAGE: Final = Usage()
 _METADATA: Final = b"millstream.table"
+_VERSION: Final = 2
+"""Of the columns that are worked out; those of another are worked out again."""
 ROWS_AT_ONCE: Final = 50_000
 _KEPT_GROUPS: Final = 4
 _LIMIT: Final = 2**63 - 1
@@ -86,7 +89,7 @@ class _About(msgspec.Struct):
 
 def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     """Write a table in row groups, in bounded memory."""
-    about = msgspec.json.encode(_About(1, len(table.trace_ids), table.oddities))
+    about = msgspec.json.encode(_About(_VERSION, len(table.trace_ids), table.oddities))
     schema = SCHEMA.with_metadata({_METADATA: about})
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(_WORDS)) as writer:
         for start in range(0, len(table), ROWS_AT_ONCE):
@@ -131,6 +134,7 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield pa.array(table.start_ns[rows])
     yield _known(table.end_ns[rows])
     yield pa.array(table.declared_root[rows])
+    yield _known(table.input_hash[rows])
 
 
 def _blocks_column(spans: list[Span]) -> pa.Array:
@@ -196,12 +200,14 @@ def read_table(path: Path) -> SpanTable | None:
         file = pq.ParquetFile(path, read_dictionary=[word for word in _WORDS if word != "trace_id"])
         names, name = _codes(file, "name")
         models, model = _codes(file, "model")
+        errors, error = _codes(file, "error_type")
         trace = _numbers(file, "trace")
         return SpanTable(
             spans=StoredSpans(path),
             trace_ids=StoredTraceIds(path, trace, about.traces),
             names=names,
             models=models,
+            error_types=errors,
             trace=trace,
             parent=_numbers(file, "parent"),
             depth=_numbers(file, "depth"),
@@ -209,6 +215,8 @@ def read_table(path: Path) -> SpanTable | None:
             name=name,
             model=model,
             status=_known_codes(file, "status", STATUS_CODE),
+            error_type=error,
+            input_hash=_numbers(file, "input_hash"),
             start_ns=_numbers(file, "table_start_ns"),
             end_ns=_numbers(file, "table_end_ns"),
             input_tokens=_tokens(file, "input_tokens"),
@@ -231,7 +239,7 @@ def _about(schema: pa.Schema) -> _About | None:
         about = msgspec.json.decode(told, type=_About)
     except msgspec.MsgspecError:
         return None
-    return about if about.version == 1 else None
+    return about if about.version == _VERSION else None
 
 
 def _column(file: pq.ParquetFile, name: str) -> pa.Array:

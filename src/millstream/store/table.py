@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
+from millstream.store.retried import input_hash, siblings_of_failed
 
 KINDS: tuple[str, ...] = tuple(kind.value for kind in SpanKind)
 STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
@@ -63,11 +64,15 @@ class SpanTable:
         trace_ids: one a trace; a trace named in `trace_order` is there even without spans.
         names: the distinct span names; `name` holds positions in it.
         models: the distinct models of LLM spans; `model` holds positions in it.
+        error_types: the distinct types of errors; `error_type` holds positions in it.
         trace: position in `trace_ids`, shape (n,).
         parent: row of the parent, -1 for roots, shape (n,).
         depth: 0 for roots, shape (n,).
         kind: position in `KINDS`, shape (n,).
         status: position in `STATUSES`, -1 when there is none, shape (n,).
+        error_type: -1 where there is none, shape (n,).
+        input_hash: the same for equal inputs, shape (n,); -1 where the input was not captured, and of calls
+            that no sibling of the same kind and name failed beside.
         start_ns: Unix nanoseconds, shape (n,).
         end_ns: Unix nanoseconds, never before the start; -1 while open, shape (n,).
         input_tokens: and the three columns after it: -1 is unknown, shape (n,).
@@ -80,6 +85,7 @@ class SpanTable:
     trace_ids: Sequence[str]
     names: list[str]
     models: list[str]
+    error_types: list[str]
     trace: Ints
     parent: Ints
     depth: Ints
@@ -87,6 +93,8 @@ class SpanTable:
     name: Ints
     model: Ints
     status: Ints
+    error_type: Ints
+    input_hash: Ints
     start_ns: Ints
     end_ns: Ints
     input_tokens: Ints
@@ -153,19 +161,26 @@ class SpanTable:
         start, end = start[order], end[order]
         names, name = _codes([span.name for span in rows])
         models, model = _codes([_model(span) for span in rows])
+        errors, error = _codes([None if span.error is None else span.error.type for span in rows])
         usage = _usage(rows)
+        trace, kind = trace[order], _ints([KIND_CODE[span.kind.value] for span in rows])
+        status = _ints([UNKNOWN if s.status is None else STATUS_CODE[s.status.value] for s in rows])
+        failed = (status == STATUS_CODE[Status.ERROR.value]) & (end >= 0)
         return cls(
             spans=rows,
             trace_ids=trace_ids,
             names=names,
             models=models,
-            trace=trace[order],
+            error_types=errors,
+            trace=trace,
             parent=parent,
             depth=depth[order],
-            kind=_ints([KIND_CODE[span.kind.value] for span in rows]),
+            kind=kind,
             name=name,
             model=model,
-            status=_ints([UNKNOWN if s.status is None else STATUS_CODE[s.status.value] for s in rows]),
+            status=status,
+            error_type=error,
+            input_hash=_input_hashes(rows, siblings_of_failed(trace, parent, kind, name, failed)),
             start_ns=start,
             end_ns=end,
             input_tokens=usage[0],
@@ -188,6 +203,13 @@ class SpanTable:
 
 def _ints(values: Sequence[int]) -> Ints:
     return np.array(values, np.int64)
+
+
+def _input_hashes(spans: list[Span], compared: Iterable[Ints]) -> Ints:
+    hashes = np.full(len(spans), UNKNOWN, np.int64)
+    for rows in compared:
+        hashes[rows] = [input_hash(spans[row].input) for row in rows.tolist()]
+    return hashes
 
 
 def _distinct(spans: Iterable[Span]) -> tuple[list[Span], int]:
