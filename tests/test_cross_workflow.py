@@ -238,6 +238,19 @@ def test_ids_that_a_user_gives():
             root.create_span_context(wrong)
 
 
+@pytest.mark.parametrize("name", ["", "  ", None, 5, b"main", ["main"]])
+async def test_a_name_that_is_none_is_refused(name):
+    root = ObservabilityContext.create_root_context("main")
+    said = "workflow_name is empty" if isinstance(name, str) else "workflow_name must be a text, not"
+    with pytest.raises(InputError, match=said):
+        ObservabilityContext.create_root_context(name)
+    with pytest.raises(InputError, match=said):
+        root.create_child_context(name)
+    for parent in (None, root):
+        with pytest.raises(InputError, match=said):
+            await invoke(str.upper, "message", workflow_name=name, parent_context=parent)
+
+
 async def test_a_place_in_a_workflow(told):
     async def outer(_):
         with start_span("block") as block:

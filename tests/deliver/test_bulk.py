@@ -145,25 +145,32 @@ def test_each_document_has_its_result(server, bulk):
             item(409, "version_conflict_engine_exception"),
             item(429, "es_rejected_execution_exception"),
             item(503, "unavailable_shards_exception"),
-            item(403, "cluster_block_exception"),
+            item(
+                403, "cluster_block_exception", "index [spans] blocked by: [FORBIDDEN/8/index write (api)];"
+            ),
+            item(403, "security_exception"),
+            item(500, "null_pointer_exception", 'Cannot read field "secret" because it is null'),
             item(400, "mapper_parsing_exception", "failed to parse field [a.b] of type [long] 'secret'"),
             item(400, "illegal_argument_exception", "Limit of total fields [1000] has been exceeded"),
             item(400, "illegal_argument_exception", "[1:7] Document is 'secret'"),
             item(400, "strict_dynamic_mapping_exception", "dynamic introduction of [x] within [_doc]"),
         )
     ]
-    assert bulk.send(documents(9)) == [
+    where = f"index 'spans' of the search server at {server.url}"
+    assert bulk.send(documents(11)) == [
         None,
         None,
-        Retry("429 es_rejected_execution_exception"),
-        Retry("503 unavailable_shards_exception"),
-        Retry("403 cluster_block_exception"),
-        Rejected("mapper_parsing_exception: field 'a.b'"),
-        Rejected("illegal_argument_exception: Limit of total fields"),
+        Retry(f"{where} takes nothing now (429: es_rejected_execution_exception: secret)"),
+        Retry(f"{where} takes nothing now (503: unavailable_shards_exception: secret)"),
+        Retry(f"{where} is blocked now (403: index write (api))"),
+        Retry(f"{where} may not be written to by this user: give it the right `create_doc`"),
+        Retry(f"{where} takes nothing now (500: null_pointer_exception: Cannot read field)"),
+        Rejected("mapper_parsing_exception: field 'a.*' is mapped as long"),
+        Rejected("illegal_argument_exception: over its limit of total fields [1000]"),
         Rejected("illegal_argument_exception: Document is"),
-        Rejected("strict_dynamic_mapping_exception: field 'x'"),
+        Rejected("strict_dynamic_mapping_exception: no field 'x'"),
     ]
-    assert bulk.limit == 4  # one was refused for the load
+    assert bulk.limit == 5  # one was refused for the load
 
 
 def test_too_busy_for_any(server, bulk):
@@ -173,6 +180,71 @@ def test_too_busy_for_any(server, bulk):
     assert caught.value.retry_after_s == 7
     assert server.sizes == [100] * 4
     assert bulk.limit == 200
+
+
+BLOCK = {
+    "type": "cluster_block_exception",
+    "reason": "blocked by: [FORBIDDEN/6/cluster read-only (api)];",
+}
+DENIED = {"type": "security_exception", "reason": "action [indices:data/write/bulk] is unauthorized"}
+
+
+def test_a_cause_has_the_same_words_whether_the_request_or_each_document_is_refused(server, bulk):
+    """Elasticsearch says 403 of the request where a user has no rights at all, else of each document."""
+    said = set()
+    for told in ((403, {"error": DENIED}, {}), items(item(403, *DENIED.values()), item(403))):
+        server.bulks = [told]
+        with pytest.raises(RefusedError) as caught:
+            bulk.send(documents(2))
+        said.add(str(caught.value))
+    (one,) = said
+    assert one == (
+        f"index 'spans' of the search server at {server.url} may not be written to by this user: "
+        "give it the right `create_doc`"
+    )
+    server.bulks = [(403, {"error": BLOCK}, {})]
+    with pytest.raises(UnreachableError) as blocked:
+        bulk.send(documents(1))
+    server.bulks = [items(item(403, *BLOCK.values()))]
+    assert bulk.send(documents(1)) == [Retry(str(blocked.value))]
+    assert "is blocked now (403: cluster read-only (api))" in str(blocked.value)
+
+
+def test_a_user_without_rights_gets_one_message(server, bulk, caplog):
+    server.others = FORBIDDEN
+    server.bulks = [(403, {"error": DENIED}, {})]
+    with caplog.at_level(logging.WARNING, "millstream"), pytest.raises(RefusedError, match="create_doc"):
+        bulk.send(documents(1))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause", "told"),
+    [
+        ("[1:7] failed to parse: Limit of mapping depth [2]", None, "over its limit of mapping depth [2]"),
+        ("failed to parse", "field name cannot be an empty string", "field name cannot be an empty string"),
+        ("[1:7] failed to parse: field name is: ['SECRET..z']", "SECRET", "field name is"),
+        ("[1:7] object mapping for [o.SECRET] tried to parse field [SECRET] as object, but", None,
+         "field 'o.*' is mapped as object"),
+        ("failed to parse field [n] of type [long] in document with id 'x'. Preview: 'SECRET'", "For: SECRET",
+         "field 'n' is mapped as long"),
+        ("failed to parse field [g] of type [geo_point]", "unsupported [S] in [SECRET]",
+         "field 'g' is mapped as geo_point"),
+        ('Document contains at least one immense term in field="k" (whose', None,
+         "field 'k' holds more than a term may"),
+        ("failed to parse", "Numeric value (4000111122223333) out of range", "Numeric value"),
+        ("failed to parse", "expected a number but found SECRET", "expected a number"),
+        ("can't merge a non object mapping [SECRET.a] with", None, "can't merge a non object mapping"),
+    ],
+)  # fmt: skip
+def test_a_rejection_says_why_without_the_content(server, bulk, reason, cause, told):
+    error = {
+        "type": "e",
+        "reason": reason,
+        **({"caused_by": {"type": "c", "reason": cause}} if cause else {}),
+    }
+    server.bulks = [items({"create": {"status": 400, "error": error}})]
+    assert bulk.send(documents(1)) == [Rejected(f"e: {told}")]
 
 
 def test_some_of_the_requests_fail(server, bulk):
@@ -286,13 +358,19 @@ CONFLICT = item(400, "mapper_parsing_exception", "failed to parse field [attribu
 @pytest.mark.parametrize(
     ("told", "result"),
     [
-        (items(item(429, "es_rejected_execution_exception")), Retry("429 es_rejected_execution_exception")),
+        (
+            items(item(429, "es_rejected_execution_exception", "rejected execution [secret]")),
+            Retry(
+                "index 'spans' of the search server at URL takes nothing now "
+                "(429: es_rejected_execution_exception: rejected execution)"
+            ),
+        ),
         ((503, {}, {"retry-after": "2"}), Retry("the search server at URL cannot answer now (503)", 2.0)),
         (
             items(item(400, "strict_dynamic_mapping_exception", "dynamic introduction of [unparsed] within")),
-            Rejected("mapper_parsing_exception: field 'attributes.a'"),
+            Rejected("mapper_parsing_exception: field 'attributes.*' is mapped as long"),
         ),
-        (items(CONFLICT), Rejected("mapper_parsing_exception: field 'attributes.a'")),
+        (items(CONFLICT), Rejected("mapper_parsing_exception: field 'attributes.*' is mapped as long")),
         (FINE, None),
     ],
 )

@@ -182,6 +182,46 @@ def test_a_receiver_that_takes_nothing_as_things_are(code, receiver, sink):
         sink.send([span()])
 
 
+TEXT = {"content-type": "text/plain; charset=utf-8"}
+
+
+@pytest.mark.parametrize("headers", [TEXT, {"content-type": "Text/Plain"}, {}])
+@pytest.mark.parametrize("body", [b"span 7 has\n no name\x00", b"413"])
+def test_a_reason_in_plain_text(receiver, sink, headers, body):
+    receiver.answer = lambda request: (400, headers, body)
+    words = "span 7 has no name" if body != b"413" else "413"
+    if headers or body != b"413":
+        assert sink.send([span()]) == [Rejected(words)]
+    receiver.answer = lambda request: (503, headers, b"the disk is full")
+    with pytest.raises(UnreachableError, match=r"takes nothing now \(503: the disk is full\)$"):
+        sink.send([span()])
+    receiver.answer = lambda request: (415, headers, b"use json")
+    with pytest.raises(RefusedError, match=r"refuses what is sent \(415: use json\)$"):
+        sink.send([span()])
+
+
+def test_a_plain_reason_that_a_request_is_too_large(receiver, sink):
+    receiver.answer = lambda request: (413, TEXT, b"too big")
+    assert sink.send([span(), span()]) == [Rejected("too big")] * 2
+
+
+def test_a_page_for_people_is_no_reason(receiver, sink):
+    for headers in ({"content-type": "text/html"}, {}):
+        receiver.answer = lambda request, headers=headers: (400, headers, b"\n<html><p>Bad request")
+        assert sink.send([span()]) == [Rejected("refused without a reason (400)")]
+
+
+def test_a_long_reason_is_shortened_and_holds_no_half_of_a_secret(receiver):
+    secret = "flour-in-a-sack"
+    sink = OtlpSink(endpoint=receiver.url, headers={"x-key": secret})
+    for length in range(150, 205):
+        receiver.answer = lambda request, length=length: (400, TEXT, b"a" * length + b" flour-in-a-sack" * 9)
+        (result,) = sink.send([span()])
+        assert "flour" not in result.reason
+        assert len(result.reason) <= 200
+    sink.close()
+
+
 def test_a_page_for_people_is_no_receiver(receiver, sink):
     receiver.answer = lambda request: (200, {"content-type": "text/html; charset=utf-8"}, b"<p>Welcome")
     with pytest.raises(RefusedError, match="is no receiver of OTLP: correct `endpoint`"):

@@ -75,6 +75,22 @@ def test_long_texts_are_cut_wherever_they_are():
     assert b"x" * 11 not in again
 
 
+@pytest.mark.parametrize("unit", ["characters", "bytes", "items"])
+def test_a_text_that_was_cut_before_keeps_its_true_length(unit):
+    note = f"… [cut: 4000000 {unit} in all]"
+    cut = TruncationProcessor(max_length=10)
+    one = cut(span(input="x" * 100_000 + note, output="x" * 10 + note))
+    assert (one.input, one.output) == ("x" * 10 + note, "x" * 10 + note)
+    again = TruncationProcessor(max_length=4)(cut(span(input="y" * 50)))
+    assert again.input == "yyyy… [cut: 50 characters in all]"
+
+
+def test_a_text_that_tells_of_a_cut_is_cut_all_the_same():
+    told = "a note of ours ends with … [cut: 9 characters in all]"
+    cut = TruncationProcessor(max_length=10)(span(input=told)).input
+    assert cut == f"a note of … [cut: {len(told)} characters in all]"
+
+
 def test_what_was_not_captured_stays_so():
     one = TruncationProcessor(max_length=1)(span())
     assert (one.input, one.output) == (msgspec.UNSET, msgspec.UNSET)

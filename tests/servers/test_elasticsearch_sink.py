@@ -5,7 +5,10 @@ import time
 import msgspec
 import pytest
 
-from millstream.deliver.elasticsearch import ElasticsearchSink
+from millstream.deliver.bulk import BulkIndex
+from millstream.deliver.elasticsearch import ElasticsearchSink, to_document
+from millstream.deliver.http import HttpClient
+from millstream.deliver.index_template import SEARCH_SERVER, span_mapping
 from millstream.deliver.sink import Rejected, Retry
 from millstream.errors import RefusedError, UnreachableError
 from millstream.span import SpanError, SpanEvent, SpanLink, Status
@@ -223,7 +226,7 @@ def test_a_document_that_cannot_be_taken_is_rejected_without_its_content(search_
 
     results = sink_to(search_server.url).send([span(name="7"), span(name="secret words"), span(name="8")])
 
-    assert results == [None, Rejected(f"{kind}: field 'name'"), None]
+    assert results == [None, Rejected(f"{kind}: field 'name' is mapped as long"), None]
     assert len(search_server.documents(INDEX)) == 2
 
 
@@ -307,17 +310,71 @@ def test_too_busy_halves_what_is_sent_until_it_is_taken(search_server, sink_to):
     assert sink._bulk.limit > 64
 
 
-def test_a_block_is_a_reason_to_try_again(search_server, sink_to):
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        (
+            "read_only_allow_delete",
+            "(429: disk usage exceeded flood-stage watermark, index has read-only-allow-delete block)",
+        ),
+        ("write", "(403: index write (api))"),
+    ],
+)
+def test_a_block_is_a_reason_to_try_again(search_server, sink_to, block, why):
     sink = sink_to(search_server.url)
     sink.send([span()])
-    search_server.call("PUT", f"/{INDEX}/_settings", {"index.blocks.read_only_allow_delete": True})
+    search_server.call("PUT", f"/{INDEX}/_settings", {f"index.blocks.{block}": True})
 
     (result,) = sink.send([span()])
-    assert isinstance(result, Retry)
-    assert result.reason.endswith("cluster_block_exception")
+    product = "OpenSearch" if search_server.is_opensearch else "Elasticsearch"
+    assert result == Retry(f"index 'spans' of {product} at {search_server.url} is blocked now {why}")
 
-    search_server.call("PUT", f"/{INDEX}/_settings", {"index.blocks.read_only_allow_delete": None})
+    search_server.call("PUT", f"/{INDEX}/_settings", {f"index.blocks.{block}": None})
     assert sink.send([span()]) == [None]
+
+
+SECRET = "nosuchword"
+
+
+@pytest.mark.parametrize(
+    ("mapped", "why"),
+    [
+        ({"input": {"type": "long"}}, "field 'input' is mapped as long"),
+        ({"input": {"type": "date"}}, "field 'input' is mapped as date"),
+        ({"input": {"type": "geo_point"}}, "field 'input' is mapped as geo_point"),
+        ({"input": {"type": "object"}}, "field 'input' is mapped as object"),
+        ({"attributes": {"properties": {"tenant": {"type": "ip"}}}}, "field 'attributes.*' is mapped as ip"),
+    ],
+)
+def test_a_conflict_says_what_the_mapping_wants(search_server, mapped, why):
+    search_server.call("PUT", f"/{INDEX}", {"mappings": {"properties": mapped}})
+    client = HttpClient(search_server.url, name=SEARCH_SERVER, extra="elasticsearch")
+    bulk = BulkIndex(client, INDEX, span_mapping)
+    (result,) = bulk.send([to_document(span(input=SECRET, attributes={"tenant": SECRET}))])
+    bulk.close()
+    kind = "mapper_parsing_exception" if search_server.is_opensearch else "document_parsing_exception"
+    assert result == Rejected(f"{kind}: {why}")
+
+
+def test_no_reason_holds_what_the_mapping_could_not_read(search_server):
+    """As many kinds of fields and of content as servers have words for."""
+    kinds = "long double boolean date ip geo_point integer_range date_range object nested binary"
+    kinds += " flat_object geo_shape" if search_server.is_opensearch else " flattened dense_vector"
+    values = [SECRET, {SECRET: SECRET}, [SECRET], [[SECRET]], {"gte": SECRET}, {"type": SECRET}]
+    values += [f"({SECRET})", f"POINT ({SECRET})", f"POINT {SECRET}", f"'{SECRET}' {SECRET}", {"lat": SECRET}]
+    client = HttpClient(search_server.url, name=SEARCH_SERVER, extra="elasticsearch")
+    said = set()
+    for kind in kinds.split():
+        search_server.http.delete(f"/{INDEX}")
+        search_server.call("DELETE", "/_index_template/*")
+        search_server.call("PUT", f"/{INDEX}", {"mappings": {"properties": {"input": {"type": kind}}}})
+        bulk = BulkIndex(client, INDEX, span_mapping)
+        for value in values:
+            (result,) = bulk.send([to_document(span(input=value, attributes={}))])
+            said.add((kind, getattr(result, "reason", None)))
+    client.close()
+    assert len(said) > 10
+    assert not [each for each in said if SECRET in str(each)]
 
 
 def test_a_request_that_is_too_large_is_split(search_server, sink_to, guard):

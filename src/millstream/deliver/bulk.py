@@ -4,39 +4,36 @@ Every document is created under an id of its own: one that is sent again finds i
 """
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
-from millstream.deliver.http import NOT_FOUND, TOO_LARGE, TOO_MANY, Answer, HttpClient, shortened
+from millstream.deliver.bulk_reasons import FORBIDDEN, Outcome, outcome_of, outcomes
+from millstream.deliver.http import NOT_FOUND, TOO_LARGE, TOO_MANY, Answer, HttpClient
 from millstream.deliver.index_template import Product, prepare
 from millstream.deliver.sink import Rejected, Result, Retry
 from millstream.errors import RefusedError, UnreachableError
 
 _NDJSON: Final = {"content-type": "application/x-ndjson"}
 # The server is silent about what went well, and waits less long for a shard than we for its answer.
-_QUERY: Final = "filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason&timeout=10s"
+_QUERY: Final = (
+    "filter_path=errors,items.*.status,items.*.error.type,items.*.error.reason,"
+    "items.*.error.caused_by.reason&timeout=10s"
+)
 _MULTIPLE_CHOICES: Final = 300
-_FORBIDDEN: Final = frozenset({401, 403})
-_REFUSED: Final = _FORBIDDEN | {NOT_FOUND}
-_TO_BE_RETRIED: Final = _REFUSED | {TOO_MANY}
+_FORBIDDEN: Final = 403
+_PASSED: Final = (_FORBIDDEN, TOO_LARGE, TOO_MANY)
+_LATER: Final = frozenset({401, _FORBIDDEN, NOT_FOUND, TOO_MANY})
 _CONFLICT: Final = 409
 _SERVER_FAULT: Final = 500
-_STRICT: Final = "strict_dynamic_mapping_exception"
-_BLOCKED: Final = "cluster_block_exception"
 _GROWTH: Final = 50
 _SIDE_BY_SIDE: Final = 4
 _WORTHWHILE: Final = 100
 """Documents that a request is made for, where there are more."""
 _UNLIMITED: Final = 1 << 40
 _ACTION_SIZE: Final = 80
-_POSITION: Final = re.compile(r"^\[\d+:\d+\] ")
-_FIELD: Final = re.compile(r"(?:parse field \[|in field=\"|introduction of \[)([^\]\"]{1,100})")
-_CONTENT: Final = re.compile(r"['\"\[{:]")
-"""Where a server's sentence may begin to quote a document."""
 _log: Final = logging.getLogger("millstream")
 
 
@@ -50,43 +47,6 @@ class Document(NamedTuple):
 
     id: str
     body: Sequence[bytes]
-
-
-class _Error(msgspec.Struct, frozen=True):
-    type: str = ""
-    reason: str | None = None
-
-
-_NO_ERROR: Final = _Error()
-
-
-class _Outcome(msgspec.Struct):
-    status: int
-    error: _Error = _NO_ERROR
-
-    @property
-    def type(self) -> str:
-        return self.error.type
-
-    @property
-    def reason(self) -> str:
-        return self.error.reason or ""
-
-
-class _Item(msgspec.Struct):
-    create: _Outcome
-
-
-class _Errors(msgspec.Struct):
-    errors: bool
-
-
-class _Answer(msgspec.Struct):
-    items: list[_Item]
-
-
-_decode_errors: Final = msgspec.json.Decoder(_Errors).decode
-_decode_items: Final = msgspec.json.Decoder(_Answer).decode
 
 
 class BulkIndex:
@@ -124,6 +84,7 @@ class BulkIndex:
         self._most_bytes = _UNLIMITED
         self._is_busy = False
         self._ready = False
+        self._complaint = ""
         self._complained = False
 
     def send(self, documents: Sequence[Document]) -> list[Result]:
@@ -142,6 +103,7 @@ class BulkIndex:
                 if not self._ready:
                     self._prepare()
                 results += self._send_some(documents[len(results) :])
+                self._complain()
             except (UnreachableError, RefusedError) as error:
                 self._ready = False  # a server may come back without our template
                 if not results:
@@ -154,22 +116,29 @@ class BulkIndex:
         self._client.close()
 
     def _prepare(self) -> None:
-        complaint = prepare(self._client, self._index, self._mapping)
+        self._complaint = prepare(self._client, self._index, self._mapping)
         self._ready = True
-        if complaint and not self._complained:
+
+    def _complain(self) -> None:
+        """Say once what the server would not do, where it takes documents all the same; else that is said."""
+        if self._complaint and not self._complained:
             self._complained = True
             _log.warning(
                 "millstream: %s makes neither an index template nor index %r for us (%s)",
                 self._client.subject,
                 self._index,
-                complaint,
+                self._complaint,
             )
 
     def _send_some(self, documents: Sequence[Document]) -> list[Result]:
         """Results of as many as may be on their way at one time; raises where none of them was stored."""
         parts = self._parts(documents)
         answers = self._client.request_all(
-            "POST", self._path, [_body(part) for part in parts], _NDJSON, passed=(TOO_LARGE, TOO_MANY)
+            "POST",
+            self._path,
+            [_body(part) for part in parts],
+            _NDJSON,
+            passed=_PASSED,
         )
         self._is_busy = False
         results: list[Result] = []
@@ -212,17 +181,31 @@ class BulkIndex:
             raise answer
         if answer.status == TOO_LARGE:
             return self._split(documents)
-        if answer.status == TOO_MANY:
+        if answer.status in (TOO_MANY, _FORBIDDEN):
+            raise self._refused_whole(answer)
+        found = self._outcomes(answer.body, len(documents))
+        if any(outcome.status == TOO_MANY and not outcome.is_block for outcome in found):
             self._is_busy = True
-            raise UnreachableError(
-                f"{self._client.subject} is too busy now (429)", answer.retry_after_s, says_later=True
+        if all(outcome.is_refusal for outcome in found):
+            raise RefusedError(self._refusal(found[0]))
+        return [self._result(outcome) for outcome in found]
+
+    def _refused_whole(self, answer: Answer) -> UnreachableError | RefusedError:
+        """In the words that are used of a document, where it is for the same."""
+        outcome = outcome_of(answer.status, answer.body)
+        if outcome.is_block:
+            return UnreachableError(self._later(outcome), answer.retry_after_s, says_later=True)
+        if answer.status == _FORBIDDEN:
+            return (
+                RefusedError(self._refusal(outcome)) if outcome.error.type else self._client.refusal(answer)
             )
-        outcomes = self._outcomes(answer.body, len(documents))
-        if any(outcome.status == TOO_MANY for outcome in outcomes):
-            self._is_busy = True
-        if outcomes and all(_refused(outcome) for outcome in outcomes):
-            raise RefusedError(self._refusal(outcomes[0]))
-        return [_result(outcome) for outcome in outcomes] or [None] * len(documents)
+        self._is_busy = True
+        said = f": {outcome.why}" if outcome.why else ""
+        return UnreachableError(
+            f"{self._client.subject} is too busy now ({TOO_MANY}{said})",
+            answer.retry_after_s,
+            says_later=True,
+        )
 
     def _split(self, documents: Sequence[Document]) -> list[Result]:
         """The server takes less in one request."""
@@ -235,28 +218,45 @@ class BulkIndex:
             results += self._send_some(documents[len(results) :])
         return results
 
-    def _outcomes(self, body: bytes, count: int) -> list[_Outcome]:
-        """What became of each; nothing where all is well."""
+    def _outcomes(self, body: bytes, count: int) -> list[Outcome]:
         try:
-            if not _decode_errors(body).errors:
-                return []
-            outcomes = [item.create for item in _decode_items(body).items]
+            found = outcomes(body, count)
         except msgspec.DecodeError as error:
             raise UnreachableError(f"{self._client.subject} answers what is no answer to a bulk") from error
-        if len(outcomes) != count:
-            raise UnreachableError(f"{self._client.subject} answers for {len(outcomes)} of {count} documents")
-        return outcomes
+        if len(found) != count:
+            raise UnreachableError(f"{self._client.subject} answers for {len(found)} of {count} documents")
+        return found
 
-    def _refusal(self, outcome: _Outcome) -> str:
-        where = f"index {self._index!r} of {self._client.subject}"
-        if outcome.status in _FORBIDDEN:
+    def _result(self, outcome: Outcome) -> Result:
+        if outcome.status < _MULTIPLE_CHOICES or outcome.status == _CONFLICT:
+            return None
+        if outcome.is_refusal and outcome.status in _LATER:
+            return Retry(self._refusal(outcome))
+        if outcome.status >= _SERVER_FAULT or outcome.status in _LATER:
+            return Retry(self._later(outcome))
+        return Rejected(self._why(outcome))
+
+    def _why(self, outcome: Outcome) -> str:
+        return self._client.without_secrets(outcome.why)
+
+    def _later(self, outcome: Outcome) -> str:
+        does = "is blocked now" if outcome.is_block else "takes nothing now"
+        return f"{self._where} {does} ({outcome.status}: {self._why(outcome)})"
+
+    @property
+    def _where(self) -> str:
+        return f"index {self._index!r} of {self._client.subject}"
+
+    def _refusal(self, outcome: Outcome) -> str:
+        where = self._where
+        if outcome.status in FORBIDDEN:
             return f"{where} may not be written to by this user: give it the right `create_doc`"
         if outcome.status == NOT_FOUND:
             return f"{where} is not there, and may not be made: create it, or allow `auto_create_index`"
-        field = _FIELD.search(outcome.reason)
+        field = outcome.unknown_field
         return (
             f"{where} was made for other documents: its mapping is strict"
-            f"{f' and has no field {field[1]!r}' if field else ''}; {self._strict_hint}"
+            f"{f' and has no field {field!r}' if field else ''}; {self._strict_hint}"
         )
 
 
@@ -275,27 +275,3 @@ def _body(documents: Sequence[Document]) -> bytes:
         parts += document.body
         parts.append(b"\n")
     return b"".join(parts)
-
-
-def _result(outcome: _Outcome) -> Result:
-    status = outcome.status
-    if status < _MULTIPLE_CHOICES or status == _CONFLICT:
-        return None
-    if status >= _SERVER_FAULT or status in _TO_BE_RETRIED:
-        return Retry(f"{status} {outcome.type}")
-    return Rejected(_reason(outcome))
-
-
-def _refused(outcome: _Outcome) -> bool:
-    """Whether it is not the document, but the index or the user."""
-    if outcome.type == _BLOCKED:  # a full disk, mostly: it ends by itself
-        return False
-    return outcome.status in _REFUSED or outcome.type == _STRICT
-
-
-def _reason(outcome: _Outcome) -> str:
-    """Why, without the document's content, in the same words for the same cause."""
-    if field := _FIELD.search(outcome.reason):
-        return f"{outcome.type}: field {field[1]!r}"
-    words = _CONTENT.split(_POSITION.sub("", outcome.reason), maxsplit=1)[0].strip()
-    return shortened(f"{outcome.type}: {words}" if words else outcome.type)

@@ -6,7 +6,6 @@ It is what NVIDIA's Data Flywheel Blueprint reads as data to train and evaluate 
 answer must not look like one.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -25,6 +24,7 @@ from millstream.deliver.chat_form import (
     tool_definitions,
 )
 from millstream.deliver.sink import Rejected
+from millstream.record.serialize import cut_at
 from millstream.span import Span, SpanError, Status, Usage
 
 WITHOUT_CONTENT: Final = "it was recorded without content"
@@ -59,7 +59,6 @@ _ENDS_IN_CALLS: Final = ("stop", "completed", "complete", "end_turn")
 """What some call the end of an answer that calls tools, which is `tool_calls`."""
 _UNFINISHED: Final = ("queued", "in_progress", "failed", "cancelled")
 """States of a response of OpenAI's Responses API that is not there yet, or never will be."""
-_CUT: Final = re.compile(r"… \[cut: (?:(\d+) (?:bytes|characters|items) in all|too deep)\]\Z")
 _CUT_BYTES: Final = "… [cut: ".encode()
 
 
@@ -260,11 +259,7 @@ def _is_cut(value: Any) -> bool:
     """Whether a text was cut by us; one that only tells of it, with another length, was not."""
     if _CUT_BYTES not in msgspec.json.encode(value):
         return False
-    for text in _texts(value):
-        mark = _CUT.search(text)
-        if mark is not None and (mark[1] is None or int(mark[1]) > mark.start()):
-            return True
-    return False
+    return any(cut_at(text) is not None for text in _texts(value))
 
 
 def _texts(value: Any) -> Iterator[str]:

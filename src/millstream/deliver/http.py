@@ -28,8 +28,11 @@ _FORBIDDEN: Final = 403
 _TIMEOUT: Final = 408
 _SERVER_FAULT: Final = 500
 _NOT_IMPLEMENTED: Final = (501, 505)
+_PLAIN: Final = "text/plain"
 _LONGEST_WAIT_S: Final = 3600.0
 _LONGEST_REASON: Final = 200
+_LONGEST_ANSWER: Final = 2000
+"""Characters, or bytes, of an answer that are looked at for a reason."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -173,7 +176,7 @@ class HttpClient:
                 continue
             answer = Answer(*one)
             is_answer = answer.status in _OK or answer.status in passed
-            told.append(answer if is_answer else self._refusal(answer))
+            told.append(answer if is_answer else self.refusal(answer))
         return told
 
     def close(self) -> None:
@@ -186,7 +189,8 @@ class HttpClient:
             return RefusedError(f"{self.subject} cannot be trusted: {error}")
         return UnreachableError(f"{self.subject} does not answer: {error}")
 
-    def _refusal(self, answer: Answer) -> UnreachableError | RefusedError:
+    def refusal(self, answer: Answer) -> UnreachableError | RefusedError:
+        """What an answer is that is none, which the caller had passed."""
         status, reason = answer.status, self.reason_of(answer)
         said = f": {reason}" if reason else ""
         if status in {TOO_MANY, _TIMEOUT}:
@@ -212,7 +216,11 @@ class HttpClient:
 
     def reason_of(self, answer: Answer) -> str:
         """The server's own words, for people; nothing where it has none."""
-        return redacted(reason_of(answer.body), self._secrets)
+        return shortened(self.without_secrets(reason_of(answer)))
+
+    def without_secrets(self, said: str) -> str:
+        """What a server says, without what it was told in secret."""
+        return redacted(said, self._secrets)
 
     @property
     def subject(self) -> str:
@@ -220,19 +228,26 @@ class HttpClient:
         return f"{self.name} at {self.url}"
 
 
-def reason_of(body: bytes) -> str:
-    """The server's own words in an answer of JSON, on one line, at most 200 characters; else nothing."""
+def reason_of(answer: Answer) -> str:
+    """The server's own words in an answer of JSON or plain text; its beginning, to be shortened yet.
+
+    What the server was told in secret is taken out first: half of it would not be known as such.
+    """
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    text = answer.body[:_LONGEST_ANSWER].decode("utf-8", "ignore")
     try:
-        told = msgspec.json.decode(body)
+        told = msgspec.json.decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
+        return text if kind == _PLAIN or (not kind and not text.lstrip().startswith("<")) else ""
     for name in ("error", "message", "detail", "reason"):
         if isinstance(told, dict) and name in told:
             told = told[name]
             if isinstance(told, dict):
                 told = told.get("reason", told.get("message", told.get("type")))
             break
-    return shortened(told) if isinstance(told, str) else ""
+    if isinstance(told, str):
+        return told[:_LONGEST_ANSWER]
+    return text if kind == _PLAIN else ""  # a number, say, is JSON as well
 
 
 def shortened(text: str) -> str:

@@ -121,4 +121,4 @@ class _Response(msgspec.Struct, rename="camel"):
 def _reason(answer: Answer) -> str:
     if answer.headers.get("content-type") == _PROTOBUF:
         return fault(answer.body)[0]
-    return reason_of(answer.body)
+    return reason_of(answer)

@@ -86,13 +86,14 @@ class ObservabilityContext:
         """A chain of one workflow, in the trace of the current span, else in a new one.
 
         Args:
-            workflow_name: for people and queries.
+            workflow_name: for people and queries; not empty.
             trace_id: 32 hex digits, or a UUID; the trace to be in.
             root_span_id: 16 hex digits; the id that the workflow's span is to have.
 
         Raises:
-            InputError: an id cannot be one.
+            InputError: the name or an id cannot be one.
         """
+        name = _checked_name(workflow_name)
         around = _surroundings()
         if trace_id is not None:
             trace_id = _checked(str(trace_id).replace("-", "").lower(), _TraceId, "trace_id", "32 hex digits")
@@ -106,7 +107,7 @@ class ObservabilityContext:
             root_span_id = _checked(str(root_span_id).lower(), _SpanId, "root_span_id", "16 hex digits")
         start_ns = now_ns(around)
         workflow = WorkflowMetadata(
-            to_text(workflow_name), root_span_id or sources.active.ids.span_id(), start_time=start_ns / 1e9
+            name, root_span_id or sources.active.ids.span_id(), start_time=start_ns / 1e9
         )
         return cls(WorkflowSpan(trace_id, Chain((workflow,)), start_ns=start_ns, around=around))
 
@@ -114,18 +115,19 @@ class ObservabilityContext:
         """The chain with one more workflow at its end; this context stays as it is.
 
         Args:
-            workflow_name: for people and queries.
+            workflow_name: for people and queries; not empty.
             workflow_id: 16 hex digits; the id that the workflow's span is to have.
 
         Raises:
-            InputError: the id cannot be one.
+            InputError: the name or the id cannot be one.
         """
+        name = _checked_name(workflow_name)
         if workflow_id is not None:
             workflow_id = _checked(str(workflow_id).lower(), _SpanId, "workflow_id", "16 hex digits")
         here = self._here()
         start_ns = now_ns(here or self._span.place)
         child = WorkflowMetadata(
-            to_text(workflow_name),
+            name,
             workflow_id or sources.active.ids.span_id(),
             self._span.span_id,
             start_time=start_ns / 1e9,
@@ -290,6 +292,14 @@ def _checked(value: str, kind: Any, name: str, what: str) -> str:
     except msgspec.ValidationError:
         raise InputError(f"{name} {value!r} cannot be one: it is {what}, not all of them 0") from None
     return checked
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise InputError(f"workflow_name must be a text, not {type(name).__name__} {name!r}")
+    if not name.strip():
+        raise InputError("workflow_name is empty; give the name that its span is to have")
+    return to_text(name)
 
 
 def running_context() -> ObservabilityContext | None:

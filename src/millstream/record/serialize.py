@@ -26,6 +26,7 @@ _MAX_ITEMS: Final = 1_000
 _MAX_DEPTH: Final = 50
 _MAX_REPR: Final = 1_000
 _CUT: Final = "… [cut: {} {} in all]"
+_IS_CUT: Final = re.compile(r"… \[cut: (?:(\d{1,18}) (?:bytes|characters|items) in all|too deep)\]\Z")
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")  # differs from run to run
 _SIZED: Final = frozenset({str, bytes, bytearray, list, tuple, dict, set, frozenset})
@@ -66,6 +67,13 @@ def _carefully(value: Any, limits: tuple[tuple[int, int], ...], limit: int) -> b
             return encoded
     text = encoded[: min(_MAX_TEXT, limit)].decode(errors="replace")
     return _encode(text + _CUT.format(len(encoded), "bytes"))
+
+
+def cut_at(text: str) -> int | None:
+    """Where the note of its length begins in a text that was cut; one that only tells of it, was not."""
+    mark = _IS_CUT.search(text)
+    is_true = mark is not None and (mark[1] is None or int(mark[1]) > mark.start())
+    return mark.start() if mark is not None and is_true else None
 
 
 def to_text(value: Any) -> str:

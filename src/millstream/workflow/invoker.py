@@ -42,7 +42,7 @@ class ObservabilityWorkflowInvoker:
         Args:
             workflow: anything that the class's description names.
             message: what it is asked.
-            workflow_name: the name of its span.
+            workflow_name: the name of its span; not empty.
             parent_context: the workflow that it is called in.
             to_type: what the result is to be, such as `str` or a pydantic model.
 

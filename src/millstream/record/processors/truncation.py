@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from millstream.errors import ConfigError
+from millstream.record.serialize import cut_at
 from millstream.span import Span, SpanError, SpanEvent, SpanLink
 
 _CUT: Final = "… [cut: {} characters in all]"
@@ -48,8 +49,7 @@ class TruncationProcessor:
 
     def _cut(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
-            long = len(value) > self._max_length
-            return value[: self._max_length] + _CUT.format(len(value)) if long else value
+            return self._cut_text(value)
         if depth > _MAX_DEPTH:
             return _CUT.format(len(msgspec.json.encode(value)))
         if isinstance(value, dict):
@@ -57,3 +57,11 @@ class TruncationProcessor:
         if isinstance(value, list):
             return [self._cut(item, depth + 1) for item in value]
         return value
+
+    def _cut_text(self, text: str) -> str:
+        """A text that was cut before keeps the note of its true length."""
+        end = cut_at(text)
+        length = len(text) if end is None else end
+        if length <= self._max_length:
+            return text
+        return text[: self._max_length] + (_CUT.format(length) if end is None else text[end:])
