@@ -17,7 +17,7 @@ import msgspec
 from millstream.errors import InputError, MissingExtraError
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
-from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Ints, Oddities, SpanTable
+from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Bools, Ints, Oddities, SpanTable
 
 try:
     import numpy as np
@@ -50,6 +50,7 @@ _FIELDS: Final = (
     pa.field("links", _TEXT),
 )
 """Those of a span."""
+_NAMES: Final = [field.name for field in _FIELDS]
 _WORKED_OUT: Final = (
     pa.field("model", _TEXT),
     pa.field("time_to_first_chunk_s", pa.float64()),
@@ -224,7 +225,7 @@ def read_table(path: Path) -> SpanTable | None:
             cache_read_tokens=_tokens(file, "cache_read_tokens"),
             reasoning_tokens=_tokens(file, "reasoning_tokens"),
             time_to_first_chunk_s=_plain(_column(file, "time_to_first_chunk_s"), math.nan),
-            declared_root=_column(file, "declared_root").to_numpy(zero_copy_only=False),
+            declared_root=_bits(_column(file, "declared_root"), 1),
             oddities=about.oddities,
         )
     except (OSError, pa.ArrowException) as error:
@@ -261,13 +262,17 @@ def _filled(column: pa.Array) -> Ints:
 def _plain(column: pa.Array, missing: float) -> "np.ndarray[Any, Any]":
     """Numbers from their buffers: `to_numpy` and `fill_null` import pandas if they can, in seconds."""
     kind = np.dtype(column.type.to_pandas_dtype())
-    valid, values = column.buffers()
-    found = np.frombuffer(values, kind, len(column), column.offset * kind.itemsize)
-    if not column.null_count:
-        return found
-    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
-    known = bits[column.offset : column.offset + len(column)].astype(bool)
-    return np.where(known, found, np.array(missing, kind))
+    found = np.frombuffer(column.buffers()[1], kind, len(column), column.offset * kind.itemsize)
+    return np.where(_bits(column, 0), found, np.array(missing, kind)) if column.null_count else found
+
+
+def _bits(column: pa.Array, buffer: int) -> Bools:
+    """One of a column's bitmaps: 0 says which values are known, 1 holds those of truth values."""
+    bits = column.buffers()[buffer]
+    if bits is None:
+        return np.ones(len(column), bool)
+    unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
+    return unpacked[column.offset : column.offset + len(column)].astype(bool)
 
 
 def _tokens(file: pq.ParquetFile, name: str) -> Ints:
@@ -330,7 +335,8 @@ class StoredSpans(Sequence[Span]):
         self._file = pq.ParquetFile(path)
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
-        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        self._groups: OrderedDict[int, list[pa.Array]] = OrderedDict()
+        """Columns of the groups that were looked at last."""
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -347,64 +353,72 @@ class StoredSpans(Sequence[Span]):
             raise IndexError(f"there is no row {at}")
         group = int(np.searchsorted(self._bounds, row, side="right")) - 1
         if group not in self._groups:
-            self._groups[group] = self._file.read_row_group(group, columns=[field.name for field in _FIELDS])
+            rows = self._file.read_row_group(group, columns=_NAMES)
+            self._groups[group] = [rows.column(name).combine_chunks() for name in _NAMES]
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
-        (span,) = spans_of(self._groups[group].slice(row - int(self._bounds[group]), 1))
-        return span
+        at = row - int(self._bounds[group])
+        return _span([column[at].as_py() for column in self._groups[group]])
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
-        column = self._file.read(["prompt_blocks"]).column(0).combine_chunks()
-        known = np.asarray(column.is_valid())
-        length = np.maximum(_filled(column.value_lengths()), 0)
-        return PromptBlocks(
-            hashes=_plain(column.flatten(), 0),
-            first=np.concatenate(([0], np.cumsum(length))).astype(np.int64),
-            known=known,
-        )
+        schema, about = self._file.schema, self._file.metadata
+        groups = range(self._file.num_row_groups)
+        at = next(at for at in range(len(schema)) if schema.column(at).path.startswith("prompt_blocks."))
+        most = sum(about.row_group(number).column(at).num_values for number in groups)  # empty lists count
+        hashes = np.empty(most, np.uint64)
+        length, known = np.zeros(len(self), np.int64), np.zeros(len(self), bool)
+        row = end = 0
+        for number in groups:  # all at once would take three times their memory
+            for some in self._file.read_row_group(number, columns=["prompt_blocks"]).column(0).chunks:
+                rows, row = slice(row, row + len(some)), row + len(some)
+                known[rows] = _bits(some, 0)
+                length[rows] = np.maximum(_filled(some.value_lengths()), 0)
+                found = _plain(some.flatten(), 0)
+                hashes[end : end + len(found)] = found
+                end += len(found)
+        return PromptBlocks(hashes[:end], np.concatenate(([0], np.cumsum(length))), known)
 
     def __iter__(self) -> Iterator[Span]:
-        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=[field.name for field in _FIELDS]):
+        for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=_NAMES):
             yield from spans_of(batch)
 
 
 def spans_of(rows: "pa.Table | pa.RecordBatch") -> Iterator[Span]:
     """The spans of rows with the columns of `SCHEMA`."""
-    columns = [rows.column(field.name).to_pylist() for field in _FIELDS]
-    for values in zip(*columns, strict=True):
-        row = dict(zip((field.name for field in _FIELDS), values, strict=True))
-        counts = Usage(*(row[name] for name in _TOKENS))
-        yield Span(
-            trace_id=row["trace_id"],
-            span_id=row["span_id"],
-            parent_id=row["parent_id"],
-            name=row["name"],
-            kind=SpanKind(row["kind"]),
-            start_ns=row["start_ns"],
-            end_ns=row["end_ns"],
-            status=None if row["status"] is None else Status(row["status"]),
-            error=None
-            if row["error_type"] is None
-            else SpanError(row["error_type"], row["error_message"] or ""),
-            input=_raw(row["input"]),
-            output=_raw(row["output"]),
-            usage=None if counts == _NO_USAGE else counts,
-            workload_id=row["workload_id"],
-            attributes=_decoded(row["attributes"], dict[str, Any]) or {},
-            events=_decoded(row["events"], list[SpanEvent]) or [],
-            links=_decoded(row["links"], list[SpanLink]) or [],
-        )
+    for values in zip(*(rows.column(name).to_pylist() for name in _NAMES), strict=True):
+        yield _span(values)
 
 
-def _error(kind: str | None, message: str | None) -> SpanError | None:
-    return None if kind is None else SpanError(kind, message or "")
+def _span(values: Sequence[Any]) -> Span:
+    """The span of a row with these values of `_FIELDS`."""
+    row = dict(zip(_NAMES, values, strict=True))
+    counts = Usage(*(row[name] for name in _TOKENS))
+    return Span(
+        trace_id=row["trace_id"],
+        span_id=row["span_id"],
+        parent_id=row["parent_id"],
+        name=row["name"],
+        kind=SpanKind(row["kind"]),
+        start_ns=row["start_ns"],
+        end_ns=row["end_ns"],
+        status=None if row["status"] is None else Status(row["status"]),
+        error=None if row["error_type"] is None else SpanError(row["error_type"], row["error_message"] or ""),
+        input=_value(row["input"]),
+        output=_value(row["output"]),
+        usage=None if counts == _NO_USAGE else counts,
+        workload_id=row["workload_id"],
+        attributes=_decode_attributes(row["attributes"] or "{}"),
+        events=_decode_events(row["events"] or "[]"),
+        links=_decode_links(row["links"] or "[]"),
+    )
 
 
-def _raw(text: str | None) -> Any:
+def _value(text: str | None) -> Any:
     return msgspec.UNSET if text is None else msgspec.json.decode(text)
 
 
-def _decoded(text: str | None, kind: Any) -> Any:
-    return None if text is None else msgspec.json.decode(text, type=kind)
+_decode_attributes: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_events: Final = msgspec.json.Decoder(list[SpanEvent]).decode
+_decode_links: Final = msgspec.json.Decoder(list[SpanLink]).decode
