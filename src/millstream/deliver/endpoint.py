@@ -61,7 +61,9 @@ def parse_endpoint(endpoint: str, example: str = "http://localhost:9200") -> End
         port = parts.port
     except ValueError:
         raise ConfigError(f"`endpoint` {_shown(endpoint)!r} is no URL: its host or port is wrong") from None
-    if parts.scheme not in _SCHEMES or not parts.netloc:
+    if parts.scheme in _SCHEMES and not parts.netloc:
+        raise ConfigError(f"`endpoint` {_shown(endpoint)!r} names no host: write it as in {example}")
+    if parts.scheme not in _SCHEMES:
         raise ConfigError(
             f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, as in {example}"
         )
