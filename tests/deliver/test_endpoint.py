@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from millstream.deliver.endpoint import redacted
 from millstream.deliver.http import HttpClient
 from millstream.errors import ConfigError, UnreachableError
 from tests.deliver.receivers import http_receiver
@@ -150,3 +151,9 @@ def test_a_folder_of_certificates_to_trust(tmp_path, name):
         client = HttpClient(receiver.url, name="it", extra="otlp", ca_certs=str(tmp_path))
         assert client.request("POST", "/", b"").status == 200
         client.close()
+
+
+def test_a_secret_within_another_leaves_no_part_of_it():
+    assert redacted("no flour-in-a-sack, no flour", ["flour", "Bearer flour-in-a-sack", None]) == (
+        "no [redacted], no [redacted]"
+    )

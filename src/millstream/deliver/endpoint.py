@@ -98,10 +98,10 @@ def _shown(endpoint: str) -> str:
 
 def redacted(said: str, secrets: Iterable[str | None]) -> str:
     """What a server says, without what it was told in secret: some repeat that."""
-    for value in secrets:
-        for secret in (value, value.rpartition(" ")[2]) if value else ():
-            if len(secret) >= _SECRET:
-                said = said.replace(secret, "[redacted]")
+    known = {secret for value in secrets if value for secret in (value, value.rpartition(" ")[2])}
+    for secret in sorted(known, key=len, reverse=True):  # one may be a part of another
+        if len(secret) >= _SECRET:
+            said = said.replace(secret, "[redacted]")
     return said
 
 
