@@ -2,11 +2,16 @@
 
 import base64
 import re
+import ssl
+from pathlib import Path
 
 import pytest
+import trustme
 
+from millstream.deliver.endpoint import redacted
 from millstream.deliver.http import HttpClient
 from millstream.errors import ConfigError, UnreachableError
+from tests.deliver.receivers import http_receiver
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -24,8 +29,8 @@ def client(endpoint=NOBODY, **options):
         ("localhost:9200", "begins with http:// or https://"),
         ("localhost", "begins with http:// or https://"),
         ("ftp://localhost", "begins with http:// or https://"),
-        ("http://", "begins with http:// or https://"),
-        ("http:///path", "begins with http:// or https://"),
+        ("http://", "'http://' names no host: write it as in http://localhost:9200"),
+        ("http:///path", "names no host"),
         ("http://localhost:port", "its host or port is wrong"),
         ("http://localhost:99999", "its host or port is wrong"),
         ("http://localhost:0", "host, port or path is wrong"),
@@ -92,6 +97,7 @@ def test_what_is_shown(endpoint, shown):
         ({"headers": {"name": 5}}, "must be text, not int"),
         ({"ca_certs": "/no/such/file.pem"}, "`ca_certs`: /no/such/file.pem cannot be read"),
         ({"ca_certs": __file__}, "holds no usable certificate"),
+        ({"ca_certs": str(Path(__file__).parent)}, "holds no usable certificate"),
         ({"client_cert": "/no/such/file.pem"}, "`client_cert`: /no/such/file.pem cannot be read"),
         ({"client_key": __file__}, "without `client_cert`"),
         ({"ssl_assert_fingerprint": "ab:cd"}, "64 hexadecimal digits"),
@@ -131,3 +137,23 @@ def test_no_such_host():
     with pytest.raises(UnreachableError) as caught:
         client("http://no-such-host.invalid").request("GET", "/")
     assert str(caught.value).endswith("does not answer: no address is known for 'no-such-host.invalid'")
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "a name that is none of OpenSSL's.txt"])
+def test_a_folder_of_certificates_to_trust(tmp_path, name):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / name)
+    authority.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "folder").mkdir()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    with http_receiver(context) as receiver:
+        client = HttpClient(receiver.url, name="it", extra="otlp", ca_certs=str(tmp_path))
+        assert client.request("POST", "/", b"").status == 200
+        client.close()
+
+
+def test_a_secret_within_another_leaves_no_part_of_it():
+    assert redacted("no flour-in-a-sack, no flour", ["flour", "Bearer flour-in-a-sack", None]) == (
+        "no [redacted], no [redacted]"
+    )

@@ -105,8 +105,22 @@ def test_what_every_exporter_takes():
 @pytest.mark.parametrize(
     ("section", "lines"),
     [
-        ("file", [f"{HERE}: a mapping with a _type is needed here, not str 'file'"]),
+        ("file", [f"{HERE}: a mapping with a _type is needed here, not 'file'"]),
+        (None, [f"{HERE}: a mapping with a _type is needed here, not nothing"]),
         ({"path": "t"}, [f"{HERE}: the key '_type' is missing; it says which component this is"]),
+        ({"type": "file", "config": [1]}, [f"{HERE}.config: a mapping of keys is needed here, not a list"]),
+        ({"type": "file", "config": None}, [f"{HERE}: the key 'path' is missing"]),
+        (
+            {"_type": "otlp", "endpoint": "https://x", "tls": {"ca_file": 5, "insecure": "perhaps"}},
+            [
+                f"{HERE}: tls.ca_file: text is needed here, not a whole number; put it in quotes",
+                f"{HERE}: tls.insecure: true or false is needed here, not 'perhaps'",
+            ],
+        ),
+        (
+            {"_type": "mlflow", "experiment_id": "abc"},
+            [f"{HERE}.experiment_id: 'abc' is no id: MLflow numbers experiments, as in their pages' URLs"],
+        ),
         (
             {"_type": "fil", "path": "t"},
             [f"{HERE}._type: unknown exporter 'fil'; did you mean 'file'? Known: "],
@@ -160,7 +174,7 @@ def test_what_every_exporter_takes():
                 f"{HERE}.processors.0._type: unknown processor 'redact'; did you mean 'redaction'? Known: ",
                 f"{HERE}.processors.1.rat: unknown key; did you mean 'rate'? Known: rate",
                 f"{HERE}.processors.1: the key 'rate' is missing",
-                f"{HERE}.processors.2: a mapping with a _type is needed here, not int 3",
+                f"{HERE}.processors.2: a mapping with a _type is needed here, not 3",
                 f"{HERE}.paht: unknown key; did you mean 'path'? Known: ",
                 f"{HERE}: the key 'path' is missing",
             ],

@@ -281,6 +281,11 @@ def test_a_path_that_cannot_be_written_is_for_somebody_to_mend(tmp_path):
         ("/dev/null", "path: /dev/null is a device or a pipe; give a file"),
         ("/", "path: / is a folder; give a file, such as /traces.jsonl"),
         ("/etc/passwd/new/traces.jsonl", "cannot be made, for /etc/passwd is a file and no folder"),
+        (
+            "/proc/nope/x.jsonl",
+            "x.jsonl cannot be (made, for /proc takes no files: |written, for this user may)",
+        ),
+        ("/sys/x.jsonl", "x.jsonl cannot be (made, for /sys takes no files: |written, for this user may)"),
     ],
 )
 def test_what_can_be_no_file_is_refused_at_once(path, problem):

@@ -39,7 +39,7 @@ def test_several_problems_are_one_a_line():
     assert problems_of({"size": 3, "pets": [{"kind": "cat", "live": 1}, {"kind": "dog", "tricks": 7}]}) == [
         "home: the key 'size_m2' is missing",
         "home.pets.0.live: unknown key; did you mean 'lives'? Known: kind, lives",
-        "home.pets.1.tricks: input should be a valid list, but it is 7",
+        "home.pets.1.tricks: a list is needed here, not 7",
         "home.size: unknown key; did you mean 'size_m2'? Known: api_key, guest, pets, rooms, size_m2",
     ]
 
@@ -58,12 +58,12 @@ def test_a_union_without_a_discriminator_names_the_key_itself():
 def test_values_are_shown_but_not_secrets():
     lines = problems_of({"size_m2": -1, "api_key": 12345})
     assert lines == [
-        "home.size_m2: input should be greater than 0, but it is -1",
-        "home.api_key: input should be a valid string",
+        "home.size_m2: a number above 0 is needed here, not -1",
+        "home.api_key: text is needed here; put it in quotes",
     ]
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "nothing"), ([1], "list [1]"), ("x", "str 'x'")])
+@pytest.mark.parametrize(("value", "shown"), [(None, "nothing"), ([1], "a list"), ("x", "'x'")])
 def test_what_is_not_a_mapping(value, shown):
     assert problems_of(value) == [f"home: a mapping of keys is needed here, not {shown}"]
 

@@ -61,7 +61,9 @@ def parse_endpoint(endpoint: str, example: str = "http://localhost:9200") -> End
         port = parts.port
     except ValueError:
         raise ConfigError(f"`endpoint` {_shown(endpoint)!r} is no URL: its host or port is wrong") from None
-    if parts.scheme not in _SCHEMES or not parts.netloc:
+    if parts.scheme in _SCHEMES and not parts.netloc:
+        raise ConfigError(f"`endpoint` {_shown(endpoint)!r} names no host: write it as in {example}")
+    if parts.scheme not in _SCHEMES:
         raise ConfigError(
             f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, as in {example}"
         )
@@ -96,10 +98,10 @@ def _shown(endpoint: str) -> str:
 
 def redacted(said: str, secrets: Iterable[str | None]) -> str:
     """What a server says, without what it was told in secret: some repeat that."""
-    for value in secrets:
-        for secret in (value, value.rpartition(" ")[2]) if value else ():
-            if len(secret) >= _SECRET:
-                said = said.replace(secret, "[redacted]")
+    known = {secret for value in secrets if value for secret in (value, value.rpartition(" ")[2])}
+    for secret in sorted(known, key=len, reverse=True):  # one may be a part of another
+        if len(secret) >= _SECRET:
+            said = said.replace(secret, "[redacted]")
     return said
 
 

@@ -1,6 +1,8 @@
 """Spans to a file of JSON lines: a span a line, or the START and END events that other tools read."""
 
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, EIO, ENOSPC, ETIMEDOUT
 from pathlib import Path
@@ -41,7 +43,7 @@ class FileSink:
         max_files: renamed files to keep; older ones are removed.
 
     Raises:
-        ConfigError: `path` is a folder or a device, or lies in a file.
+        ConfigError: `path` is a folder or a device, lies in a file, or this user can make none there.
     """
 
     aliases: ClassVar[Mapping[str, str]] = {"output_path": "path", "file_path": "path"}
@@ -139,6 +141,16 @@ def _check(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
         raise ConfigError(f"path: {path} cannot be made, for {above} is a file and no folder")
+    place = path if path.exists() else above
+    if not os.access(place, os.W_OK):
+        raise ConfigError(f"path: {path} cannot be written, for this user may not write to {place}")
+    if place is above and os.statvfs(above).f_blocks == 0:  # perhaps a kernel's: rights say nothing there
+        try:
+            Path(tempfile.mkdtemp(prefix=".millstream-", dir=above)).rmdir()
+        except OSError as error:
+            raise ConfigError(
+                f"path: {path} cannot be made, for {above} takes no files: {error.strerror}"
+            ) from None
 
 
 def _span_key(line: bytes) -> bytes:

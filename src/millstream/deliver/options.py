@@ -23,6 +23,7 @@ _WORDS: Final = {
     "Path": "a path",
 }
 """What msgspec calls things, in the words of a workflow file."""
+_SHOWN: Final = 80
 _NAMES: Final = re.compile(r"`([^`]*)`")
 _EXPECTED: Final = re.compile(r"Expected (?P<need>.+?)(?:, got `(?P<got>\w+)`)?(?: - at `\$(?P<at>.*)`)?")
 
@@ -42,6 +43,15 @@ def raise_all(problems: list[str]) -> None:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
+def in_words(value: Any) -> str:
+    """A value of a workflow file that is out of place, for people: what it is, or, of a short one, itself."""
+    kind = _kind(value)
+    if kind in ("array", "object", "null"):
+        return _WORDS[kind]
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def component(value: Any, where: str) -> dict[str, Any]:
     """One component as `_type` and its keys, whether written so or as `type` and a nested `config`.
 
@@ -53,16 +63,17 @@ def component(value: Any, where: str) -> dict[str, Any]:
         ConfigError: it is no mapping, says no type, or says a key twice.
     """
     if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"{where}: a mapping with a _type is needed here, not {type(value).__name__} {value!r}"
-        )
+        raise ConfigError(f"{where}: a mapping with a _type is needed here, not {in_words(value)}")
     keys = dict(value)
     kind = keys.pop("_type", None)
     if kind is None:
         kind = keys.pop("type", None)
         nested = keys.get("config")
-        if kind is not None and isinstance(nested, Mapping):
+        if kind is not None and "config" in keys:
             del keys["config"]
+            nested = {} if nested is None else nested
+            if not isinstance(nested, Mapping):
+                raise ConfigError(f"{where}.config: a mapping of keys is needed here, not {in_words(nested)}")
             twice = sorted(map(str, nested.keys() & keys.keys()))
             if twice:
                 raise ConfigError(
@@ -130,7 +141,7 @@ class Accepted:
                 found[name] = _convert(value, self._types.get(name, Any))
             except msgspec.ValidationError as error:
                 found[name] = None
-                problems += _sentences(error, value, self._types[name], f"{where}.{key}")
+                problems += sentences(error, value, self._types[name], f"{where}.{key}")
         missing = [name for name in self._types if self._required(name) and name not in found]
         problems += [f"{where}: the key {name!r} is missing" for name in missing]
         return found, problems
@@ -179,7 +190,7 @@ def _path(kind: type, value: Any) -> Any:
     raise msgspec.ValidationError(f"Expected `{kind.__name__}`, got `{_kind(value)}`")
 
 
-def _sentences(error: msgspec.ValidationError, value: Any, kind: Any, where: str) -> list[str]:
+def sentences(error: msgspec.ValidationError, value: Any, kind: Any, where: str) -> list[str]:
     """What is wrong with a value; of a mapping with each that is in it, by its key, which msgspec omits."""
     if not (isinstance(value, Mapping) and str(error).endswith("at `$[...]`")):
         return [_sentence(error, value, kind, where)]

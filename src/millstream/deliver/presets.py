@@ -194,7 +194,13 @@ def mlflow(
         authorization = f"Bearer {token}"
     elif username:
         problems.append("username is given without password: give it, or set MLFLOW_TRACKING_PASSWORD")
-    experiment = _environment("MLFLOW_EXPERIMENT_ID") or "0" if experiment_id is None else str(experiment_id)
+    given = "" if experiment_id is None else str(experiment_id)
+    experiment = given or _environment("MLFLOW_EXPERIMENT_ID") or "0"
+    if not (experiment.isascii() and experiment.isdecimal()):
+        name = "experiment_id" if given else "MLFLOW_EXPERIMENT_ID"
+        problems.append(
+            f"{name}: {experiment!r} is no id: MLflow numbers experiments, as in their pages' URLs"
+        )
     with collected(problems):
         receiver = target(
             endpoint or _environment("MLFLOW_TRACKING_URI") or _MLFLOW_URL,

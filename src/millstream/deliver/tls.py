@@ -1,5 +1,6 @@
 """TLS to one endpoint: whom to trust, and a certificate or a CA that is pinned."""
 
+import contextlib
 import hashlib
 import re
 import ssl
@@ -76,10 +77,16 @@ def _bare() -> ssl.SSLContext:
 
 
 def _trust(context: ssl.SSLContext, path: str) -> None:
-    if Path(path).is_dir():
-        context.load_verify_locations(capath=path)
-    else:
+    """Trust the certificates of a file, or of all files of a folder that hold some, whatever their names."""
+    if not Path(path).is_dir():
         context.load_verify_locations(cafile=path)
+        return
+    for file in sorted(Path(path).iterdir()):
+        if file.is_file():
+            with contextlib.suppress(ssl.SSLError):  # a key, say
+                context.load_verify_locations(cafile=file)
+    if not context.cert_store_stats()["x509"]:
+        raise ssl.SSLError("no certificates")
 
 
 def _load(option: str, path: str, load: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from millstream.deliver.options import component
+from millstream.deliver.options import component, in_words
+from millstream.deliver.sizes import size_bytes
 from millstream.errors import nearest
 from millstream.workflow.environment import expand
 from millstream.workflow.secrets import masked
@@ -59,6 +60,13 @@ class JournalConfig(_Section):
 
     max_bytes: int | None = Field(default=None, ge=1)
     max_age_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @field_validator("max_bytes", mode="before")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"a size is needed here, such as 2GiB, not {in_words(value)}")  # noqa: TRY004  # what pydantic collects
+        return size_bytes(value) if isinstance(value, str) else value
 
 
 class TelemetryConfig(_Section):
@@ -143,9 +151,7 @@ def load_config(
     wanted = {name: tree[name] for name in SECTIONS if name in sections and tree.get(name) is not None}
     for name, value in wanted.items():
         if not isinstance(value, dict):
-            problems.lines.append(
-                f"{name}: a mapping of keys is needed here, not {type(value).__name__} {value!r}"
-            )
+            problems.lines.append(f"{name}: a mapping of keys is needed here, not {in_words(value)}")
     problems.raise_if_any(str(path))
     wanted = _with_types(wanted, problems)
     expanded: dict[str, Any] = {}
