@@ -133,15 +133,17 @@ def _by_uuid(table: SpanTable, rows: Ints, nodes: list[Node]) -> dict[str, Node]
     """Nodes by span id; one whose id is also used in an earlier trace is under `trace_id:span_id`."""
     found: dict[str, Node] = {}
     for row, node in zip(rows.tolist(), nodes, strict=True):
-        span = table.spans[row]
-        found[span.span_id if span.span_id not in found else f"{span.trace_id}:{span.span_id}"] = node
+        span_id = table.span_ids[row]
+        if span_id in found:
+            span_id = f"{table.trace_ids[int(table.trace[row])]}:{span_id}"
+        found[span_id] = node
     return found
 
 
 def _node(table: SpanTable, row: int, own: Ints, subtree: Ints, at_once: int) -> Node:
     self_s = float(own / NS_PER_S)
     return Node(
-        uuid=table.spans[row].span_id,
+        uuid=table.span_ids[row],
         operation_type=KINDS[table.kind[row]],
         operation_name=operation_name(table, row),
         start_time=float(table.start_ns[row] / NS_PER_S),

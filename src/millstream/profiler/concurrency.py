@@ -122,7 +122,7 @@ def spikes(table: SpanTable, threshold: int) -> list[Spike]:
     met = np.flatnonzero(stop > first)
     for row, start, end in zip(rows[met].tolist(), first[met].tolist(), stop[met].tolist(), strict=True):
         for spike in range(start, end):
-            inside[spike].append(table.spans[row].span_id)
+            inside[spike].append(table.span_ids[row])
     return [
         Spike(float(b / NS_PER_S), float(f / NS_PER_S), int(p), active)
         for b, f, p, active in zip(begin, finish, peak, inside, strict=True)

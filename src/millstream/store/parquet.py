@@ -205,6 +205,7 @@ def read_table(path: Path) -> SpanTable | None:
         trace = _numbers(file, "trace")
         return SpanTable(
             spans=StoredSpans(path),
+            span_ids=StoredIds(path),
             trace_ids=StoredTraceIds(path, trace, about.traces),
             names=names,
             models=models,
@@ -298,6 +299,27 @@ def _recoded(column: pa.DictionaryArray, codes: list[int]) -> Ints:
     """The code of each row's word, -1 where there is none."""
     table: Ints = np.array([*codes, UNKNOWN], np.int64)
     return table[_filled(column.indices)]
+
+
+class StoredIds(Sequence[str]):
+    """The ids of the spans of a file, read when one of them is looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._count: int = pq.read_metadata(path).num_rows
+        self._ids: list[str] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if self._ids is None:
+            self._ids = pq.read_table(self._path, columns=["span_id"]).column(0).to_pylist()
+        return self._ids[at]
 
 
 class StoredTraceIds(Sequence[str]):

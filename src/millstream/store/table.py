@@ -61,6 +61,7 @@ class SpanTable:
 
     Attributes:
         spans: the spans themselves, in row order.
+        span_ids: theirs.
         trace_ids: one a trace; a trace named in `trace_order` is there even without spans.
         names: the distinct span names; `name` holds positions in it.
         models: the distinct models of LLM spans; `model` holds positions in it.
@@ -82,6 +83,7 @@ class SpanTable:
     """
 
     spans: Sequence[Span]
+    span_ids: Sequence[str]
     trace_ids: Sequence[str]
     names: list[str]
     models: list[str]
@@ -168,6 +170,7 @@ class SpanTable:
         failed = (status == STATUS_CODE[Status.ERROR.value]) & (end >= 0)
         return cls(
             spans=rows,
+            span_ids=[span.span_id for span in rows],
             trace_ids=trace_ids,
             names=names,
             models=models,
