@@ -14,6 +14,8 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 
 import millstream
 from millstream import SpanKind, Status, current_span, semconv, start_span, track_function
+from millstream.deliver import otlp_attributes
+from millstream.deliver.flywheel_record import record_of
 from millstream.record.integrations.openai.streams import Reply
 from tests.integrations.conformance import (
     SYSTEM,
@@ -610,23 +612,53 @@ def canned(instrumented):
         thread.join()
 
 
-def test_of_several_choices_the_first_is_the_output(canned, spans):
+def test_of_several_choices_all_are_recorded(canned, spans):
     client, answers = canned
+    call = {"index": 0, "id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    made = {key: call[key] for key in call if key != "index"}
     answers += [
-        completion(said(0, content="a"), said(1, "length", content="b")),
+        completion(said(0, content="a"), said(1, "tool_calls", content=None, tool_calls=[made])),
         [
-            chunk(index=1, delta={"role": "assistant", "content": "b"}, finish_reason=None),
+            chunk(index=1, delta={"role": "assistant", "tool_calls": [call]}, finish_reason=None),
             chunk(index=0, delta={"role": "assistant", "content": "a"}, finish_reason=None),
-            chunk(index=1, delta={}, finish_reason="length"),
+            chunk(index=1, delta={}, finish_reason="tool_calls"),
             chunk(index=0, delta={}, finish_reason="stop"),
         ],
     ]
     for more in ({}, {"stream": True}):
         list(client.chat.completions.create(**asked("Two."), n=2, **more))
-    for call in spans():
-        assert call.output == {"role": "assistant", "content": "a"}
-        assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "length"]
-        assert call.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
+    messages = [
+        {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [made]},
+    ]
+    for one in spans():
+        assert one.output == messages
+        assert one.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "tool_calls"]
+        assert one.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
+        record = record_of(one, client_id="mill")
+        assert record.error is None
+        assert record.request["n"] == 2
+        assert record.response["choices"] == [
+            {"index": 0, "message": messages[0], "finish_reason": "stop"},
+            {"index": 1, "message": messages[1], "finish_reason": "tool_calls"},
+        ]
+        told = json.loads(otlp_attributes.told(one)["gen_ai.output.messages"])
+        assert [message["finish_reason"] for message in told] == ["stop", "tool_call"]
+        assert [message["parts"][0]["type"] for message in told] == ["text", "tool_call"]
+
+
+def test_of_several_choices_one_that_had_not_ended_is_no_answer(canned, spans):
+    client, answers = canned
+    answers.append(
+        [
+            chunk(index=0, delta={"role": "assistant", "content": "a"}, finish_reason="stop"),
+            chunk(index=1, delta={"role": "assistant", "content": "b"}, finish_reason=None),
+        ]
+    )
+    list(client.chat.completions.create(**asked("Two."), n=2, stream=True))
+    record = record_of(only_model_call(spans()), client_id="mill")
+    assert record.error.type == "incomplete"
+    assert record.response["choices"] == []
 
 
 def test_refusals_and_thoughts(canned, spans):

@@ -186,7 +186,8 @@ def _outcome(span: Span) -> tuple[list[dict[str, Any]], SpanError | None]:
     if state in _UNFINISHED:
         return [], SpanError("incomplete", f"the answer was {state} when the call ended")
     streamed = semconv.CHUNK_COUNT in span.attributes
-    if state is None and (is_empty(answers[0]) or (streamed and span.usage is None)):
+    without_reason = answers[len(reasons) :]
+    if without_reason and (any(map(is_empty, without_reason)) or (streamed and span.usage is None)):
         return [], SpanError("incomplete", "the answer did not come whole")
     return [
         _choice(number, answer, reasons[number] if number < len(reasons) else None)

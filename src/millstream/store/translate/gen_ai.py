@@ -65,6 +65,7 @@ _AS_THEY_ARE: Final = (
     semconv.REQUEST_FREQUENCY_PENALTY,
     semconv.REQUEST_PRESENCE_PENALTY,
     semconv.REQUEST_CHOICE_COUNT,
+    semconv.REQUEST_REASONING_LEVEL,
     semconv.RESPONSE_ID,
     semconv.RESPONSE_MODEL,
     semconv.TOOL_NAME,

@@ -91,17 +91,17 @@ def text_of(value: Any) -> Any:
     return value if isinstance(value, str) or value is None else msgspec.json.encode(value).decode()
 
 
-def answer(messages: list[Message] | None, *, choices: Any = None) -> Message | None:
-    """One message of what a model gave back.
+def answer(messages: list[Message] | None, *, choices: Any = None) -> Message | list[Message] | None:
+    """What a model gave back: a message, or one a choice where there are several.
 
     Args:
         messages: one each for the pieces of an answer, or for the choices that were asked for.
-        choices: how many were asked for; of several, the first is given.
+        choices: how many were asked for.
     """
     if not messages:
         return None
     if isinstance(choices, int) and choices > 1:
-        return messages[0]
+        return messages if len(messages) > 1 else messages[0]
     whole = next((message for message in messages if message.get("content")), messages[0])
     told = (message.get("tool_calls") for message in messages)
     calls = [one for calls in told if isinstance(calls, list) for one in calls]

@@ -13,7 +13,7 @@ _REASONING = ("reasoning_content", "reasoning")
 
 
 class ChatAnswer(Answer):
-    """An answer of the chat completions API; of several choices the first is the output."""
+    """An answer of the chat completions API; of several choices the output is a list of messages."""
 
     operation: ClassVar[str] = "chat"
 
@@ -43,7 +43,7 @@ class ChatAnswer(Answer):
         choices = list(items(read(answer, "choices")))
         self._tell(
             answer,
-            message_json(read(choices[0], "message")) if choices else msgspec.UNSET,
+            [message_json(read(choice, "message")) for choice in choices],
             [read(choice, "finish_reason") for choice in choices],
             read(answer, "usage"),
         )
@@ -59,13 +59,14 @@ class ChatAnswer(Answer):
         return carries
 
     def finish(self) -> None:
-        """Record the message that the chunks make."""
+        """Record the messages that the chunks make."""
         if self._last is not None:
             choices = [choice for _, choice in sorted(self._choices.items())]
-            output = choices[0].message() if choices else msgspec.UNSET
-            self._tell(self._last, output, [choice.finish_reason for choice in choices], self._usage)
+            messages = [choice.message() for choice in choices]
+            self._tell(self._last, messages, [choice.finish_reason for choice in choices], self._usage)
 
-    def _tell(self, answer: Any, output: Any, reasons: list[Any], usage: Any) -> None:
+    def _tell(self, answer: Any, messages: list[Any], reasons: list[Any], usage: Any) -> None:
+        output = messages if len(messages) > 1 else messages[0] if messages else msgspec.UNSET
         self.step.answer(
             output,
             usage=usage_from_openai(usage),
