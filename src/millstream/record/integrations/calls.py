@@ -98,6 +98,12 @@ def wrap(
 
         return asynchronous
 
+    return _wrap_plain(method, kind, end_run, span_of)
+
+
+def _wrap_plain(
+    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf | None
+) -> Callable[..., Any]:
     @functools.wraps(method)
     def plain(*args: Any, **kwargs: Any) -> Any:
         outer_span, span = context.current.get(), None
