@@ -113,6 +113,39 @@ def test_openllmetry_decorators(kind, expected):
     assert left(span) == {"traceloop.entity.name", "traceloop.workflow.name"}
 
 
+SAID = [{"role": "assistant", "content": text} for text in "ab"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "llm.request.type": "chat",
+            **{f"gen_ai.completion.{n}.content": said["content"] for n, said in enumerate(SAID)},
+        },
+        {
+            "openinference.span.kind": "LLM",
+            "llm.invocation_parameters": '{"n": 2}',
+            **{f"llm.output_messages.{n}.message.role": "assistant" for n in range(2)},
+            **{f"llm.output_messages.{n}.message.content": one["content"] for n, one in enumerate(SAID)},
+        },
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.output.messages": json.dumps(
+                [
+                    {"role": "assistant", "parts": [{"type": "text", "content": one["content"]}]}
+                    for one in SAID
+                ]
+            ),
+        },
+    ],
+)
+def test_all_of_several_choices(attributes):
+    span = told({"gen_ai.request.choice.count": 2, **attributes})
+    assert span.output == SAID
+    assert span.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
+
+
 def test_messages_as_events():
     def event(name, **attributes):
         return SpanEvent(name, 10**18, attributes)
