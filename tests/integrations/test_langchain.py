@@ -115,6 +115,22 @@ async def test_a_call_is_one_span_in_every_way(base_url, spans, everything):
     assert sum(semconv.CHUNK_COUNT in span.attributes for span in spans()) == 2
 
 
+@pytest.mark.parametrize("everything", [False, True])
+async def test_all_choices_are_recorded(base_url, spans, everything):
+    millstream.instrument(*([] if everything else ["langchain"]))
+    prompt = messages("say hello")
+    async with httpx.AsyncClient() as client:
+        model = many(base_url, n=2, http_async_client=client)
+        whole = model.generate([prompt])
+        await model.agenerate([prompt])
+    assert len(whole.generations[0]) == 2
+    for call in spans():
+        assert call.output == [{"role": "assistant", "content": "hello"}] * 2
+        assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "stop"]
+        assert call.usage.output_tokens == 16
+    assert len(spans()) == 2
+
+
 # langchain-openai adds up the details of usage, of which some are null
 @pytest.mark.filterwarnings("ignore:Unexpected type for token usage:UserWarning")
 async def test_prompts_of_one_batch_keep_apart(base_url, spans):

@@ -14,6 +14,8 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 
 import millstream
 from millstream import SpanKind, Status, current_span, semconv, start_span, track_function
+from millstream.deliver.flywheel_record import record_of
+from millstream.deliver.otlp_attributes import told as attributes_of
 from millstream.record.integrations.openai.streams import Reply
 from tests.integrations.conformance import (
     SYSTEM,
@@ -610,21 +612,115 @@ def canned(instrumented):
         thread.join()
 
 
-def test_of_several_choices_the_first_is_the_output(canned, spans):
+def assert_all_choices_of(call, completion_choices):
+    """The span has every choice, the flywheel record and the OTLP form, too."""
+    said = [message.model_dump(exclude_none=True) for message in completion_choices]
+    told = [
+        {key: value for key, value in message.items() if value is not None and key != "index"}
+        for message in call.output
+    ]
+    assert [message.get("content") for message in told] == [message.get("content") for message in said]
+    assert call.attributes[semconv.REQUEST_CHOICE_COUNT] == len(said)
+    reasons = call.attributes[semconv.RESPONSE_FINISH_REASONS]
+    assert len(reasons) == len(said)
+    record = record_of(call, client_id="app")
+    assert [choice["index"] for choice in record.response["choices"]] == list(range(len(said)))
+    assert [choice["message"]["content"] for choice in record.response["choices"]] == [
+        message.get("content") for message in said
+    ]
+    assert [choice["finish_reason"] for choice in record.response["choices"]] == reasons
+    sent = json.loads(attributes_of(call)["gen_ai.output.messages"])
+    assert len(sent) == len(said)
+    assert all(message["finish_reason"] for message in sent)
+
+
+SEVERAL = [{"n": 2}, {"n": 3, "tools": [CHAT_WEATHER]}]
+
+
+@pytest.mark.parametrize("more", SEVERAL)
+def test_all_choices_are_recorded(client, spans, more):
+    completion = client.chat.completions.create(**asked("say hello"), **more)
+    messages = [choice.message for choice in completion.choices]
+    (call,) = spans()
+    assert_all_choices_of(call, messages)
+    ids = [each.id for message in messages for each in message.tool_calls or ()]
+    assert [each["id"] for message in call.output for each in message.get("tool_calls", ())] == ids
+    assert bool(ids) == ("tools" in more)
+    assert call.usage.output_tokens == completion.usage.completion_tokens
+
+
+@pytest.mark.parametrize("more", SEVERAL)
+def test_all_choices_of_a_stream_are_recorded(client, spans, more):
+    completion = client.chat.completions.create(**asked("say hello"), **more)
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    list(client.chat.completions.create(**asked("say hello"), **more, **options))
+    whole, streamed = spans()
+    assert_all_choices_of(streamed, [choice.message for choice in completion.choices])
+    for call in (whole, streamed):
+        for message in call.output:
+            for each in message.get("tool_calls", ()):
+                del each["id"]
+    assert streamed.output == whole.output
+    assert streamed.usage == whole.usage
+    assert (
+        streamed.attributes[semconv.RESPONSE_FINISH_REASONS]
+        == (whole.attributes[semconv.RESPONSE_FINISH_REASONS])
+    )
+
+
+async def test_all_choices_of_asynchronous_calls_are_recorded(async_client, spans):
+    completion = await async_client.chat.completions.create(**asked("Count."), n=2)
+    stream = await async_client.chat.completions.create(
+        **asked("Count."), n=2, stream=True, stream_options={"include_usage": True}
+    )
+    async for _chunk in stream:
+        pass
+    for call in spans():
+        assert_all_choices_of(call, [choice.message for choice in completion.choices])
+
+
+def test_one_choice_is_one_message(client, spans):
+    client.chat.completions.create(**asked("Count."), n=1)
+    (call,) = spans()
+    assert call.output == {"role": "assistant", "content": TEXT}
+
+
+def test_a_stream_of_several_choices_that_is_left_makes_no_record(canned, spans):
     client, answers = canned
-    answers += [
-        completion(said(0, content="a"), said(1, "length", content="b")),
+    answers.append(
         [
-            chunk(index=1, delta={"role": "assistant", "content": "b"}, finish_reason=None),
-            chunk(index=0, delta={"role": "assistant", "content": "a"}, finish_reason=None),
+            chunk(index=0, delta={"role": "assistant", "content": "a"}),
+            chunk(index=1, delta={"role": "assistant", "content": "b"}),
             chunk(index=1, delta={}, finish_reason="length"),
+            chunk(index=0, delta={"content": "b"}),
+        ]
+    )
+    list(client.chat.completions.create(**asked("Two."), n=2, stream=True))
+    (call,) = spans()
+    assert [message["content"] for message in call.output] == ["ab", "b"]
+    assert semconv.RESPONSE_FINISH_REASONS not in call.attributes
+    record = record_of(call, client_id="app")
+    assert record.response["choices"] == []
+    assert record.error.type == "incomplete"
+
+
+def test_choices_come_in_any_order(canned, spans):
+    client, answers = canned
+    call = {"index": 0, "id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    made = {key: call[key] for key in call if key != "index"}
+    answers += [
+        completion(said(0, content="a"), said(1, "tool_calls", content=None, tool_calls=[made])),
+        [
+            chunk(index=1, delta={"role": "assistant", "tool_calls": [call]}, finish_reason=None),
+            chunk(index=0, delta={"role": "assistant", "content": "a"}, finish_reason=None),
+            chunk(index=1, delta={}, finish_reason="tool_calls"),
             chunk(index=0, delta={}, finish_reason="stop"),
         ],
     ]
     for more in ({}, {"stream": True}):
         list(client.chat.completions.create(**asked("Two."), n=2, **more))
     for call in spans():
-        assert call.output == {"role": "assistant", "content": "a"}
+        assert call.output == [{"role": "assistant", "content": text} for text in "ab"]
         assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "length"]
         assert call.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
 
@@ -668,7 +764,6 @@ def test_text_completions(canned, spans):
     answers += [
         text_completion(
             {"index": 0, "text": "ab", "finish_reason": "stop"},
-            {"index": 1, "text": "x", "finish_reason": "stop"},
             usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
         ),
         [
@@ -687,6 +782,21 @@ def test_text_completions(canned, spans):
     assert first.usage.output_tokens == 2
     assert second.attributes[semconv.CHUNK_COUNT] == 2
     assert second.usage is None
+
+
+def test_text_completions_of_several_prompts_and_choices(canned, spans):
+    client, answers = canned
+    texts = [{"index": index, "text": text, "finish_reason": "stop"} for index, text in enumerate("abcd")]
+    answers += [text_completion(*texts), [text_completion(one) for one in reversed(texts)]]
+    client.completions.create(model="m", prompt=["A:", "C:"], n=2)
+    list(client.completions.create(model="m", prompt=["A:", "C:"], n=2, stream=True))
+    first, second = spans()
+    for call in (first, second):
+        assert call.output == [{"role": "assistant", "content": text} for text in "abcd"]
+        assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop"] * 4
+        record = record_of(call, client_id="app")
+        assert [message["content"] for message in record.request["messages"]] == ["A:"]
+        assert [choice["message"]["content"] for choice in record.response["choices"]] == ["a", "b"]
 
 
 def test_answers_that_make_no_sense_break_nothing(canned, spans):

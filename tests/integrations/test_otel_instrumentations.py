@@ -78,6 +78,9 @@ def as_before():
                 setattr(owner, name, members[name])
 
 
+WHOLE_LOGFIRE = "logfire, with whole requests"
+
+
 @contextlib.contextmanager
 def instrumented(*names):
     """The instrumentations, in this order, all of one provider that is copied."""
@@ -90,8 +93,9 @@ def instrumented(*names):
             if name == "ours":
                 millstream.instrument("openai")
                 stack.callback(millstream.uninstrument)
-            elif name == "logfire":
-                stack.enter_context(stack.enter_context(local_logfire()).instrument_openai())
+            elif name in ("logfire", WHOLE_LOGFIRE):
+                made = stack.enter_context(local_logfire())
+                stack.enter_context(made.instrument_openai(version=1 if name == WHOLE_LOGFIRE else 2))
             else:
                 instrumentor = {"openinference": OpenInference, "openllmetry": OpenLLMetry}[name]()
                 instrumentor.instrument(tracer_provider=provider)
@@ -155,6 +159,35 @@ def test_a_call_is_told_as_by_an_integration_of_ours(name, client, spans):
     ]
     assert not left
     assert "gen_ai.input.messages" not in span.attributes
+
+
+@pytest.mark.parametrize("name", ["openinference", "openllmetry", WHOLE_LOGFIRE, "ours"])
+def test_what_was_asked_of_an_answer(name, client, spans):
+    schema = {
+        "title": "sky",
+        "type": "object",
+        "properties": {},
+        "required": [],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "sky", "schema": schema}}
+    choice = {"type": "function", "function": {"name": "weather"}}
+    with instrumented(name):
+        ask(
+            client,
+            "Weather?",
+            tools=[WEATHER],
+            tool_choice=choice,
+            parallel_tool_calls=False,
+            response_format=form,
+            reasoning_effort="low",
+        )
+    told = only_model_call(spans()).attributes
+    assert told[semconv.REQUEST_REASONING_LEVEL] == "low"
+    assert told[semconv.REQUEST_RESPONSE_FORMAT] == form
+    if name != "openllmetry":  # which does not tell it
+        assert told[semconv.REQUEST_TOOL_CHOICE] == choice
+        assert told[semconv.REQUEST_PARALLEL_TOOL_CALLS] is False
 
 
 @pytest.mark.parametrize("name", THEIRS)

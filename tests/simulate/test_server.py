@@ -30,6 +30,8 @@ rules:
     reply: "It is $last."
   - when: {last_user_matches: '^count$'}
     reply: one two three four five six
+  - when: {last_user_matches: '^pick$'}
+    reply: ["one two", "three four five", six]
   - when: {model: noisy}
     reply: [a, b, c, d, e, f, g, h]
 default: "You said: $user"
@@ -69,6 +71,33 @@ def user(text):
 
 def ask(client, text="hello", model="quick", **more):
     return client.chat.completions.create(model=model, messages=user(text), **more)
+
+
+def test_several_choices_whole_and_streamed(client):
+    one = ask(client, "pick", n=1).usage
+    answer = ask(client, "pick", n=3)
+    texts = [choice.message.content for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert set(texts) <= {"one two", "three four five", "six"}
+    assert len({ask(client, "pick", n=3, seed=seed).choices[1].message.content for seed in range(9)}) > 1
+    assert answer.usage.prompt_tokens == one.prompt_tokens
+    assert answer.usage.completion_tokens == sum(len(text.split()) for text in texts)
+    options = {"stream_options": {"include_usage": True}}
+    *chunks, last = ask(client, "count", n=2, stream=True, **options)
+    assert last.usage.completion_tokens == 12
+    order = [choice.index for chunk in chunks for choice in chunk.choices if choice.delta.content]
+    assert order == [0, 1] * 6
+    reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    assert reasons == ["stop", "stop"]
+    called = ask(client, "weather in Oslo and Rome", n=2, tools=TOOLS)
+    ids = [call.id for choice in called.choices for call in choice.message.tool_calls]
+    assert len(set(ids)) == 4
+
+
+def test_several_choices_take_the_time_of_the_longest(client):
+    start_s = time.monotonic()
+    ask(client, "count", "slow", n=4)
+    assert time.monotonic() - start_s < 1.2
 
 
 def test_a_plain_answer_with_its_usage(client):
@@ -173,9 +202,9 @@ def test_errors_have_openais_shape(client):
         "param": None,
         "code": "model_not_found",
     }
-    with pytest.raises(openai.BadRequestError, match="Only n = 1") as several:
-        ask(client, n=2)
-    assert several.value.param == "n"
+    with pytest.raises(openai.BadRequestError, match="Expected a value >= 1") as none:
+        ask(client, n=0)
+    assert none.value.param == "n"
     with pytest.raises(openai.NotFoundError, match=r"Invalid URL \(POST /v1/completions\)"):
         client.completions.create(model="quick", prompt="x")
     with pytest.raises(openai.APIStatusError, match="Not allowed to POST"):

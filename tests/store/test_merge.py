@@ -56,6 +56,19 @@ def test_a_call_inside_a_call_tells_it_what_it_does_not_know(spans, home):
     assert store.merged == {"LLM": 1}
 
 
+@pytest.mark.parametrize("tells_all", ["outer", "inner"])
+def test_all_choices_stay_when_one_instrumentation_tells_the_first_only(spans, tells_all):
+    choices = [{"role": "assistant", "content": text} for text in "ab"]
+    with start_span("outer", kind=LLM) as outer, start_span("inner", kind=LLM) as inner:
+        for span, name in ((outer, "outer"), (inner, "inner")):
+            span.set_output(choices if name == tells_all else choices[0])
+            reasons = ["stop", "length"] if name == tells_all else ["stop"]
+            span.set_attribute(semconv.RESPONSE_FINISH_REASONS, reasons)
+    (call,) = spans()
+    assert call.output == choices
+    assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "length"]
+
+
 def test_five_deep_are_one(spans):
     nest = [open_in(None, name="1")]
     for number in range(2, 6):

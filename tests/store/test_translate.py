@@ -113,6 +113,39 @@ def test_openllmetry_decorators(kind, expected):
     assert left(span) == {"traceloop.entity.name", "traceloop.workflow.name"}
 
 
+SAID = [{"role": "assistant", "content": text} for text in "ab"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "llm.request.type": "chat",
+            **{f"gen_ai.completion.{n}.content": said["content"] for n, said in enumerate(SAID)},
+        },
+        {
+            "openinference.span.kind": "LLM",
+            "llm.invocation_parameters": '{"n": 2}',
+            **{f"llm.output_messages.{n}.message.role": "assistant" for n in range(2)},
+            **{f"llm.output_messages.{n}.message.content": one["content"] for n, one in enumerate(SAID)},
+        },
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.output.messages": json.dumps(
+                [
+                    {"role": "assistant", "parts": [{"type": "text", "content": one["content"]}]}
+                    for one in SAID
+                ]
+            ),
+        },
+    ],
+)
+def test_all_of_several_choices(attributes):
+    span = told({"gen_ai.request.choice.count": 2, **attributes})
+    assert span.output == SAID
+    assert span.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
+
+
 def test_messages_as_events():
     def event(name, **attributes):
         return SpanEvent(name, 10**18, attributes)
@@ -189,6 +222,72 @@ def test_logfire_with_the_whole_request_in_one_attribute():
     assert span.usage == Usage(3, 2)
     assert span.attributes[semconv.REQUEST_TEMPERATURE] == 0.25
     assert not left(span) - {semconv.OTEL_SCOPE_NAME}
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "sky", "strict": True, "schema": {"type": "object"}}}
+ASKED = {
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "parallel_tool_calls": False,
+    "response_format": FORM,
+    "reasoning_effort": "low",
+}
+KNOWN = {
+    semconv.REQUEST_TOOL_CHOICE: ASKED["tool_choice"],
+    semconv.REQUEST_PARALLEL_TOOL_CALLS: False,
+    semconv.REQUEST_RESPONSE_FORMAT: FORM,
+    semconv.REQUEST_REASONING_LEVEL: "low",
+}
+RESPONSES = {
+    **{name: ASKED[name] for name in ("tool_choice", "parallel_tool_calls")},
+    "reasoning": {"effort": "low"},
+    "text": {"format": {"type": "json_schema", **FORM["json_schema"]}},
+}
+
+
+@pytest.mark.parametrize("request_", [ASKED, RESPONSES])
+def test_parameters_of_a_request_have_the_names_that_ours_have(request_):
+    openinference = {
+        "openinference.span.kind": "LLM",
+        "llm.invocation_parameters": json.dumps({**request_, "metadata": {"a": "b"}}),
+    }
+    span = told(openinference)
+    assert KNOWN.items() <= span.attributes.items()
+    assert span.attributes["llm.invocation_parameters"] == {"metadata": {"a": "b"}}
+    body = json.dumps({"model": "able", "messages": [USER], **request_})
+    span = told({"request_data": body}, scope="logfire.openai")
+    assert KNOWN.items() <= span.attributes.items()
+
+
+def test_parameters_that_openllmetry_tells():
+    schema = {"type": "object", "title": "sky"}
+    span = told(
+        {
+            "llm.request.type": "chat",
+            "gen_ai.request.reasoning_effort": "low",
+            "gen_ai.request.structured_output_schema": json.dumps(schema),
+        }
+    )
+    assert span.attributes[semconv.REQUEST_REASONING_LEVEL] == "low"
+    assert span.attributes[semconv.REQUEST_RESPONSE_FORMAT] == {
+        "type": "json_schema",
+        "json_schema": {"name": "sky", "schema": schema},
+    }
+    assert not left(span)
+
+
+def test_several_choices_are_a_list_of_messages():
+    made = [{"role": "assistant", "content": text} for text in ("Rain.", "Sun.")]
+    several = {"gen_ai.operation.name": "chat", "gen_ai.request.choice.count": 2}
+    assert told({**several, "gen_ai.output.messages": json.dumps(made)}).output == made
+    inference = {
+        "openinference.span.kind": "LLM",
+        "llm.invocation_parameters": '{"n": 2}',
+        "llm.output_messages.0.message.role": "assistant",
+        "llm.output_messages.0.message.content": "Rain.",
+        "llm.output_messages.1.message.role": "assistant",
+        "llm.output_messages.1.message.content": "Sun.",
+    }
+    assert told(inference).output == made
 
 
 @pytest.mark.parametrize(
@@ -319,6 +418,7 @@ _NAMES = st.sampled_from(
             "llm.tools.0.tool",
             "llm.tools.0.tool.json_schema",
             "llm.invocation_parameters",
+            openllmetry._SCHEMA,
             "embedding.embeddings.0.embedding",
             "retrieval.documents.0.document",
             "reranker.input_documents.0",

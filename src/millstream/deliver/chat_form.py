@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from millstream.choices import messages_of
+
 _ROLES: Final = {
     "human": "user",
     "ai": "assistant",
@@ -76,10 +78,8 @@ def answer_messages(told: Any, call_prefix: str) -> list[Message]:
     Raises:
         NotAChatError: it is no message.
     """
-    if isinstance(told, dict) and isinstance(told.get("choices"), list):
-        told = [one.get("message") for one in told["choices"] if isinstance(one, dict)]
     answers = []
-    for one in told if isinstance(told, list) else [told]:
+    for one in messages_of(told):
         said = {"content": one} if isinstance(one, str) else one
         if not isinstance(said, dict) or not any(key in said for key in _SAID):
             raise NotAChatError("its output is no message")

@@ -8,6 +8,7 @@ answer must not look like one.
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any, Final
 
 import msgspec
@@ -153,8 +154,8 @@ def record_of(
 def _request(span: Span) -> dict[str, Any]:
     attributes = span.attributes
     messages = request_messages(span.input)
-    if attributes.get(semconv.OPERATION_NAME) == "text_completion":
-        messages = messages[:1]  # each prompt has answers of its own; those of the first are recorded
+    if _is_completion(span):
+        messages = messages[:1]  # each prompt has choices of its own; a chat holds those of the first
     model = attributes.get(semconv.REQUEST_MODEL) or attributes.get(semconv.RESPONSE_MODEL) or span.name
     request: dict[str, Any] = {"model": str(model), "messages": messages}
     for name, attribute in _PARAMETERS.items():
@@ -181,22 +182,29 @@ def _outcome(span: Span) -> tuple[list[dict[str, Any]], SpanError | None]:
     if span.output is msgspec.UNSET or span.output is None:
         return [], None
     answers = answer_messages(span.output, f"call_{span.span_id}")
-    reasons = _finish_reasons(span)
-    state = reasons[0] if reasons else None
-    if state in _UNFINISHED:
-        return [], SpanError("incomplete", f"the answer was {state} when the call ended")
+    if _is_completion(span) and isinstance(span.input, list) and len(span.input) > 1:
+        asked_for = span.attributes.get(semconv.REQUEST_CHOICE_COUNT)
+        answers = answers[: asked_for if isinstance(asked_for, int) and asked_for > 0 else 1]
     streamed = semconv.CHUNK_COUNT in span.attributes
-    if state is None and (is_empty(answers[0]) or (streamed and span.usage is None)):
-        return [], SpanError("incomplete", "the answer did not come whole")
-    return [
-        _choice(number, answer, reasons[number] if number < len(reasons) else None)
-        for number, answer in enumerate(answers)
-    ], None
+    told = []
+    for number, (answer, state) in enumerate(zip_longest(answers, _finish_reasons(span)[: len(answers)])):
+        if state in _UNFINISHED:
+            return [], SpanError("incomplete", f"the answer was {state} when the call ended")
+        if state is None and (is_empty(answer) or (streamed and span.usage is None)):
+            return [], SpanError("incomplete", "the answer did not come whole")
+        told.append(_choice(number, answer, state))
+    return told, None
 
 
-def _finish_reasons(span: Span) -> list[str]:
+def _is_completion(span: Span) -> bool:
+    """Whether this is a call of the text completions API, which takes several prompts."""
+    return span.attributes.get(semconv.OPERATION_NAME) == "text_completion"
+
+
+def _finish_reasons(span: Span) -> list[str | None]:
+    """One a choice, as far as they are told."""
     told = span.attributes.get(semconv.RESPONSE_FINISH_REASONS)
-    return [str(reason) for reason in (told if isinstance(told, list) else [told]) if reason]
+    return [str(reason) if reason else None for reason in (told if isinstance(told, list) else [told])]
 
 
 def _choice(number: int, message: Message, reason: str | None) -> dict[str, Any]:

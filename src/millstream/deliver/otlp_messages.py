@@ -40,7 +40,7 @@ def made(value: Any, finish_reasons: Any) -> list[Json] | None:
     messages = []
     for number, answer in enumerate(answers):
         usual = "tool_call" if answer.get("tool_calls") else "stop"
-        reason = str(told[number]) if number < len(told) else usual
+        reason = str((told[number] if number < len(told) else None) or usual)
         messages.append({**_message(answer), "finish_reason": _FINISH_REASONS.get(reason, reason)})
     return messages
 

@@ -6,7 +6,7 @@ read off that row, so that a streamed answer and a whole one cannot differ.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,12 +27,14 @@ class Piece:
         text: the token or tokens, or the tool's name.
         call: which tool call, from 0; unused for text.
         tokens: what it counts.
+        choice: of which of several answers to one request it is, from 0.
     """
 
     kind: Literal["text", "call", "arguments"]
     text: str
     call: int = 0
     tokens: int = 1
+    choice: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class PlannedCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """What will be answered, apart from when.
+    """One choice of what will be answered, apart from when.
 
     Attributes:
         id: the completion's id.
@@ -56,6 +58,8 @@ class Answer:
         reasoning_tokens: hidden tokens before the first piece; part of `completion_tokens`.
         delay_s: extra seconds before the first token.
         failure: the error that comes instead of an answer (no pieces), or breaks it off after its pieces.
+        choice: its number, from 0; the first stands for the request.
+        others: of the first, the choices that come beside it.
     """
 
     id: str
@@ -65,6 +69,13 @@ class Answer:
     reasoning_tokens: int
     delay_s: float
     failure: Failure | None
+    choice: int = 0
+    others: "Sequence[Answer]" = ()
+
+    @property
+    def choices(self) -> "Sequence[Answer]":
+        """All answers to the request."""
+        return [self, *self.others]
 
     @cached_property
     def content(self) -> str | None:
@@ -87,7 +98,7 @@ class Answer:
 
     def call_id(self, index: int) -> str:
         """The id of a tool call."""
-        return f"call_{self.key[:20]}{index:04d}"
+        return f"call_{self.key[:20]}{self.choice:02d}{index:02d}"
 
     @property
     def key(self) -> str:
@@ -101,7 +112,7 @@ class Answer:
 
 
 def plan_answer(rules: Rules, request: ChatRequest, draw: Draw, number: int) -> Answer:
-    """Plan the answer to a request.
+    """Plan the answer to a request: the first of its choices, with the others.
 
     Args:
         rules: the rules file; it has the request's model.
@@ -111,8 +122,34 @@ def plan_answer(rules: Rules, request: ChatRequest, draw: Draw, number: int) -> 
     """
     model = rules.models[request.model]
     match = choose(rules, request, draw)
+    failure = _failure_of(model, draw, number) or match.reply.error
+    first, *others = (
+        _plan_choice(match, model, request, draw_of(draw, choice), failure)
+        for choice in range(request.choices)
+    )
+    return replace(
+        first,
+        others=[
+            replace(
+                other,
+                id=first.id,
+                choice=choice,
+                pieces=[replace(piece, choice=choice) for piece in other.pieces],
+            )
+            for choice, other in enumerate(others, start=1)
+        ],
+    )
+
+
+def draw_of(draw: Draw, choice: int) -> Draw:
+    """The chance for one choice of a request; the first has that of the request."""
+    return draw.branch(f"choice {choice}") if choice else draw
+
+
+def _plan_choice(
+    match: Match, model: Model, request: ChatRequest, draw: Draw, failure: Failure | None
+) -> Answer:
     reply = match.reply
-    failure = _failure_of(model, draw, number) or reply.error
     pieces = list(_pieces(match, model, request, draw))
     reasoning = model.reasoning_tokens + reply.reasoning_tokens
     called = any(piece.kind == "call" for piece in pieces)

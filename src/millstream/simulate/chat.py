@@ -30,6 +30,7 @@ class ChatRequest:
         tool_choice: `none`, `auto`, `required`, or the name of the one tool that must be called.
         max_tokens: most tokens of the answer, reasoning included; `None` for no limit.
         source: the parameter that the messages came in.
+        choices: how many answers are asked for.
     """
 
     body: Mapping[str, Any]
@@ -43,6 +44,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     source: str = "messages"
+    choices: int = 1
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -125,8 +127,6 @@ def parse_chat_request(raw: bytes) -> ChatRequest:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise invalid("you must provide a model parameter")
-    if checks.optional(body, "n", int, 1) != 1:
-        raise invalid("Only n = 1 is supported by the stand-in: send the request once for each answer.", "n")
     for name, highest in (("temperature", 2), ("top_p", 1)):
         checks.check_number(body, name, highest)
     stream = checks.optional(body, "stream", bool, default=False)
@@ -142,4 +142,5 @@ def parse_chat_request(raw: bytes) -> ChatRequest:
         stop=checks.read_stop(body),
         stream=stream,
         include_usage=checks.read_include_usage(body, stream=stream),
+        choices=checks.read_choices(body),
     )

@@ -11,6 +11,7 @@ from millstream.simulate.api_error import ApiError, invalid
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 _TOOL_CHOICES: Final = ("none", "auto", "required")
+_MOST_CHOICES: Final = 128
 _JSON_TYPES: Final[Mapping[type, str]] = {
     bool: "a boolean",
     int: "an integer",
@@ -75,6 +76,17 @@ def unknown_value(value: Any, allowed: Sequence[str], param: str) -> ApiError:
     """400: a word that is none of those that are known here."""
     known = ", ".join(f"'{word}'" for word in allowed)
     return invalid(f"Invalid value: '{value}'. Supported values are: {known}.", param, "invalid_value")
+
+
+def read_choices(body: Mapping[str, Any]) -> int:
+    """How many answers are asked for."""
+    number: int = optional(body, "n", int, 1)
+    if number < 1:
+        raise below_minimum("n", 1, number)
+    if number > _MOST_CHOICES:
+        wanted = f"Expected a value <= {_MOST_CHOICES}, but got {number} instead."
+        raise invalid(f"Invalid 'n': integer above maximum value. {wanted}", "n", "integer_above_max_value")
+    return number
 
 
 def check_number(body: Mapping[str, Any], name: str, highest: float) -> None:

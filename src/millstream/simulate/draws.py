@@ -34,6 +34,10 @@ class Draw:
     def __init__(self, seed: int, request: bytes, times_seen: int) -> None:
         self._key = blake2b(f"{seed}/{times_seen}/".encode() + request, digest_size=32).digest()
 
+    def branch(self, label: str) -> "Draw":
+        """Draws of their own for a part of the request."""
+        return Draw(0, self._key + label.encode(), 0)
+
     def uniform(self, label: str) -> float:
         """A number in the half open interval from 0 to 1."""
         return self._integer(label) / 2**64

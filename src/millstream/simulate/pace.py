@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
-from millstream.simulate.answer import Answer
+from millstream.simulate.answer import Answer, Piece, draw_of
 from millstream.simulate.draws import Draw
 from millstream.simulate.rules import Latency
 
@@ -13,16 +14,18 @@ class Pace:
     """Seconds after the model took the request up.
 
     Attributes:
+        pieces: in the order in which they come, those of several choices in turns.
         pieces_s: when each piece comes, never decreasing.
         end_s: when the answer is complete.
     """
 
+    pieces: Sequence[Piece]
     pieces_s: Sequence[float]
     end_s: float
 
 
 def pace_of(latency: Latency, answer: Answer, computed_tokens: int, draw: Draw) -> Pace:
-    """The times of an answer.
+    """The times of an answer. Its choices are made beside each other, as from one batch.
 
     The first token comes after `time_to_first_token_s` and `time_per_input_token_s` for each prompt token
     that is not cached, times one lognormal factor, plus the rule's `delay_s`; each later token, hidden
@@ -34,6 +37,20 @@ def pace_of(latency: Latency, answer: Answer, computed_tokens: int, draw: Draw) 
         computed_tokens: prompt tokens that are not in the cache.
         draw: the chance for this request.
     """
+    pieces: list[tuple[float, int, Piece]] = []
+    end_s = 0.0
+    for choice in answer.choices:
+        times, at_s = _times_of(latency, choice, computed_tokens, draw_of(draw, choice.choice))
+        pieces += zip(times, count(), choice.pieces)
+        end_s = max(end_s, at_s)
+    pieces.sort(key=lambda each: each[:2])
+    return Pace([piece for _, _, piece in pieces], [piece_s for piece_s, _, _ in pieces], end_s)
+
+
+def _times_of(
+    latency: Latency, answer: Answer, computed_tokens: int, draw: Draw
+) -> tuple[list[float], float]:
+    """When the pieces of one choice come, and when it is complete."""
     prefill_s = latency.time_to_first_token_s + latency.time_per_input_token_s * computed_tokens
     at_s = prefill_s * draw.factor("first token", latency.jitter) + answer.delay_s
     number = 0
@@ -50,4 +67,4 @@ def pace_of(latency: Latency, answer: Answer, computed_tokens: int, draw: Draw) 
     for piece in answer.pieces:
         advance(piece.tokens)
         times.append(at_s)
-    return Pace(times, at_s)
+    return times, at_s

@@ -188,7 +188,8 @@ class StandIn:
             answer = plan_embeddings(running.model, draw, running.admitted + 1)
         else:
             answer = plan_answer(self.rules, request, draw, running.admitted + 1)
-        tokens = len(request.prompt_tokens) + answer.completion_tokens
+        made = sum(choice.completion_tokens for choice in answer.choices)
+        tokens = len(request.prompt_tokens) + made
         running.limiter.admit(tokens, asyncio.get_running_loop().time())
         running.admitted += 1
         if seen == 0 and len(self._times_seen) >= _MOST_REMEMBERED:
@@ -250,7 +251,7 @@ class StandIn:
             if begin is not None:
                 await begin()
             if emit is not None:
-                for piece, piece_s in zip(answer.pieces, pace.pieces_s, strict=True):
+                for piece, piece_s in zip(pace.pieces, pace.pieces_s, strict=True):
                     await _sleep_until(start_s + piece_s)
                     await emit(piece)
             await _sleep_until(start_s + pace.end_s)

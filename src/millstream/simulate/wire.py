@@ -10,14 +10,15 @@ _FINGERPRINT: Final = "fp_millstream"
 
 
 def usage_of(answer: Answer, prompt_tokens: int, cached_tokens: int) -> dict[str, Any]:
-    """The `usage` object."""
+    """The `usage` object, of all choices together."""
+    made = sum(choice.completion_tokens for choice in answer.choices)
     return {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": answer.completion_tokens,
-        "total_tokens": prompt_tokens + answer.completion_tokens,
+        "completion_tokens": made,
+        "total_tokens": prompt_tokens + made,
         "prompt_tokens_details": {"cached_tokens": cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": answer.reasoning_tokens,
+            "reasoning_tokens": sum(choice.reasoning_tokens for choice in answer.choices),
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
@@ -27,6 +28,14 @@ def usage_of(answer: Answer, prompt_tokens: int, cached_tokens: int) -> dict[str
 
 def completion(answer: Answer, model: str, usage: dict[str, Any], created_s: int) -> dict[str, Any]:
     """A `chat.completion` object."""
+    return {
+        **_envelope(answer, model, created_s, "chat.completion"),
+        "choices": [_choice(each) for each in answer.choices],
+        "usage": usage,
+    }
+
+
+def _choice(answer: Answer) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": answer.content,
@@ -38,11 +47,11 @@ def completion(answer: Answer, model: str, usage: dict[str, Any], created_s: int
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in answer.tool_calls
         ]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
     return {
-        **_envelope(answer, model, created_s, "chat.completion"),
-        "choices": [choice],
-        "usage": usage,
+        "index": answer.choice,
+        "message": message,
+        "logprobs": None,
+        "finish_reason": answer.finish_reason,
     }
 
 
@@ -62,34 +71,46 @@ class ChunkWriter:
         self._include_usage = include_usage
 
     def first(self) -> bytes:
-        """The chunk that only says who speaks; it comes with the first piece."""
-        content = "" if self._answer.content is not None else None
-        return self._delta({"role": "assistant", "content": content, "refusal": None})
+        """The chunks that only say who speaks, one a choice; they come with the first piece."""
+        return b"".join(
+            self._delta(
+                {
+                    "role": "assistant",
+                    "content": "" if each.content is not None else None,
+                    "refusal": None,
+                },
+                each.choice,
+            )
+            for each in self._answer.choices
+        )
 
     def piece(self, piece: Piece) -> bytes:
         """The chunk of one piece."""
+        return self._delta(self._delta_of(piece), piece.choice)
+
+    def _delta_of(self, piece: Piece) -> dict[str, Any]:
         if piece.kind == "text":
-            return self._delta({"content": piece.text})
+            return {"content": piece.text}
         if piece.kind == "arguments":
-            return self._delta({"tool_calls": [{"index": piece.call, "function": {"arguments": piece.text}}]})
-        function = {"name": piece.text, "arguments": ""}
+            return {"tool_calls": [{"index": piece.call, "function": {"arguments": piece.text}}]}
         call = {
             "index": piece.call,
-            "id": self._answer.call_id(piece.call),
+            "id": self._answer.choices[piece.choice].call_id(piece.call),
             "type": "function",
-            "function": function,
+            "function": {"name": piece.text, "arguments": ""},
         }
-        return self._delta({"tool_calls": [call]})
+        return {"tool_calls": [call]}
 
     def last(self, usage: dict[str, Any]) -> Iterator[bytes]:
-        """The chunk with the finish reason, the one with the usage if it was asked for, and the end mark."""
-        yield self._delta({}, self._answer.finish_reason)
+        """The finish reasons, a chunk each, the usage if it was asked for, and the end mark."""
+        for each in self._answer.choices:
+            yield self._delta({}, each.choice, each.finish_reason)
         if self._include_usage:
             yield event({**self._envelope, "choices": [], "usage": usage})
         yield b"data: [DONE]\n\n"
 
-    def _delta(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _delta(self, delta: dict[str, Any], index: int, finish_reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         usage = {"usage": None} if self._include_usage else {}
         return event({**self._envelope, "choices": [choice], **usage})
 

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream import semconv
+from millstream import choices, semconv
 from millstream.span import Span, SpanKind, Status, Usage
 
 _UNSET: Final = msgspec.UNSET
@@ -80,8 +80,10 @@ def absorb(outer: Span, inner: Span) -> None:
     """The outer span takes what it does not know."""
     if outer.input is _UNSET:
         outer.input = inner.input
-    if outer.output is _UNSET:
+    if _tells_more(inner, outer):
         outer.output = inner.output
+        if semconv.RESPONSE_FINISH_REASONS in inner.attributes:
+            outer.attributes.pop(semconv.RESPONSE_FINISH_REASONS, None)
     outer.usage = _usage(outer.usage, inner.usage)
     outer.workload_id = outer.workload_id or inner.workload_id
     outer.links = outer.links or inner.links
@@ -96,6 +98,13 @@ def absorb(outer: Span, inner: Span) -> None:
     outer.start_ns = min(outer.start_ns, inner.start_ns)
     if outer.end_ns is not None and inner.end_ns is not None:
         outer.end_ns = max(outer.end_ns, inner.end_ns)
+
+
+def _tells_more(inner: Span, outer: Span) -> bool:
+    """Whether the inner span holds the output, or more of its choices: some tell the first one only."""
+    if outer.kind is SpanKind.LLM:
+        return choices.count(inner.output) > choices.count(outer.output)
+    return outer.output is _UNSET
 
 
 def _usage(outer: Usage | None, inner: Usage | None) -> Usage | None:

@@ -118,7 +118,7 @@ class Observed(msgspec.Struct, eq=False):
         response_id: str | None = None,
         finish_reasons: list[str] | None = None,
     ) -> None:
-        """Record what came back; of a model, an OpenAI message."""
+        """Record what came back; of a model, an OpenAI message, or several as `choices` has them."""
         span, inner = self.span, self.inner
         told: dict[str, Any] = {}
         try:

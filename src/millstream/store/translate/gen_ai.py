@@ -65,6 +65,7 @@ _AS_THEY_ARE: Final = (
     semconv.REQUEST_FREQUENCY_PENALTY,
     semconv.REQUEST_PRESENCE_PENALTY,
     semconv.REQUEST_CHOICE_COUNT,
+    semconv.REQUEST_REASONING_LEVEL,
     semconv.RESPONSE_ID,
     semconv.RESPONSE_MODEL,
     semconv.TOOL_NAME,
@@ -104,7 +105,7 @@ def _is_a_call(told: Told) -> bool:
 
 
 def _content(told: Told) -> None:
-    choices = told.known.get(semconv.REQUEST_CHOICE_COUNT)
+    asked_for = told.known.get(semconv.REQUEST_CHOICE_COUNT)
     events = _take_events(told)
     instructions = told.take("gen_ai.system_instructions")
     given = messages.from_parts(told.take("gen_ai.input.messages"), instructions)
@@ -113,10 +114,12 @@ def _content(told: Told) -> None:
         told.asked(texts[0] if len(texts) == 1 else texts or None)
     else:
         told.asked(given)
-    told.answered(messages.answer(messages.from_parts(told.take("gen_ai.output.messages")), choices=choices))
+    told.answered(
+        messages.answer(messages.from_parts(told.take("gen_ai.output.messages")), asked_for=asked_for)
+    )
     asked, answered = from_events([{"event.name": event.name, **event.attributes} for event in events])
     told.asked(asked)
-    told.answered(messages.answer(answered, choices=choices))
+    told.answered(messages.answer(answered, asked_for=asked_for))
 
 
 def _take_events(told: Told) -> list[SpanEvent]:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from millstream import choices
 from millstream.store.translate.told import in_order, parsed
 
 Message = dict[str, Any]
@@ -91,17 +92,17 @@ def text_of(value: Any) -> Any:
     return value if isinstance(value, str) or value is None else msgspec.json.encode(value).decode()
 
 
-def answer(messages: list[Message] | None, *, choices: Any = None) -> Message | None:
-    """One message of what a model gave back.
+def answer(messages: list[Message] | None, *, asked_for: Any = None) -> Message | list[Message] | None:
+    """What a model gave back: one message, or one for each of several choices.
 
     Args:
         messages: one each for the pieces of an answer, or for the choices that were asked for.
-        choices: how many were asked for; of several, the first is given.
+        asked_for: how many choices were; messages are taken as pieces where it is one, or unknown.
     """
     if not messages:
         return None
-    if isinstance(choices, int) and choices > 1:
-        return messages[0]
+    if isinstance(asked_for, int) and asked_for > 1:
+        return choices.output_of(messages)  # type: ignore[no-any-return]
     whole = next((message for message in messages if message.get("content")), messages[0])
     told = (message.get("tool_calls") for message in messages)
     calls = [one for calls in told if isinstance(calls, list) for one in calls]

@@ -76,7 +76,7 @@ def _model_call(told: Told, given: Any, made: Any) -> None:
         told.raw["llm.invocation_parameters"] = parameters
     told.parameters({"model": request.get("model")})
     told.asked(asked or _messages(request) or messages.from_parts(given))
-    told.answered(messages.answer(answered, choices=told.known.get(semconv.REQUEST_CHOICE_COUNT)))
+    told.answered(messages.answer(answered, asked_for=told.known.get(semconv.REQUEST_CHOICE_COUNT)))
     told.answered(_text(made))
     schemas = [at(tree, "tool", "json_schema") for tree in told.numbered("llm.tools.")]
     told.know(semconv.TOOL_DEFINITIONS, messages.tools([one for one in schemas if one is not None]))

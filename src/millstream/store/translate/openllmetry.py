@@ -3,7 +3,7 @@
 Source: https://github.com/traceloop/openllmetry, package opentelemetry-semantic-conventions-ai
 """
 
-from typing import Final
+from typing import Any, Final
 
 from millstream import semconv
 from millstream.span import SpanKind
@@ -34,6 +34,8 @@ _ATTRIBUTES: Final = {
     "llm.request.max_tokens": semconv.REQUEST_MAX_TOKENS,
     "llm.vendor": semconv.PROVIDER_NAME,
 }
+_EFFORT: Final = ("gen_ai.request.reasoning_effort", "llm.request.reasoning_effort")
+_SCHEMA: Final = "gen_ai.request.structured_output_schema"
 _MESSAGES: Final = ("gen_ai.prompt.", "gen_ai.completion.")
 _USAGE: Final = {
     "input_tokens": "llm.usage.prompt_tokens",
@@ -51,6 +53,10 @@ def read(told: Told) -> None:
     told.is_kind(_KINDS.get(str(told.raw.get("traceloop.span.kind"))))
     if "traceloop.span.kind" in told.raw:
         _entity(told)
+    told.know(semconv.REQUEST_REASONING_LEVEL, told.take(*_EFFORT))
+    if form := _response_format(parsed(told.raw.get(_SCHEMA))):
+        told.know(semconv.REQUEST_RESPONSE_FORMAT, form)
+        told.take(_SCHEMA)
     if request is None and not any(key.startswith(_MESSAGES) for key in told.raw):
         return
     told.is_kind(SpanKind.LLM)
@@ -62,6 +68,14 @@ def read(told: Told) -> None:
     if told.is_model_call:
         for field, name in _USAGE.items():
             told.counted(field, told.take(name))
+
+
+def _response_format(schema: Any) -> dict[str, Any] | None:
+    """The form that an answer was to have, of its schema, which is all that is told."""
+    if not isinstance(schema, dict) or not schema:
+        return None
+    name = {"name": schema["title"]} if isinstance(schema.get("title"), str) else {}
+    return {"type": "json_schema", "json_schema": {**name, "schema": schema}}
 
 
 def _entity(told: Told) -> None:
@@ -84,6 +98,6 @@ def _messages(told: Told) -> None:
         return
     told.asked([messages.from_tree(tree) for tree in given] or None)
     answers = [{**messages.from_tree(tree), "role": "assistant"} for tree in made]
-    told.answered(messages.answer(answers, choices=told.raw.get(semconv.REQUEST_CHOICE_COUNT)))
+    told.answered(messages.answer(answers, asked_for=told.raw.get(semconv.REQUEST_CHOICE_COUNT)))
     reasons = [tree["finish_reason"] for tree in made if isinstance(tree, dict) and tree.get("finish_reason")]
     told.know(semconv.RESPONSE_FINISH_REASONS, reasons or None)

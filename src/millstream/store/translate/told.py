@@ -29,6 +29,11 @@ PARAMETERS: Final = {
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
     "n": semconv.REQUEST_CHOICE_COUNT,
     "model": semconv.REQUEST_MODEL,
+    "tool_choice": semconv.REQUEST_TOOL_CHOICE,
+    "parallel_tool_calls": semconv.REQUEST_PARALLEL_TOOL_CALLS,
+    "response_format": semconv.REQUEST_RESPONSE_FORMAT,
+    "reasoning_effort": semconv.REQUEST_REASONING_LEVEL,
+    "previous_response_id": semconv.REQUEST_PREVIOUS_RESPONSE_ID,
 }
 """Attributes of a request, by the name that APIs of models give the parameter."""
 
@@ -104,7 +109,7 @@ class Told:
     def parameters(self, told: Any) -> dict[str, Any]:
         """Parameters of a request, by the names of the API; gives those that our vocabulary has not."""
         rest = {}
-        for name, value in told.items() if isinstance(told, Mapping) else ():
+        for name, value in _as_chat(told).items() if isinstance(told, Mapping) else ():
             if name in PARAMETERS:
                 self.know(PARAMETERS[name], value)
             elif value is not None:
@@ -115,6 +120,22 @@ class Told:
     def usage(self) -> Usage | None:
         """Tokens, if any were told."""
         return Usage(**self._counts) if self._counts else None
+
+
+def _as_chat(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of OpenAI's Responses API that are nested there, as those of its chat API."""
+    chat = dict(told)
+    effort, form = at(told, "reasoning", "effort"), at(told, "text", "format")
+    if isinstance(effort, str):
+        chat["reasoning_effort"] = effort
+        chat["reasoning"] = {
+            key: value for key, value in told["reasoning"].items() if key != "effort"
+        } or None
+    if isinstance(form, Mapping):
+        inner = {key: value for key, value in form.items() if key != "type"}
+        chat["response_format"] = {"type": form.get("type"), "json_schema": inner} if inner else dict(form)
+        chat["text"] = {key: value for key, value in told["text"].items() if key != "format"} or None
+    return chat
 
 
 def in_order(tree: Any) -> list[Any]:

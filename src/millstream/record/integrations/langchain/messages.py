@@ -7,6 +7,7 @@ import msgspec
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 
+from millstream import choices
 from millstream.record import faults
 from millstream.record.conversation import Conversation, Shape
 from millstream.record.integrations.observed import Observed
@@ -97,22 +98,32 @@ def tell_answer(step: Observed, response: LLMResult) -> None:
     if not response.generations or not response.generations[0]:
         return
     told = response.llm_output or {}
-    generation = response.generations[0][0]
+    made: list[Any] = response.generations[0]  # one a choice
+    generation = made[0]
     if not isinstance(generation, ChatGeneration):
-        output = {"role": "assistant", "content": generation.text}
+        output = choices.output_of([{"role": "assistant", "content": one.text} for one in made])
         step.answer(output, usage=_counted(told), model=told.get("model_name"), response_id=told.get("id"))
         return
     message = generation.message
     metadata = message.response_metadata
-    reason = metadata.get("finish_reason") or metadata.get("stop_reason")
     message_id = message.id if message.id and not message.id.startswith(_OWN_IDS) else None
+    if len(made) == 1:  # as nearly always
+        reason = _reason(metadata)
+        output, reasons = message_json(message), None if reason is None else [reason]
+    else:
+        output = choices.output_of([message_json(one.message) for one in made])
+        reasons = choices.reasons_of(_reason(one.message.response_metadata) for one in made)
     step.answer(
-        message_json(message),
+        output,
         usage=_usage(message) or _counted(told),
         model=metadata.get("model_name") or metadata.get("model") or told.get("model_name"),
         response_id=metadata.get("id") or told.get("id") or message_id,
-        finish_reasons=None if reason is None else [reason],
+        finish_reasons=reasons,
     )
+
+
+def _reason(metadata: dict[str, Any]) -> Any:
+    return metadata.get("finish_reason") or metadata.get("stop_reason")
 
 
 def _usage(message: BaseMessage) -> Usage | None:

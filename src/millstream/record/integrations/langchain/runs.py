@@ -61,14 +61,8 @@ class Runs:
         """Start the step of a run; `None` while nothing is recorded."""
         if (_state.recorder or recorder.get()) is None:
             return None
-        step = begin(
-            kind,
-            name,
-            content,
-            framework="langchain",
-            attributes=attributes,
-            parent=self.around(parent_run_id),
-        )
+        parent = context.current.get() or self.around(parent_run_id)
+        step = begin(kind, name, content, framework="langchain", attributes=attributes, parent=parent)
         self._remember(Run(step.span, step, parent_run_id), run_id, kind)
         return step
 

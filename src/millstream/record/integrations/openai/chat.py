@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from millstream import choices
 from millstream.record.integrations.observed import Observed, usage_from_openai
 from millstream.record.integrations.openai.answers import Answer, items, known, read
 
@@ -13,7 +14,7 @@ _REASONING = ("reasoning_content", "reasoning")
 
 
 class ChatAnswer(Answer):
-    """An answer of the chat completions API; of several choices the first is the output."""
+    """An answer of the chat completions API, of one choice or several."""
 
     operation: ClassVar[str] = "chat"
 
@@ -40,11 +41,11 @@ class ChatAnswer(Answer):
 
     def whole(self, answer: Any) -> None:
         """Record a completion."""
-        choices = list(items(read(answer, "choices")))
+        made = list(items(read(answer, "choices")))
         self._tell(
             answer,
-            message_json(read(choices[0], "message")) if choices else msgspec.UNSET,
-            [read(choice, "finish_reason") for choice in choices],
+            [message_json(read(choice, "message")) for choice in made],
+            [read(choice, "finish_reason") for choice in made],
             read(answer, "usage"),
         )
 
@@ -59,19 +60,19 @@ class ChatAnswer(Answer):
         return carries
 
     def finish(self) -> None:
-        """Record the message that the chunks make."""
+        """Record the messages that the chunks make."""
         if self._last is not None:
-            choices = [choice for _, choice in sorted(self._choices.items())]
-            output = choices[0].message() if choices else msgspec.UNSET
-            self._tell(self._last, output, [choice.finish_reason for choice in choices], self._usage)
+            made = [choice for _, choice in sorted(self._choices.items())]
+            reasons = [choice.finish_reason for choice in made]
+            self._tell(self._last, [choice.message() for choice in made], reasons, self._usage)
 
-    def _tell(self, answer: Any, output: Any, reasons: list[Any], usage: Any) -> None:
+    def _tell(self, answer: Any, messages: list[Any], reasons: list[Any], usage: Any) -> None:
         self.step.answer(
-            output,
+            choices.output_of(messages),
             usage=usage_from_openai(usage),
             model=read(answer, "model"),
             response_id=read(answer, "id"),
-            finish_reasons=[reason for reason in reasons if reason] or None,
+            finish_reasons=choices.reasons_of(reasons),
         )
 
 
@@ -161,8 +162,8 @@ class CompletionAnswer(Answer):
 
     def __init__(self, step: Observed) -> None:
         super().__init__(step)
-        self._texts: list[str] = []
-        self._reason: str | None = None
+        self._texts: dict[int, str] = {}
+        self._reasons: dict[int, str | None] = {}
         self._last: Any = None
         self._usage: Any = None
 
@@ -189,18 +190,19 @@ class CompletionAnswer(Answer):
         for choice in items(read(piece, "choices")):
             text = read(choice, "text")
             carries = carries or bool(text)
-            if not read(choice, "index"):
-                self._texts.append(text or "")
-                self._reason = read(choice, "finish_reason") or self._reason
+            index = read(choice, "index") or 0
+            self._texts[index] = self._texts.get(index, "") + (text or "")
+            self._reasons[index] = read(choice, "finish_reason") or self._reasons.get(index)
         return carries
 
     def finish(self) -> None:
-        """Record the text of the first choice."""
+        """Record the text of each choice, those of the first prompt first."""
         if self._last is not None:
+            texts = [text for _, text in sorted(self._texts.items())] or [""]
             self.step.answer(
-                {"role": "assistant", "content": "".join(self._texts)},
+                choices.output_of([{"role": "assistant", "content": text} for text in texts]),
                 usage=usage_from_openai(self._usage),
                 model=read(self._last, "model"),
                 response_id=read(self._last, "id"),
-                finish_reasons=[self._reason] if self._reason else None,
+                finish_reasons=choices.reasons_of(reason for _, reason in sorted(self._reasons.items())),
             )
