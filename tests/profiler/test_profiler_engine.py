@@ -16,7 +16,7 @@ FILES = {
     "prediction_trie.json",
     "all_requests_profiler_traces.json", "standardized_data_all.csv", "inference_optimization.json",
     "workflow_profiling_metrics.json", "workflow_profiling_report.txt", "findings.json", "spans.parquet",
-    "trace.json", "gantt_chart.png", "report.html",
+    "trace.json", "trace.speedscope.json", "gantt_chart.png", "report.html",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ PROFILE_FILES: Final = (
     "findings.json",
     "spans.parquet",
     "trace.json",
+    "trace.speedscope.json",
     "gantt_chart.png",
     "report.html",
 )

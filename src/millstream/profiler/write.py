@@ -15,6 +15,7 @@ from millstream.profiler.renderers import (
     optimization,
     parquet,
     prediction_trie,
+    speedscope,
     standardized,
     text,
     traces,
@@ -31,6 +32,7 @@ _WRITERS: dict[str, Writer] = {
     "findings.json": findings.write,
     "spans.parquet": parquet.write,
     "trace.json": chrome_trace.write,
+    "trace.speedscope.json": speedscope.write,
     "gantt_chart.png": gantt.write,
 }
 

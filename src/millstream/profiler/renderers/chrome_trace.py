@@ -10,6 +10,7 @@ from typing import Any
 
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import json_bytes, replacing
+from millstream.profiler.renderers.lanes import lanes
 from millstream.store.table import KINDS, SpanTable
 
 _NS_PER_US = 1000
@@ -31,9 +32,8 @@ def _events(table: SpanTable, start_ns: int) -> Iterator[dict[str, Any]]:
     for request, trace_id in enumerate(table.trace_ids):
         name = f"request {request} ({trace_id})"
         yield {"ph": "M", "pid": request, "tid": 0, "name": "process_name", "args": {"name": name}}
-        lanes: list[list[int]] = []
-        for row in range(bounds[request], bounds[request + 1]):
-            yield _event(table, row, start_ns, _lane(table, lanes, row))
+        for row, lane in enumerate(lanes(table, request, table.end_ns), bounds[request]):
+            yield _event(table, row, start_ns, lane)
 
 
 def _event(table: SpanTable, row: int, start_ns: int, lane: int) -> dict[str, Any]:
@@ -56,23 +56,3 @@ def _event(table: SpanTable, row: int, start_ns: int, lane: int) -> dict[str, An
     if ended >= 0:
         event["dur"] = (ended - begun) / _NS_PER_US
     return event
-
-
-def _lane(table: SpanTable, lanes: list[list[int]], row: int) -> int:
-    """The first lane in which the span nests; each lane is the stack of its spans that still run."""
-    start, end = int(table.start_ns[row]), int(table.end_ns[row])
-    parent = int(table.parent[row])
-    free = None
-    for at, stack in enumerate(lanes):
-        while stack and 0 <= int(table.end_ns[stack[-1]]) <= start and stack[-1] != parent:
-            stack.pop()
-        if not stack:
-            free = at if free is None else free
-        elif stack[-1] == parent and 0 <= end <= int(table.end_ns[parent]):
-            stack.append(row)
-            return at
-    if free is None:
-        free = len(lanes)
-        lanes.append([])
-    lanes[free].append(row)
-    return free
