@@ -32,7 +32,8 @@ def _events(table: SpanTable, start_ns: int) -> Iterator[dict[str, Any]]:
     for request, trace_id in enumerate(table.trace_ids):
         name = f"request {request} ({trace_id})"
         yield {"ph": "M", "pid": request, "tid": 0, "name": "process_name", "args": {"name": name}}
-        for row, lane in enumerate(lanes(table, request, table.end_ns), bounds[request]):
+        rows = slice(bounds[request], bounds[request + 1])
+        for row, lane in enumerate(lanes(table, rows, table.end_ns), rows.start):
             yield _event(table, row, start_ns, lane)
 
 

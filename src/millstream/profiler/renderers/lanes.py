@@ -3,16 +3,14 @@
 from millstream.store.table import Ints, SpanTable
 
 
-def lanes(table: SpanTable, request: int, end_ns: Ints) -> list[int]:
+def lanes(table: SpanTable, rows: slice, end_ns: Ints) -> list[int]:
     """The lane of each row of a request, from 0: the first lane in which the span nests.
 
     Args:
         table: the spans.
-        request: number of the request.
+        rows: the rows of the request.
         end_ns: when each row of the table ends, shape (n,); nothing nests in a span that ends at -1.
     """
-    bounds = table.bounds()
-    rows = slice(int(bounds[request]), int(bounds[request + 1]))
     starts, ends, parents = (column[rows].tolist() for column in (table.start_ns, end_ns, table.parent))
     running: list[list[int]] = []  # of each lane the stack of its spans that still run
     return [_lane(running, place, parent - rows.start, starts, ends) for place, parent in enumerate(parents)]

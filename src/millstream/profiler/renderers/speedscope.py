@@ -24,7 +24,8 @@ def write(profile: Profile, path: Path) -> None:
     """Write the file. Times are nanoseconds since the request's first span; the slowest is shown first."""
     table = profile.table
     found = requests(table)
-    frames = _Frames(table)
+    frames, end_ns = _Frames(table), _ends(table)
+    bounds = table.bounds().tolist()
     slowest = int(found.run_time_ns.argmax()) if len(table) else -1
     written, shown_first = 0, 0
     with replacing(path) as file:
@@ -33,7 +34,8 @@ def write(profile: Profile, path: Path) -> None:
             shown_first = written if request == slowest else shown_first
             item = item_id(table, found, request)
             name = f"request {request}{f' · {item}' if item else ''} ({table.trace_ids[request]})"
-            for one in _profiles(table, request, name, frames):
+            rows = slice(bounds[request], bounds[request + 1])
+            for one in _profiles(table, rows, name, end_ns, frames):
                 file.write((b",\n" if written else b"\n") + json_bytes(one, indent=0))
                 written += 1
         rest = {
@@ -64,27 +66,34 @@ class _Frames:
         return place
 
 
-def _profiles(table: SpanTable, request: int, name: str, frames: _Frames) -> Iterator[dict[str, Any]]:
+def _ends(table: SpanTable) -> Ints:
+    """When each call ends: one without an end at the last known moment of its request, shape (n,)."""
+    last = np.full(len(table.trace_ids), -1, np.int64)
+    np.maximum.at(last, table.trace, np.maximum(table.start_ns, table.end_ns))
+    return np.where(table.closed, table.end_ns, last[table.trace])
+
+
+def _profiles(
+    table: SpanTable, rows: slice, name: str, end_ns: Ints, frames: _Frames
+) -> Iterator[dict[str, Any]]:
     """One profile for each lane of a request."""
-    bounds = table.bounds()
-    first, stop = int(bounds[request]), int(bounds[request + 1])
-    last_ns = int(np.maximum(table.start_ns[first:stop], table.end_ns[first:stop]).max())
-    end_ns = np.where(table.closed, table.end_ns, last_ns)
-    start_ns = int(table.start_ns[first:stop].min())
-    lane = np.array(lanes(table, request, end_ns))
-    for number in range(int(lane.max()) + 1):
+    start_ns = int(table.start_ns[rows].min())
+    in_lane: dict[int, list[int]] = {}
+    for row, lane in enumerate(lanes(table, rows, end_ns), rows.start):
+        in_lane.setdefault(lane, []).append(row)
+    for lane, members in in_lane.items():
         yield {
             "type": "evented",
-            "name": f"{name} lane {number + 1}" if number else name,
+            "name": f"{name} lane {lane + 1}" if lane else name,
             "unit": "nanoseconds",
             "startValue": 0,
-            "endValue": last_ns - start_ns,
-            "events": _events(table, np.flatnonzero(lane == number) + first, end_ns, start_ns, frames),
+            "endValue": int(end_ns[rows].max()) - start_ns,
+            "events": _events(table, members, end_ns, start_ns, frames),
         }
 
 
 def _events(
-    table: SpanTable, rows: Ints, end_ns: Ints, zero_ns: int, frames: _Frames
+    table: SpanTable, rows: list[int], end_ns: Ints, zero_ns: int, frames: _Frames
 ) -> list[dict[str, Any]]:
     """Opening and closing of the calls of one lane, in order."""
     events: list[dict[str, Any]] = []
@@ -94,7 +103,7 @@ def _events(
         _, frame, end = running.pop()
         events.append({"type": "C", "frame": frame, "at": end - zero_ns})
 
-    for row in rows.tolist():
+    for row in rows:
         while running and not (running[-1][0] == table.parent[row] and end_ns[row] <= running[-1][2]):
             close()
         frame = frames(row)
