@@ -102,3 +102,11 @@ def test_whatever_the_times_it_nests(tmp_path_factory, spans):
 
 def test_no_span_is_no_profile(tmp_path):
     assert written(profile([]), tmp_path)["profiles"] == []
+
+
+def test_thousands_of_calls_side_by_side_are_told_apart_in_time(tmp_path):
+    n = 20_000
+    spans = [span("r", 0, 3 * n), *(span(f"{i}", i, 2 * n + i, "r") for i in range(n))]
+    document = written(profile(spans), tmp_path)
+    assert len(document["profiles"]) == n
+    assert len(calls(document)) == n + 1
