@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 import millstream
+from millstream import semconv
 from millstream.profiler.units import duration
-from millstream.span import SpanKind, Status
+from millstream.span import SpanError, SpanKind, Status, Usage
 from tests.profiler.profiler_synthetic import runs, span
 
 PACKAGES = Path(millstream.__file__).parents[1]
@@ -50,6 +51,33 @@ def test_text_names_what_matters_and_writes_nothing(source, tmp_path):
     ):
         assert word in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_cost_caches_and_the_forecast_are_a_line_each(tmp_path):
+    """Of what is known; what is not is said to be unknown, and why."""
+    spans = [
+        span("r", 0, 9_000_000_000, kind=SpanKind.WORKFLOW, name="agent"),
+        span("a", 1_000_000_000, 2_000_000_000, "r", kind=SpanKind.TOOL, name="se\x1barch", input="q",
+             status=Status.ERROR, error=SpanError("TimeoutError", "late")),
+        span("b", 3_000_000_000, 4_000_000_000, "r", kind=SpanKind.TOOL, name="se\x1barch", input="q"),
+        *(span(f"l{n}", n, n + 1_000_000_000, "r", kind=SpanKind.LLM, name="chat",
+               input=[{"role": "user", "content": "word " * 2000}], usage=Usage(2000, 1000, 500 * n),
+               attributes={semconv.REQUEST_MODEL: "gpt-4o", semconv.PROVIDER_NAME: "openai"})
+          for n in range(2)),
+        span("u", 5_000_000_000, 6_000_000_000, "r", kind=SpanKind.LLM, name="other"),
+    ]  # fmt: skip
+    (tmp_path / "spans.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, spans)))
+    done = run("profile", "spans.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    failed = "1 of 2 calls (50.0 %; TimeoutError 1), 1 retry of which 1 went well; 1.00 s lost."
+    assert f"Errors of TOOL se?arch: {failed}" in said
+    assert any(
+        re.fullmatch(r"Cost: at least 0\.0294 USD, by prices of 20\d\d-\d\d-\d\d\.", line) for line in said
+    )
+    assert "1 of 3 calls not priced: no price for the model 1." in said
+    assert any(line.startswith("Cache of gpt-4o: 12.5 % of the input was read, ") for line in said)
+    assert any(re.fullmatch(r"No forecast: .*30 .*", line) for line in said)
 
 
 def rows(text, title):

@@ -147,6 +147,11 @@ def _print(found: "Profile") -> None:
                 f"for 95 % of the busy time {concurrency.p95_concurrency} or fewer"
             )
         )
+    from millstream.profiler.renderers.sentences import sentences  # noqa: PLC0415  # needs the extra
+
+    console.print()
+    for sentence in sentences(found):
+        console.print(Text(sentence))
     for name, error in found.failures.items():
         console.print(Text(f"The analysis {name} failed: {error}", style="red"))
 

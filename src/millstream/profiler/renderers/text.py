@@ -11,6 +11,7 @@ from millstream.profiler.concurrency import Concurrency, Spike
 from millstream.profiler.engine import Profile
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.renderers.files import replacing
+from millstream.profiler.renderers.sentences import sentences
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Failure
 from millstream.profiler.tree import self_time_ns, tree_order
@@ -82,6 +83,7 @@ def _summary(profile: Profile) -> Iterator[str]:
         "Self time:",
         [f"{row.kind} {row.name}: {duration(row.self_s)}, {100 * row.share:.1f} %" for row in own],
     )
+    yield from ("", *sentences(profile))
     off = [key for key, on in _switches(profile) if not on]
     if off:
         yield from ("", "More is written here with these keys set to true:", *(f"  {key}" for key in off))
