@@ -3,17 +3,20 @@
 import os
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from millstream import semconv
-from millstream.profiler import profile
+from millstream.profiler import engine, profile
+from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.renderers.embed import embed, script_safe
 from millstream.profiler.renderers.html import render, write
+from millstream.profiler.renderers.prefix_tree import prefix_tree
 from millstream.profiler.results import EvaluationSummary, ItemSummary, ScoreSummary
-from millstream.span import SpanError, SpanKind, Status
+from millstream.span import SpanError, SpanKind, Status, Usage
 from tests.profiler.profiler_synthetic import runs, span
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><!--<script>\u2028\'"&amp;{{7*7}}'
@@ -38,8 +41,16 @@ def test_headings_and_figures_are_there_without_a_script(many):
         "critical path",
         "concurrency",
         "timeline",
+        "waterfall",
+        "flame graph",
         "latency distribution",
         "models",
+        "errors and retries",
+        "cost",
+        "prompt prefixes",
+        "cache opportunity",
+        "frequent sequences",
+        "forecast",
         "scores",
         "items",
     ):
@@ -83,6 +94,84 @@ def test_with_too_many_spans_failed_and_slow_requests_stay(monkeypatch):
 def test_a_thousand_requests_fit_in_15_mb(tmp_path):
     write(profile(runs(1000, steps=3)), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 15_000_000
+
+
+def text_of(page, section):
+    """The text of one section of a page, without tags."""
+    part = page.split(f'id="{section}"', 1)[1].split("</section>", 1)[0]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", part)).split())
+
+
+def test_what_failed_was_refused_or_is_off_is_said_in_its_place(many_spans, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("no <luck>")
+
+    sections = {
+        "retries": "errors", "cost": "cost", "prefixes": "prefixes", "cache_opportunity": "cache",
+        "patterns": "sequences", "forecast": "forecast", "uniqueness": "forecast", "latency": "latency",
+        "tokens": "models", "concurrency": "concurrency",
+    }  # fmt: skip
+    for analysis in sections:
+        monkeypatch.setattr(engine, analysis, broken)
+    page = render(profile(many_spans[:200]))
+    for section in sections.values():
+        assert "This analysis failed: ZeroDivisionError: no <luck>" in text_of(page, section)
+    monkeypatch.undo()
+    page = render(profile(many_spans[:200]))
+    assert "There is no forecast: " in text_of(page, "forecast")
+    assert "30" in text_of(page, "forecast")
+    page = render(profile(many_spans[:200], ProfilerConfig()))
+    for section in ("prefixes", "cache", "sequences", "forecast"):
+        assert text_of(page, section).endswith("is off.")
+    assert "No call failed" in text_of(render(profile([span("a", 0, 1)])), "errors")
+
+
+def test_a_model_may_have_any_name():
+    """Results by model are no failures, whatever the model is called."""
+    spans = [
+        span(f"{n}", n, n + 9, name=name, kind=SpanKind.LLM, input=[{"role": "user", "content": "x" * 99}])
+        for n, name in enumerate(("error", "error", "items", "refused"))
+    ]
+    page = render(profile(spans))
+    assert "This analysis failed" not in page
+    assert "refused" in text_of(page, "prefixes")
+
+
+def test_prefixes_are_a_tree_with_shares_of_calls_and_tokens():
+    system = "You judge emails by their sender and their words. " * 4
+    few = "Few-shot: the answer to spam is yes. " * 3
+
+    def prompt(number, text):
+        return span(f"{number}", number, number + 5, name="m", kind=SpanKind.LLM, usage=Usage(100, 1),
+                    input=[{"role": "system", "content": text}])  # fmt: skip
+
+    spans = [prompt(n, system + few + f"{n:02d} first") for n in range(30)]
+    spans += [prompt(n, system + f"{n:02d} second") for n in range(30, 40)]
+    found = profile(spans).prompt_starts["m"]
+    (top,) = prefix_tree(found)
+    assert (top.info.calls_count, top.adds.strip()) == (40, f"system: {system.strip()}")
+    assert top.below[0].info.calls_count == 30
+    assert top.below[0].adds.startswith("Few-shot")
+    assert all(len(start.adds) >= 16 for start in top.below)
+    text = text_of(render(profile(spans)), "prefixes")
+    assert "100.0 % of calls" in text
+    assert "75.0 % of calls" in text
+    assert re.search(r"100\.0 % of calls · \d+\.\d % of input tokens", text)
+
+
+def test_figures_of_the_findings_are_in_the_page(many):
+    page = render(many)
+    row = next(row for row in many.retries if row.errors)
+    assert f"{row.name} {row.calls} {row.errors}" in text_of(page, "errors")
+    for target in ("LLM calls", "Tokens", "Time", "First tool"):
+        assert target in text_of(page, "forecast")
+    (one,) = many.cache[:1]
+    assert f"{100 * one.observed.value:.1f} %" in text_of(page, "cache")
+    assert f"{100 * one.achievable:.1f} %" in text_of(page, "cache")
+    assert "no earlier prompt began like this" in text_of(page, "cache")
+    assert "no price for the model" in text_of(page, "cost")
+    kind_and_name = f"{many.latency[0].n} calls of {many.latency[0].kind} {many.latency[0].name}"
+    assert re.search(rf'aria-label="Latencies of {kind_and_name} on [^"]*: p50 .*, p95 .*, p99 ', page)
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +280,95 @@ def test_rows_follow_the_tree_and_keys_show_details(opened, many):
     whole = root.end_ns - root.start_ns
     expected = [100 * (call.start_ns - root.start_ns) / whole, 100 * (call.end_ns - call.start_ns) / whole]
     assert bar == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.browser
+def test_the_flame_graph_nests_and_is_moved_in_by_keyboard(opened, many):
+    page = opened(many)
+    page.get_by_label("Request", exact=True).select_option("0")
+    flame = page.get_by_role("group", name="Flame graph")
+    bars = flame.get_by_role("button")
+    spans = [s for s in many.table.spans if s.trace_id == many.order[0]]
+    assert bars.count() == len(spans)
+    boxes = bars.evaluate_all(
+        "all => all.map(e => ['top', 'left', 'width'].map(side => parseFloat(e.style[side])))"
+    )
+    rows = {}
+    for top, left, width in sorted(boxes):
+        assert left >= rows.get(top, 0) - 1e-6, "calls of one row do not overlap"
+        rows[top] = left + width
+    assert len(rows) == 6  # lookups side by side need a row more than the tree is deep
+    root = bars.first
+    assert root.get_attribute("aria-label").startswith("phishing_agent, WORKFLOW, ")
+    root.focus()
+    page.keyboard.press("ArrowDown")
+    details = page.locator("#details h3")
+    assert details.inner_text() == "meta-llama-3.1-8b-instruct"
+    page.keyboard.press("ArrowRight")
+    assert details.inner_text() == "email_phishing_analyzer"
+    chosen = flame.locator('[aria-current="true"]')
+    assert chosen.evaluate("e => e === document.activeElement")
+    assert page.locator('#calls tr[aria-selected="true"]').inner_text().startswith("email_phishing_analyzer")
+    page.keyboard.press("ArrowUp")
+    assert details.inner_text() == "phishing_agent"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("End")
+    last = flame.locator(":focus").get_attribute("aria-label")
+    page.get_by_role("button", name="Zoom in on the chosen call").click()
+    zoomed = flame.locator(":focus")
+    assert zoomed.get_attribute("aria-label") == last
+    assert zoomed.evaluate("e => [e.style.left, e.style.width]") == ["0%", "100%"]
+    page.get_by_role("button", name="Whole request").click()
+    assert bars.count() == len(spans)
+    page.locator("#calls button").nth(3).click()
+    assert flame.locator('[aria-current="true"]').get_attribute("data-index") == "3"
+    assert flame.locator('[tabindex="0"]').count() == 1
+
+
+@pytest.mark.browser
+def test_twenty_thousand_spans_are_shown_without_lag(opened):
+    spans = [span("r", 0, 10_000_000, name="agent", kind=SpanKind.WORKFLOW)]
+    for n in range(5000):
+        begin = n * 1900
+        spans += [
+            span(f"a{n}", begin, begin + 1800, "r", name="step"),
+            span(f"b{n}", begin + 10, begin + 1700, f"a{n}", name="think", kind=SpanKind.LLM),
+            span(f"c{n}", begin + 20, begin + 900, f"b{n}", name="search", kind=SpanKind.TOOL),
+            span(f"d{n}", begin + 20, begin + 1000, f"b{n}", name="look", kind=SpanKind.TOOL),
+        ]
+    page = opened(profile(spans))
+    took = """act => {
+        const from = performance.now();
+        act();
+        document.body.offsetHeight;
+        return performance.now() - from;
+    }"""
+    chooser = "document.getElementById('request').dispatchEvent(new Event('change'))"
+    assert min(page.evaluate(f"({took})(() => {chooser})") for _ in range(4)) < 500  # 180 ms undisturbed
+    drawn = page.locator("#flame button").count()
+    assert 1000 < drawn <= 1500
+    left = f"{20_001 - drawn:,} more are too short or too deep to draw"
+    assert left in page.locator("#flame-note").inner_text()
+    step = page.locator("#flame button").nth(7)
+    step.click()
+    page.get_by_role("button", name="Zoom in on the chosen call").click()
+    assert page.locator("#flame button").count() < 12
+    click = "document.getElementById('more').click()"
+    assert page.evaluate(f"({took})(() => {click})") < 3000
+    assert page.locator("#calls tr").count() == 5400
+
+
+@pytest.mark.browser
+def test_deep_chains_and_many_side_by_side_are_drawn_as_far_as_there_is_room(opened):
+    chain = [
+        span(f"{n:x}", n, 10_000 - n, f"{n - 1:x}" if n else None, trace_id="c" * 32) for n in range(3000)
+    ]
+    wide = [span("r", 0, 10_000), *(span(f"w{n}", n, 9000, "r") for n in range(1, 300))]
+    page = opened(profile([*chain, *wide]))
+    for number, drawn, left in (("0", 60, "2,940"), ("1", 60, "240")):
+        page.get_by_label("Request", exact=True).select_option(number)
+        assert page.locator("#flame button").count() == drawn
+        assert f"{left} more are too short or too deep" in page.locator("#flame-note").inner_text()
 
 
 @pytest.mark.browser

@@ -39,6 +39,8 @@ from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
 
 T = TypeVar("T")
+LEAST_SHARE = 0.05
+"""Of a model's calls: a start that fewer share is not in the tree of prompts."""
 
 
 class Profile:
@@ -155,6 +157,15 @@ class Profile:
         if not wanted.enable:
             return None
         return _attempt(lambda: prefixes(self.table, wanted, self._prompt_blocks))
+
+    @cached_property
+    def prompt_starts(self) -> dict[str, ModelPrefixes] | Failure | None:
+        """The same down to starts that few calls share, for the tree of the report."""
+        wanted = self.config.prompt_caching_prefixes
+        if not wanted.enable:
+            return None
+        rarer = wanted.model_copy(update={"min_frequency": min(wanted.min_frequency, LEAST_SHARE)})
+        return _attempt(lambda: prefixes(self.table, rarer, self._prompt_blocks))
 
     @cached_property
     def cache(self) -> list[CacheOpportunity] | Failure | None:

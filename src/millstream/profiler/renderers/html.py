@@ -17,9 +17,11 @@ from markupsafe import Markup
 from millstream.profiler.concurrency import call_levels
 from millstream.profiler.engine import Profile
 from millstream.profiler.estimate import NS_PER_S, Floats, quantile
-from millstream.profiler.renderers import svg
+from millstream.profiler.forecast.finding import Refused
+from millstream.profiler.renderers import sentences, svg
 from millstream.profiler.renderers.embed import MAX_SPANS, Embedded, embed
 from millstream.profiler.renderers.files import replacing
+from millstream.profiler.renderers.panels import latency_plots, panels
 from millstream.profiler.renderers.summary import Figure, figures, lead
 from millstream.profiler.requests import requests
 from millstream.profiler.results import EvaluationSummary, Failure, ItemSummary
@@ -40,7 +42,14 @@ _SECTIONS = (
     ("critical-path", "Critical path"),
     ("self-time", "Self time"),
     ("concurrency", "Concurrency"),
+    ("errors", "Errors"),
+    ("cost", "Cost"),
+    ("prefixes", "Prefixes"),
+    ("cache", "Cache"),
+    ("sequences", "Sequences"),
+    ("forecast", "Forecast"),
 )
+_SCRIPTS = ("common.js", "flame.js", "report.js")
 _ODD = {
     "open_spans": "without an end",
     "duplicate_span_ids": "with an id seen before; the last one that ended was kept",
@@ -69,14 +78,19 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
         lstrip_blocks=True,
     )
     environment.globals.update(
-        seconds=svg.seconds, bar=svg.bar, spread=svg.spread, number=_number, count=_count, percent=_percent,
-        share=_share, cut=_cut, per_call=_per_call,
+        seconds=svg.seconds, bar=svg.bar, number=_number, count=_count, percent=_percent,
+        share=_share, cut=_cut, per_call=_per_call, money=sentences.money, amount=sentences.amount,
     )  # fmt: skip
+    environment.tests.update(
+        failure=lambda found: isinstance(found, Failure), refused=lambda found: isinstance(found, Refused)
+    )
     embedded = embed(profile)
-    style, script = (_FOLDER / "report.css").read_text("utf-8"), (_FOLDER / "report.js").read_text("utf-8")
+    style = (_FOLDER / "report.css").read_text("utf-8")
+    script = "".join((_FOLDER / name).read_text("utf-8") for name in _SCRIPTS)
     return environment.get_template("report.html.j2").render(
         _page(profile, evaluation, embedded)
         | _charts(profile)
+        | panels(profile)
         | {
             "style": Markup(style),  # noqa: S704  # our own file
             "script": Markup(script),  # noqa: S704  # our own file
@@ -124,8 +138,6 @@ def _charts(profile: Profile) -> dict[str, Any]:
         if (at := quantile(run_time_s, share)).value is not None
     ]
     latency = [] if isinstance(profile.latency, Failure) else profile.latency
-    low = min((row.p50.value for row in latency if row.p50.value), default=0.0)
-    high = max((row.p99.value for row in latency if row.p99.value), default=0.0)
     found = profile.concurrency
     levels = [] if isinstance(found, Failure) else list(found.concurrency_distribution.items())
     threshold = None if isinstance(found, Failure) else found.spike_threshold
@@ -134,8 +146,7 @@ def _charts(profile: Profile) -> dict[str, Any]:
     return {
         "runtime_chart": svg.histogram(run_time_s, marks),
         "runtime_n": f"{len(run_time_s):,}",
-        "axis_low": low,
-        "axis_high": high,
+        **latency_plots(profile.table, latency[:MAX_ROWS]),
         "concurrency_chart": svg.level_chart(call_levels(profile.table), threshold),
         "level_rows": levels[:MAX_LEVELS],
         "more_levels": max(len(levels) - MAX_LEVELS, 0),

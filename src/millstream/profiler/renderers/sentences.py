@@ -112,9 +112,9 @@ def expected(profile: Profile) -> list[str]:
     if isinstance(found, Refused):
         return [f"No forecast: {found.refused}"]
     return [
-        f"Forecast of the next request: {amount(name, one.median)}{UNITS.get(name, '')} ({amount(name, one.low)} to "
-        f"{amount(name, one.high)}); on {one.n:,} unseen requests {amount(name, one.error)} off, "
-        f"{percent(one.coverage)} inside."
+        f"Forecast of the next request: {amount(name, one.median)}{UNITS.get(name, '')} "
+        f"({amount(name, one.low)} to {amount(name, one.high)}); "
+        f"on {one.n:,} unseen requests {amount(name, one.error)} off, {percent(one.coverage)} inside."
         for name, one in found.items()
         if isinstance(one, TargetFinding)
     ]

@@ -13,6 +13,12 @@ _NS_PER_S = 1e9
 _WIDTH = 1150.0
 _HEIGHT = 160.0
 _TOP = 22
+PLOT_WIDTH = 300.0
+_PLOT_HEIGHT = 34.0
+_PARTS = 60
+_TICK = 24
+"""Half the width of a label on the axis of a plot."""
+_MOST_DECADES = 6
 
 
 def bar(share: float, css_class: str = "fill-accent") -> Markup:
@@ -24,22 +30,97 @@ def bar(share: float, css_class: str = "fill-accent") -> Markup:
     ).format(css_class, width)
 
 
-def spread(p50: float | None, p95: float | None, p99: float | None, low: float, high: float) -> Markup:
-    """p50 to p99 on a logarithmic axis from `low` to `high`: a tick at p50, thick to p95, thin to p99."""
-    if p50 is None or p95 is None or p99 is None or not 0 < low < high:
+def distribution(values_s: Floats, low: float, high: float, marks: Sequence[float], label: str) -> Markup:
+    """How values lie on a logarithmic axis from `low` to `high`: 60 equal parts, and a line at each mark."""
+    if len(values_s) == 0 or not 0 < low < high:
         return Markup("")
+    width, height = PLOT_WIDTH, _PLOT_HEIGHT
+    at = _log_place(np.clip(values_s, low, high), low, high)
+    count = np.bincount(np.minimum((at * _PARTS).astype(np.int64), _PARTS - 1), minlength=_PARTS)
+    step, unit = width / _PARTS, (height - 2) / int(count.max())
+    parts = [
+        Markup('<line class="stroke-line" x1="{0:.1f}" y1="0" x2="{0:.1f}" y2="{1}"/>').format(x, height)
+        for x, _ in _decades(low, high)
+    ]
+    parts += [
+        Markup('<rect class="fill-accent" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+            place * step, height - n * unit, step - 0.5, n * unit
+        )
+        for place, n in enumerate(count.tolist())
+        if n
+    ]
+    parts += [
+        Markup('<line class="stroke-mark-{2}" x1="{0:.1f}" y1="0" x2="{0:.1f}" y2="{1}"/>').format(
+            float(_log_place(np.clip(mark, low, high), low, high)) * width, height, place
+        )
+        for place, mark in enumerate(marks)
+    ]
+    head = Markup('<svg class="plot" role="img" viewBox="0 0 {} {}" aria-label="{}">')
+    return head.format(width, height, label) + Markup("").join(parts) + Markup("</svg>")
 
-    def x(value: float) -> float:
-        at = (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low))
-        return 1 + 158 * min(at, 1.0)
 
-    return Markup(
-        '<svg class="spread" viewBox="0 0 160 12" aria-hidden="true">'
-        '<line class="stroke-line" x1="1" y1="6" x2="159" y2="6"/>'
-        '<line class="stroke-soft" x1="{0:.1f}" y1="6" x2="{2:.1f}" y2="6"/>'
-        '<line class="stroke-thick" x1="{0:.1f}" y1="6" x2="{1:.1f}" y2="6"/>'
-        '<line class="stroke-tick" x1="{0:.1f}" y1="1" x2="{0:.1f}" y2="11"/></svg>'
-    ).format(x(p50), x(p95), x(p99))
+def log_axis(low: float, high: float) -> Markup:
+    """The powers of ten of a `distribution`'s axis, as text over the plots."""
+    if not 0 < low < high:
+        return Markup("")
+    ticks = [
+        Markup('<text class="tick" x="{:.1f}" y="11" text-anchor="{}">{}</text>').format(
+            x, "start" if x < _TICK else "end" if x > PLOT_WIDTH - _TICK else "middle", _power(value)
+        )
+        for x, value in _decades(low, high)
+    ]
+    head = Markup('<svg class="plot axis" viewBox="0 0 {} 14">').format(PLOT_WIDTH)
+    return head + Markup("").join(ticks) + Markup("</svg>")
+
+
+def _power(value_s: float) -> str:
+    """A power of ten as people write it."""
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        if round(value_s * factor):
+            return f"{value_s * factor:,.0f} {unit}"
+    return f"{value_s * 1e9:,.0f} ns"
+
+
+def _decades(low: float, high: float) -> list[tuple[float, float]]:
+    """Where powers of ten are on the axis; every second one where there are many."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    powers = range(first, last + 1, 1 if last - first <= _MOST_DECADES else 2)
+    return [
+        (float(_log_place(np.array(10.0**power), low, high)) * PLOT_WIDTH, 10.0**power) for power in powers
+    ]
+
+
+def _log_place(values: Floats, low: float, high: float) -> Floats:
+    """0 at `low`, 1 at `high`."""
+    place: Floats = (np.log(values) - math.log(low)) / (math.log(high) - math.log(low))
+    return place
+
+
+def curve(points: Sequence[tuple[float, float]], label: str, start: str, end: str) -> Markup:
+    """Shares (0 to 1) by size on a logarithmic axis, with the names of its ends."""
+    if not points:
+        return Markup("")
+    width, height, left = 520.0, 120.0, 44.0
+    top = max(math.log2(points[-1][0]), 1.0)
+    line = "L".join(
+        f"{left + math.log2(size) / top * (width - left):.1f} {8 + height * (1 - share):.1f}"
+        for size, share in points
+    )
+    parts = [
+        Markup(
+            '<line class="stroke-line" x1="{0}" y1="{1:.1f}" x2="{2}" y2="{1:.1f}"/>'
+            '<text class="tick" x="{3}" y="{4:.1f}" text-anchor="end">{5} %</text>'
+        ).format(left, 8 + height * (1 - part), width, left - 6, 12 + height * (1 - part), round(100 * part))
+        for part in (0, 0.5, 1)
+    ]
+    parts.append(Markup('<path class="line-accent thick" d="M{}"/>').format(line))
+    parts += [
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+            x, height + 24, anchor, text
+        )
+        for x, anchor, text in ((left, "start", start), (width, "end", end))
+    ]
+    return _figure(label, width, height + 30, parts)
 
 
 def histogram(values_s: Floats, marks: Sequence[tuple[str, float]], bins: int = 40) -> Markup:

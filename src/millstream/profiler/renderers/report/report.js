@@ -1,26 +1,10 @@
-"use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const FIRST_ROWS = 400, INDENT_PX = 14, DEEPEST = 16;
-  const [NAME, KIND, DEPTH, START, LENGTH, STATUS, SELF, CRITICAL, TOKENS, INPUT, OUTPUT, ERROR, ATTRIBUTES, ID] = Array(14).keys();
-  const at = (id) => document.getElementById(id);
-  const make = (tag, text, className) => {
-    const element = document.createElement(tag);
-    if (text !== undefined) element.textContent = text;
-    if (className) element.className = className;
-    return element;
-  };
-  const seconds = (us) => {
-    if (us === null || us < 0) return "open";
-    if (us === 0) return "0 s";
-    if (us < 1e3) return `${Math.round(us)} µs`;
-    if (us < 1e6) return `${Math.round(us / 1e3)} ms`;
-    const s = us / 1e6;
-    return s < 10 ? `${s.toFixed(2)} s` : s < 100 ? `${s.toFixed(1)} s` : `${Math.round(s).toLocaleString("en")} s`;
-  };
+  const FIRST_ROWS = 400, MORE_ROWS = 5000, INDENT_PX = 14, DEEPEST = 16;
   const chooser = at("request"), timeline = at("timeline"), body = at("calls"), details = at("details");
   if (!chooser) return;
   let request = null, buttons = [];
+  const flame = flameGraph(data, (index) => show(index, false));
 
   for (const [index, one] of data.requests.entries()) {
     const outcome = one.o === "ok" ? "" : ` · ${one.o}`;
@@ -31,12 +15,13 @@
     const status = data.statuses[span[STATUS]] || "", kind = data.kinds[span[KIND]], open = span[LENGTH] < 0;
     const tr = make("tr");
     tr.dataset.index = String(index);
+    tr.setAttribute("aria-selected", "false");
     const head = make("th");
     head.scope = "row";
     const button = make("button", undefined, `k-${kind}`);
     button.append(make("span", data.names[span[NAME]], "name"));
     button.type = "button";
-    button.tabIndex = index === 0 ? 0 : -1;
+    button.tabIndex = -1;
     button.style.paddingLeft = `${Math.min(span[DEPTH], DEEPEST) * INDENT_PX}px`;
     button.title = `${kind} ${data.names[span[NAME]]}`;
     const mark = open ? "✕ open" : status && status !== "ok" ? `✕ ${status}` : "";
@@ -64,7 +49,7 @@
     buttons = [...body.querySelectorAll("button")];
     const more = at("more"), left = request.r.length - to;
     more.hidden = left <= 0;
-    more.textContent = `Show ${left.toLocaleString("en")} more calls`;
+    more.textContent = `Show ${left > MORE_ROWS ? `${MORE_ROWS.toLocaleString("en")} of ` : ""}${left.toLocaleString("en")} more calls`;
   }
 
   function pretty(text) {
@@ -94,8 +79,10 @@
   function show(index, focus) {
     const span = request.r[index];
     if (!span) return;
-    for (const tr of body.children) tr.setAttribute("aria-selected", String(Number(tr.dataset.index) === index));
-    for (const [place, button] of buttons.entries()) button.tabIndex = place === index ? 0 : -1;
+    for (const tr of body.querySelectorAll('[aria-selected="true"]')) tr.setAttribute("aria-selected", "false");
+    body.children[index]?.setAttribute("aria-selected", "true");
+    for (const button of body.querySelectorAll('[tabindex="0"]')) button.tabIndex = -1;
+    (buttons[index] ?? buttons[0]).tabIndex = 0;
     if (focus) buttons[index]?.focus();
     const status = span[LENGTH] < 0 ? data.statuses[span[STATUS]] || "open" : data.statuses[span[STATUS]] || "no status";
     const kind = data.kinds[span[KIND]];
@@ -122,6 +109,7 @@
     if (data.texts[span[ATTRIBUTES]]) details.append(make("h4", "Attributes and events"), make("pre", data.texts[span[ATTRIBUTES]]));
     details.scrollTop = 0;
     timeline.dataset.span = span[ID];
+    flame.mark(index, false);
   }
 
   function choose(index) {
@@ -135,6 +123,7 @@
     at("scale").replaceChildren(...[0, 0.5, 1].map((part) => make("span", seconds(part * request.w))));
     at("previous").disabled = index === 0;
     at("next").disabled = index === data.requests.length - 1;
+    flame.show(request);
     const bad = request.r.findIndex((span) => span[ERROR]);
     show(Math.max(bad, 0) < FIRST_ROWS ? Math.max(bad, 0) : 0, false);
     timeline.dataset.trace = request.t;
@@ -148,7 +137,7 @@
   const failing = data.requests.map((one, index) => (one.o === "ok" ? -1 : index)).filter((index) => index >= 0);
   at("failed").hidden = failing.length === 0;
   at("failed").addEventListener("click", () => choose(failing.find((index) => index > Number(chooser.value)) ?? failing[0]));
-  at("more").addEventListener("click", () => { const from = body.children.length; fill(from, request.r.length); show(from, true); });
+  at("more").addEventListener("click", () => { const from = body.children.length; fill(from, Math.min(from + MORE_ROWS, request.r.length)); show(from, true); });
   body.addEventListener("click", (event) => {
     const tr = event.target.closest("tr");
     if (tr) show(Number(tr.dataset.index), true);
