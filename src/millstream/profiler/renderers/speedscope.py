@@ -6,7 +6,7 @@ the request, named as its lanes. A call without an end lasts until the last know
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,9 @@ def write(profile: Profile, path: Path) -> None:
     """Write the file. Times are nanoseconds since the request's first span; the slowest is shown first."""
     table = profile.table
     found = requests(table)
-    frames, end_ns = _Frames(table), _ends(table)
+    end_ns = _ends(table)
+    names, frame = _frames(table)
+    calls = _Calls(table.parent.tolist(), table.start_ns.tolist(), end_ns.tolist(), frame)
     bounds = table.bounds().tolist()
     slowest = int(found.run_time_ns.argmax()) if len(table) else -1
     written, shown_first = 0, 0
@@ -35,11 +37,11 @@ def write(profile: Profile, path: Path) -> None:
             item = item_id(table, found, request)
             name = f"request {request}{f' · {item}' if item else ''} ({table.trace_ids[request]})"
             rows = slice(bounds[request], bounds[request + 1])
-            for one in _profiles(table, rows, name, end_ns, frames):
+            for one in _profiles(rows, lanes(table, rows, end_ns), name, calls):
                 file.write((b",\n" if written else b"\n") + json_bytes(one, indent=0))
                 written += 1
         rest = {
-            "shared": {"frames": [{"name": text} for text in frames.names]},
+            "shared": {"frames": [{"name": text} for text in names]},
             "activeProfileIndex": shown_first,
             "name": "millstream",
             "exporter": "millstream",
@@ -47,23 +49,25 @@ def write(profile: Profile, path: Path) -> None:
         file.write(b"\n]," + json_bytes(rest, indent=0)[1:] + b"\n")
 
 
-class _Frames:
-    """Distinct calls by number: kind and name, and how they ended where that was not well."""
+class _Calls(NamedTuple):
+    """Columns of the table as lists, by row; `frame` is a position in the names of `_frames`."""
 
-    def __init__(self, table: SpanTable) -> None:
-        self.names: list[str] = []
-        self._table = table
-        self._place: dict[tuple[int, int, int, bool], int] = {}
+    parent: list[int]
+    start_ns: list[int]
+    end_ns: list[int]
+    frame: list[int]
 
-    def __call__(self, row: int) -> int:
-        table = self._table
-        key = (int(table.kind[row]), int(table.name[row]), int(table.status[row]), bool(table.closed[row]))
-        place = self._place.setdefault(key, len(self.names))
-        if place == len(self.names):
-            kind, name, status, closed = key
-            ended = STATUSES[status] if status >= 0 and status != _OK else "" if closed else "open"
-            self.names.append(f"{KINDS[kind]} {table.names[name]}{f' [{ended}]' if ended else ''}")
-        return place
+
+def _frames(table: SpanTable) -> tuple[list[str], list[int]]:
+    """Distinct calls: kind and name, and how they ended where that was not well; and which each row is."""
+    sizes = (len(KINDS), len(STATUSES) + 1, 2, len(table.names) + 1)
+    columns = (table.kind, table.status + 1, table.closed.astype(np.int64), table.name)
+    distinct, frame = np.unique(np.ravel_multi_index(columns, sizes), return_inverse=True)
+    names = []
+    for kind, status, closed, name in zip(*np.unravel_index(distinct, sizes), strict=True):
+        ended = STATUSES[status - 1] if status and status - 1 != _OK else "" if closed else "open"
+        names.append(f"{KINDS[kind]} {table.names[name]}{f' [{ended}]' if ended else ''}")
+    return names, frame.tolist()
 
 
 def _ends(table: SpanTable) -> Ints:
@@ -73,42 +77,39 @@ def _ends(table: SpanTable) -> Ints:
     return np.where(table.closed, table.end_ns, last[table.trace])
 
 
-def _profiles(
-    table: SpanTable, rows: slice, name: str, end_ns: Ints, frames: _Frames
-) -> Iterator[dict[str, Any]]:
+def _profiles(rows: slice, lane: list[int], name: str, calls: _Calls) -> Iterator[dict[str, Any]]:
     """One profile for each lane of a request."""
-    start_ns = int(table.start_ns[rows].min())
+    zero_ns, last_ns = min(calls.start_ns[rows]), max(calls.end_ns[rows])
     in_lane: dict[int, list[int]] = {}
-    for row, lane in enumerate(lanes(table, rows, end_ns), rows.start):
-        in_lane.setdefault(lane, []).append(row)
-    for lane, members in in_lane.items():
+    for row, number in enumerate(lane, rows.start):
+        in_lane.setdefault(number, []).append(row)
+    for number, members in in_lane.items():
         yield {
             "type": "evented",
-            "name": f"{name} lane {lane + 1}" if lane else name,
+            "name": f"{name} lane {number + 1}" if number else name,
             "unit": "nanoseconds",
             "startValue": 0,
-            "endValue": int(end_ns[rows].max()) - start_ns,
-            "events": _events(table, members, end_ns, start_ns, frames),
+            "endValue": last_ns - zero_ns,
+            "events": _events(members, zero_ns, calls),
         }
 
 
-def _events(
-    table: SpanTable, rows: list[int], end_ns: Ints, zero_ns: int, frames: _Frames
-) -> list[dict[str, Any]]:
+def _events(rows: list[int], zero_ns: int, calls: _Calls) -> list[dict[str, Any]]:
     """Opening and closing of the calls of one lane, in order."""
     events: list[dict[str, Any]] = []
-    running: list[tuple[int, int, int]] = []  # row, frame and end
+    running: list[int] = []
 
     def close() -> None:
-        _, frame, end = running.pop()
-        events.append({"type": "C", "frame": frame, "at": end - zero_ns})
+        row = running.pop()
+        events.append({"type": "C", "frame": calls.frame[row], "at": calls.end_ns[row] - zero_ns})
 
     for row in rows:
-        while running and not (running[-1][0] == table.parent[row] and end_ns[row] <= running[-1][2]):
+        while running and not (
+            running[-1] == calls.parent[row] and calls.end_ns[row] <= calls.end_ns[running[-1]]
+        ):
             close()
-        frame = frames(row)
-        events.append({"type": "O", "frame": frame, "at": int(table.start_ns[row]) - zero_ns})
-        running.append((row, frame, int(end_ns[row])))
+        events.append({"type": "O", "frame": calls.frame[row], "at": calls.start_ns[row] - zero_ns})
+        running.append(row)
     while running:
         close()
     return events
