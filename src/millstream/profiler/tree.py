@@ -95,8 +95,7 @@ def clipped(table: SpanTable) -> tuple[Bools, Ints, Ints]:
 
 def tree_order(table: SpanTable, request: int) -> list[int]:
     """Rows of one request, each parent before its children, siblings by start."""
-    bounds = table.bounds()
-    first, stop = int(bounds[request]), int(bounds[request + 1])
+    first, stop = np.searchsorted(table.trace, (request, request + 1)).tolist()
     children: dict[int, list[int]] = {}
     for row, parent in zip(range(first, stop), table.parent[first:stop].tolist(), strict=True):
         children.setdefault(parent, []).append(row)
