@@ -6,10 +6,14 @@
   let request = null, buttons = [];
   const flame = flameGraph(data, (index) => show(index, false));
 
+  const options = document.createDocumentFragment();
   for (const [index, one] of data.requests.entries()) {
-    const outcome = one.o === "ok" ? "" : ` · ${one.o}`;
-    chooser.append(new Option(`#${one.n}${one.i ? ` · ${one.i.slice(0, 40)}` : ""} · ${one.d === null ? "no end" : seconds(one.d)} · ${one.t.slice(0, 8)}${outcome}`, String(index)));
+    const outcome = one.o === "ok" ? "" : ` · ${one.o}`, option = make("option");
+    option.textContent = `#${one.n}${one.i ? ` · ${one.i.slice(0, 40)}` : ""} · ${one.d === null ? "no end" : seconds(one.d)} · ${one.t.slice(0, 8)}${outcome}`;
+    option.value = String(index);
+    options.append(option);
   }
+  chooser.append(options);
 
   function row(span, index) {
     const status = data.statuses[span[STATUS]] || "", kind = data.kinds[span[KIND]], open = span[LENGTH] < 0;
