@@ -3,6 +3,7 @@
 Source: https://opentelemetry.io/docs/specs/semconv/gen-ai/
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -47,6 +48,9 @@ _FIRST_CHUNK: Final = (
     "gen_ai.server.time_to_first_token",
 )
 _CHUNK_EVENTS: Final = frozenset({"gen_ai.content.completion.chunk", "llm.content.completion.chunk"})
+_SCHEMA: Final = "gen_ai.request.structured_output_schema"
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What OpenAI takes as the name of a schema."""
 _DETAILS: Final = "gen_ai.client.inference.operation.details"
 _ROLES: Final = {
     "gen_ai.system.message": "system",
@@ -65,6 +69,7 @@ _AS_THEY_ARE: Final = (
     semconv.REQUEST_FREQUENCY_PENALTY,
     semconv.REQUEST_PRESENCE_PENALTY,
     semconv.REQUEST_CHOICE_COUNT,
+    semconv.REQUEST_REASONING_LEVEL,
     semconv.RESPONSE_ID,
     semconv.RESPONSE_MODEL,
     semconv.TOOL_NAME,
@@ -85,6 +90,8 @@ def read(told: Told) -> None:
         told.know(name, told.take(name))
     told.know(semconv.PROVIDER_NAME, told.take(semconv.PROVIDER_NAME, "gen_ai.system"))
     told.know(semconv.REQUEST_STOP_SEQUENCES, as_list(told.take(semconv.REQUEST_STOP_SEQUENCES)))
+    told.know(semconv.REQUEST_REASONING_LEVEL, told.take("gen_ai.request.reasoning_effort"))
+    told.know(semconv.REQUEST_RESPONSE_FORMAT, _format(told.take(_SCHEMA)))
     told.know(semconv.TOOL_DEFINITIONS, messages.tools(told.take(semconv.TOOL_DEFINITIONS)))
     told.know(semconv.TIME_TO_FIRST_CHUNK_S, told.take(*_FIRST_CHUNK))
     reasons = as_list(told.take(semconv.RESPONSE_FINISH_REASONS))
@@ -103,6 +110,16 @@ def _is_a_call(told: Told) -> bool:
     return "gen_ai.request.model" in told.raw and "gen_ai.system" in told.raw
 
 
+def _format(schema: Any) -> Any:
+    """The form of an answer that was to follow a schema; its name, which is not told, is its title."""
+    schema = parsed(schema)
+    if not isinstance(schema, Mapping):
+        return None
+    title = schema.get("title")
+    name = title if isinstance(title, str) and _NAME.fullmatch(title) else "answer"
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+
+
 def _content(told: Told) -> None:
     asked_for = told.known.get(semconv.REQUEST_CHOICE_COUNT)
     events = _take_events(told)
@@ -113,12 +130,12 @@ def _content(told: Told) -> None:
         told.asked(texts[0] if len(texts) == 1 else texts or None)
     else:
         told.asked(given)
-    told.answered(
-        messages.answer(messages.from_parts(told.take("gen_ai.output.messages")), asked_for=asked_for)
-    )
+    reasons = told.known.get(semconv.RESPONSE_FINISH_REASONS)
+    made = messages.from_parts(told.take("gen_ai.output.messages"))
+    told.answered(messages.answer(made, asked_for=asked_for, reasons=reasons))
     asked, answered = from_events([{"event.name": event.name, **event.attributes} for event in events])
     told.asked(asked)
-    told.answered(messages.answer(answered, asked_for=asked_for))
+    told.answered(messages.answer(answered, asked_for=asked_for, reasons=reasons))
 
 
 def _take_events(told: Told) -> list[SpanEvent]:

@@ -28,6 +28,11 @@ PARAMETERS: Final = {
     "frequency_penalty": semconv.REQUEST_FREQUENCY_PENALTY,
     "presence_penalty": semconv.REQUEST_PRESENCE_PENALTY,
     "n": semconv.REQUEST_CHOICE_COUNT,
+    "tool_choice": semconv.REQUEST_TOOL_CHOICE,
+    "parallel_tool_calls": semconv.REQUEST_PARALLEL_TOOL_CALLS,
+    "response_format": semconv.REQUEST_RESPONSE_FORMAT,
+    "reasoning_effort": semconv.REQUEST_REASONING_LEVEL,
+    "previous_response_id": semconv.REQUEST_PREVIOUS_RESPONSE_ID,
     "model": semconv.REQUEST_MODEL,
 }
 """Attributes of a request, by the name that APIs of models give the parameter."""
@@ -109,12 +114,22 @@ class Told:
                 self.know(PARAMETERS[name], value)
             elif value is not None:
                 rest[name] = value
+        self.know(semconv.REQUEST_REASONING_LEVEL, at(rest, "reasoning", "effort"))
+        self.know(semconv.REQUEST_RESPONSE_FORMAT, _chat_format(at(rest, "text", "format")))
         return rest
 
     @property
     def usage(self) -> Usage | None:
         """Tokens, if any were told."""
         return Usage(**self._counts) if self._counts else None
+
+
+def _chat_format(form: Any) -> Any:
+    """The `text.format` of the Responses API as the `response_format` of the chat API."""
+    if at(form, "type") != "json_schema":
+        return form
+    schema = {key: value for key, value in form.items() if key != "type" and value is not None}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def in_order(tree: Any) -> list[Any]:

@@ -99,20 +99,20 @@ def tell_answer(step: Observed, response: LLMResult) -> None:
         return
     told = response.llm_output or {}
     made = response.generations[0]  # one a choice
-    generation = made[0]
-    if not isinstance(generation, ChatGeneration):
+    messages = [one.message for one in made if isinstance(one, ChatGeneration)]
+    if not messages:
         output = choices.output_of([{"role": "assistant", "content": one.text} for one in made])
         step.answer(output, usage=_counted(told), model=told.get("model_name"), response_id=told.get("id"))
         return
-    message = generation.message
+    message = messages[0]
     metadata = message.response_metadata
     message_id = message.id if message.id and not message.id.startswith(_OWN_IDS) else None
     step.answer(
-        choices.output_of([message_json(one.message) for one in made]),
+        choices.output_of([message_json(one) for one in messages]),
         usage=_usage(message) or _counted(told),
         model=metadata.get("model_name") or metadata.get("model") or told.get("model_name"),
         response_id=metadata.get("id") or told.get("id") or message_id,
-        finish_reasons=choices.reasons_of(_reason(one.message.response_metadata) for one in made),
+        finish_reasons=choices.reasons_of(_reason(one.response_metadata) for one in messages),
     )
 
 
