@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trustme
 import yaml
 
 from millstream import Redaction, SpanKind, Status
@@ -105,11 +106,22 @@ def test_what_every_exporter_takes():
 @pytest.mark.parametrize(
     ("section", "lines"),
     [
-        ("file", [f"{HERE}: a mapping with a _type is needed here, not 'file'"]),
+        (
+            "file",
+            [f"{HERE}: a mapping with a _type is needed here, not 'file'; did you mean {{_type: file}}?"],
+        ),
         (None, [f"{HERE}: a mapping with a _type is needed here, not nothing"]),
-        ({"path": "t"}, [f"{HERE}: the key '_type' is missing; it says which component this is"]),
-        ({"type": "file", "config": [1]}, [f"{HERE}.config: a mapping of keys is needed here, not a list"]),
+        ({"_type": 3}, [f"{HERE}._type: text is needed here, not 3"]),
+        (
+            {"type": "file", "config": ["t"]},
+            [f"{HERE}.config: a mapping of keys is needed here, not a list"],
+        ),
+        (
+            {"type": "file", "config": "t"},
+            [f"{HERE}.config: a mapping of keys is needed here, not 't'"],
+        ),
         ({"type": "file", "config": None}, [f"{HERE}: the key 'path' is missing"]),
+        ({"path": "t"}, [f"{HERE}: the key '_type' is missing; it says which component this is"]),
         (
             {"_type": "otlp", "endpoint": "https://x", "tls": {"ca_file": 5, "insecure": "perhaps"}},
             [
@@ -119,7 +131,12 @@ def test_what_every_exporter_takes():
         ),
         (
             {"_type": "mlflow", "experiment_id": "abc"},
-            [f"{HERE}.experiment_id: 'abc' is no id: MLflow numbers experiments, as in their pages' URLs"],
+            [
+                (
+                    f"{HERE}.experiment_id: 'abc' is no id of an experiment, which is a number;"
+                    " MLflow shows it on the experiment's page and in its address"
+                )
+            ],
         ),
         (
             {"_type": "fil", "path": "t"},
@@ -161,7 +178,7 @@ def test_what_every_exporter_takes():
             {"_type": "file", "path": "t", "enable_rolling": "perhaps", "max_files": True},
             [
                 f"{HERE}.enable_rolling: true or false is needed here, not 'perhaps'",
-                f"{HERE}.max_files: a whole number is needed here, not True",
+                f"{HERE}.max_files: a whole number is needed here, not true",
             ],
         ),
         (
@@ -273,6 +290,18 @@ FLYWHEEL = "data_flywheel_elasticsearch"
             ],
         ),
         (
+            {"_type": "otlp", "endpoint": "http://", "tls": {"ca_file": 3, "insecure": "perhaps"}},
+            [
+                f"{HERE}: tls.ca_file: text is needed here, not a whole number; put it in quotes",
+                f"{HERE}: tls.insecure: true or false is needed here, not 'perhaps'",
+                f"{HERE}: `endpoint` 'http://' names no server: write its host, as in http://localhost:4318",
+            ],
+        ),
+        (
+            {"_type": "langsmith", "api_key": "k", "endpoint": "http://"},
+            [f"{HERE}: `endpoint` 'http:///otel' names no server"],
+        ),
+        (
             {"_type": "langfuse", "endpoint": "cloud.langfuse.com"},
             [
                 f"{HERE}: public_key is missing: give it, or set LANGFUSE_PUBLIC_KEY",
@@ -323,11 +352,22 @@ def test_everything_that_is_wrong_with_one_is_told_together(section, lines, monk
     assert "hunter2" not in str(found)
 
 
+def test_a_folder_that_holds_no_certificates(tmp_path):
+    section = {"_type": "elasticsearch", "endpoint": "https://x", "index": "a", "ca_certs": str(tmp_path)}
+    said = [f"{HERE}: `ca_certs`: {tmp_path} holds no usable certificate (PEM)"]
+    assert problems(section) == said
+    (tmp_path / "ca.pem").write_text("a file that is no certificate")
+    (tmp_path / "5ed36f99.0").write_text("")
+    assert problems(section) == said
+    trustme.CA().cert_pem.write_to_path(tmp_path / "one.txt")
+    build("out", section).sink.close()
+
+
 def test_the_options_of_delivery_hide_nothing_of_the_sink():
     found = problems({"_type": "file", "path": "/", "batch_size": 0})
     assert found == [
         f"{HERE}.batch_size: a whole number >= 1 is needed here, not 0",
-        f"{HERE}.path: / is a folder; give a file, such as /traces.jsonl",
+        f"{HERE}.path: / is a folder; give a file in it",
     ]
 
 

@@ -279,18 +279,30 @@ def test_a_path_that_cannot_be_written_is_for_somebody_to_mend(tmp_path):
     ("path", "problem"),
     [
         ("/dev/null", "path: /dev/null is a device or a pipe; give a file"),
-        ("/", "path: / is a folder; give a file, such as /traces.jsonl"),
+        ("/", "path: / is a folder; give a file in it"),
         ("/etc/passwd/new/traces.jsonl", "cannot be made, for /etc/passwd is a file and no folder"),
         (
-            "/proc/nope/x.jsonl",
-            "x.jsonl cannot be (made, for /proc takes no files: |written, for this user may)",
+            "/proc/nope/traces.jsonl",
+            "cannot be made, for /proc takes no files: No such file or directory; give",
         ),
-        ("/sys/x.jsonl", "x.jsonl cannot be (made, for /sys takes no files: |written, for this user may)"),
+        ("/proc/nope/deeper/traces.jsonl", "cannot be made, for /proc takes no files"),
+        ("/proc/traces.jsonl", "cannot be made, for /proc takes no files"),
+        (f"/etc/{'x' * 300}", "cannot be written: File name too long; give another path"),
+        ("/sys/x.jsonl", "path: /sys/x.jsonl cannot be made, for /sys takes no files: "),
     ],
 )
 def test_what_can_be_no_file_is_refused_at_once(path, problem):
     with pytest.raises(ConfigError, match=problem):
         FileSink(path=Path(path))
+
+
+def test_looking_at_a_path_leaves_nothing_there(tmp_path):
+    there = tmp_path / "there.jsonl"
+    there.write_text("a line\n")
+    for path in (there, tmp_path / "new.jsonl", tmp_path / "folder" / "new.jsonl"):
+        FileSink(path=path, mode="overwrite").close()
+    assert [one.name for one in tmp_path.iterdir()] == ["there.jsonl"]
+    assert there.read_text() == "a line\n"
 
 
 def test_a_process_that_holds_the_file_for_long_is_no_reason_to_hang(tmp_path, monkeypatch):

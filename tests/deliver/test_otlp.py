@@ -347,7 +347,7 @@ def test_a_user_in_the_endpoint_is_not_shown_in_the_receivers_words(receiver):
     ("options", "message"),
     [
         ({"endpoint": "localhost:4318"}, "begins with http:// or https://"),
-        ({"endpoint": "http://"}, "'http://' names no host: write it as in http://localhost:4318"),
+        ({"endpoint": "http://"}, "'http://' names no server: write its host, as in http://localhost:4318"),
         ({"endpoint": ""}, "empty"),
         ({"endpoint": "localhost", "protocol": "grpc"}, "host:port"),
         ({"endpoint": "http://localhost:4317/v2", "protocol": "grpc"}, "takes no path"),

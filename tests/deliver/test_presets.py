@@ -134,6 +134,12 @@ def test_headers_of_the_user_come_first(receiver):
         ),
         ({"_type": "langsmith"}, "api_key is missing: give it, or set LANGSMITH_API_KEY"),
         ({"_type": "mlflow", "username": "ann"}, "MLFLOW_TRACKING_PASSWORD"),
+        (
+            {"_type": "mlflow", "experiment_id": "abc"},
+            "experiment_id: 'abc' is no id of an experiment, which",
+        ),
+        ({"_type": "mlflow", "experiment_id": -1}, "experiment_id: '-1' is no id"),
+        ({"_type": "mlflow", "experiment_id": ""}, "experiment_id: '' is no id"),
         ({"_type": "mlflow", "experiment": 1}, "did you mean 'experiment_id'"),
         ({"_type": "phoenix", "endpoint": "localhost:6006"}, "begins with http://"),
         ({"_type": "langfuse", "public_key": "pk", "secret_key": "s\nk", "endpoint": "ftp://x"}, "http://"),
@@ -142,6 +148,13 @@ def test_headers_of_the_user_come_first(receiver):
 def test_options_that_are_wrong(section, message):
     with pytest.raises(ConfigError, match=message):
         build("traces", section)
+
+
+def test_an_experiment_of_the_environment_that_is_no_number(monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "grain")
+    with pytest.raises(ConfigError, match="MLFLOW_EXPERIMENT_ID: 'grain' is no id of an experiment"):
+        build("traces", {"_type": "mlflow"})
+    build("traces", {"_type": "mlflow", "experiment_id": 7}).sink.close()
 
 
 def test_in_a_workflow_file():

@@ -222,6 +222,51 @@ def test_tools(name, client, spans):
     assert text_of(telling.output) == "The tool said: rain"
 
 
+ANSWER = {
+    "type": "json_schema",
+    "json_schema": {"name": "City", "schema": {"title": "City", "type": "object", "properties": {}}},
+}
+REQUESTED = {
+    semconv.REQUEST_TOOL_CHOICE: "none",
+    semconv.REQUEST_PARALLEL_TOOL_CALLS: False,
+    semconv.REQUEST_RESPONSE_FORMAT: ANSWER,
+    semconv.REQUEST_REASONING_LEVEL: "low",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "tells"),
+    [
+        ("ours", REQUESTED.keys()),
+        ("openinference", REQUESTED.keys()),
+        ("openllmetry", {semconv.REQUEST_RESPONSE_FORMAT, semconv.REQUEST_REASONING_LEVEL}),
+        ("logfire", ()),  # of today; its first version has them in `request_data`
+    ],
+)
+def test_parameters_that_are_no_numbers(name, tells, client, spans):
+    with instrumented(name):
+        ask(
+            client,
+            tools=[WEATHER],
+            tool_choice="none",
+            parallel_tool_calls=False,
+            response_format=ANSWER,
+            reasoning_effort="low",
+        )
+    told = only_model_call(spans()).attributes
+    assert {key: told[key] for key in REQUESTED if key in told} == {key: REQUESTED[key] for key in tells}
+
+
+@pytest.mark.parametrize("name", ["ours", "openinference", "openllmetry", "logfire"])
+def test_all_of_several_choices(name, client, spans):
+    with instrumented(name):
+        ask(client, "say mill", n=2)
+    call = only_model_call(spans())
+    assert call.output == [{"role": "assistant", "content": "mill"}] * 2
+    if name != "openinference":  # which tells none
+        assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "stop"]
+
+
 @pytest.mark.parametrize("name", THEIRS)
 def test_a_failed_call(name, client, spans):
     with instrumented(name), pytest.raises(openai.BadRequestError):

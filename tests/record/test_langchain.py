@@ -544,3 +544,13 @@ async def test_messages_in_openai_form():
 async def test_unknown_integration_is_named():
     with pytest.raises(millstream.MillstreamError, match=r"there are: .*langchain"):
         millstream.instrument("nope")
+
+
+async def test_a_finish_reason_that_is_no_word_costs_no_other_part_of_the_answer(spans):
+    told = {"finish_reason": {"why": ["flag"]}, "model_name": "able-1", "id": "r1"}
+    answer = AIMessage("no", response_metadata=told)
+    GenericFakeChatModel(messages=iter([answer])).invoke("x")
+    (span,) = [span for span in spans() if span.kind is SpanKind.LLM]
+    assert span.attributes["gen_ai.response.finish_reasons"] == [{"why": ["flag"]}]
+    assert span.attributes["gen_ai.response.model"] == "able-1"
+    assert span.attributes["gen_ai.response.id"] == "r1"

@@ -46,7 +46,7 @@ def test_a_list_of_texts_must_be_texts(tmp_path):
             "{models: {m: }, rules: [{reply: {txt: x}}]}",
             "rules.0.reply.txt: unknown key; did you mean 'text'?",
         ),
-        ("models: {}", "models: dictionary should have at least 1 item"),
+        ("models: {}", "models: a mapping of keys with at least 1 key is needed here, not 0"),
         ("rules: []", "the key 'models' is missing"),
         ("- models", "needs a mapping with the key 'models'"),
         ("", "needs a mapping with the key 'models'"),

@@ -113,6 +113,68 @@ def test_openllmetry_decorators(kind, expected):
     assert left(span) == {"traceloop.entity.name", "traceloop.workflow.name"}
 
 
+REQUESTED = {
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "City", "schema": {"title": "City"}}},
+    "reasoning_effort": "low",
+}
+OURS = {
+    semconv.REQUEST_TOOL_CHOICE: REQUESTED["tool_choice"],
+    semconv.REQUEST_PARALLEL_TOOL_CALLS: False,
+    semconv.REQUEST_RESPONSE_FORMAT: REQUESTED["response_format"],
+    semconv.REQUEST_REASONING_LEVEL: "low",
+}
+RESPONSES = {
+    "tool_choice": REQUESTED["tool_choice"],
+    "parallel_tool_calls": False,
+    "text": {"format": {"type": "json_schema", "name": "City", "schema": {"title": "City"}}},
+    "reasoning": {"effort": "low"},
+}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "scope", "known"),
+    [
+        (
+            {"openinference.span.kind": "LLM", "llm.invocation_parameters": json.dumps(REQUESTED)},
+            "openinference.instrumentation.openai",
+            OURS,
+        ),
+        (
+            {"openinference.span.kind": "LLM", "llm.invocation_parameters": json.dumps(RESPONSES)},
+            "openinference.instrumentation.openai",
+            OURS,
+        ),
+        (
+            {"request_data": json.dumps({"model": "able", "messages": [USER], **REQUESTED})},
+            "logfire.openai",
+            OURS,
+        ),
+        (
+            {
+                "llm.request.type": "chat",
+                "llm.request.reasoning_effort": "low",
+                "gen_ai.request.structured_output_schema": '{"title":"City"}',
+            },
+            "opentelemetry.instrumentation.openai.v1",
+            {name: OURS[name] for name in (semconv.REQUEST_RESPONSE_FORMAT, semconv.REQUEST_REASONING_LEVEL)},
+        ),
+        (
+            {"gen_ai.operation.name": "chat", semconv.REQUEST_REASONING_LEVEL: "low"},
+            "tests",
+            {semconv.REQUEST_REASONING_LEVEL: "low"},
+        ),
+    ],
+)
+def test_parameters_of_a_request(attributes, scope, known):
+    span = told(attributes, scope=scope)
+    assert {name: span.attributes.get(name) for name in OURS} == {**dict.fromkeys(OURS), **known}
+    assert left(span) <= {"llm.invocation_parameters"}
+    rest = span.attributes.get("llm.invocation_parameters", {})
+    assert not rest.keys() & REQUESTED.keys() - {"reasoning"}
+
+
 SAID = [{"role": "assistant", "content": text} for text in "ab"]
 
 

@@ -218,7 +218,11 @@ general:
         tracing = load_config(write(text)).general.telemetry.tracing
         assert tracing == {"out": {"_type": "file", "path": "x", "processors": ["redaction"]}}
     assert load_config(write("general: {telemetry: {tracing: {}}}")).general.telemetry.tracing == {}
-    for written, shown in (("file", "'file'"), ("[file]", "a list"), ("", "nothing")):
+    for written, shown in (
+        ("file", "'file'; did you mean {_type: file}?"),
+        ("[file]", "a list"),
+        ("", "nothing"),
+    ):
         path = write(f"general: {{telemetry: {{tracing: {{out: {written}}}}}}}")
         assert error_of(path) == (
             f"{path}: general.telemetry.tracing.out: a mapping with a _type is needed here, not {shown}"
@@ -281,14 +285,54 @@ def test_limits_of_the_journal(write):
     limits = "general: {telemetry: {journal: {max_bytes: 1000, max_age_s: 3600}}}"
     journal = load_config(write(limits)).general.telemetry.journal
     assert (journal.max_bytes, journal.max_age_s) == (1000, 3600)
-    for written, read in (("2GiB", 2 << 30), ("500 MB", 500_000_000), ("1.5kib", 1536), ("'7'", 7)):
-        sized = write(f"general: {{telemetry: {{journal: {{max_bytes: {written}}}}}}}")
-        assert load_config(sized).general.telemetry.journal.max_bytes == read
+    for written, max_bytes in (
+        ("2GiB", 2 << 30),
+        ("500 MB", 500_000_000),
+        ("1.5 mb", 1_500_000),
+        ("1.5kib", 1536),
+        ("'77'", 77),
+    ):
+        text = f"general: {{telemetry: {{journal: {{max_bytes: {written}}}}}}}"
+        assert load_config(write(text)).general.telemetry.journal.max_bytes == max_bytes
     for written in ("2 lemons", "2,5GB", "-1MB", "true", "[1]", "{}", "1.5", "0kb"):
         error_of(write(f"general: {{telemetry: {{journal: {{max_bytes: {written}}}}}}}"))
     text = error_of(write("general: {telemetry: {journal: {max_bytes: 0, max_age: 1}}}"))
-    assert "general.telemetry.journal.max_bytes: a number of at least 1 is needed here" in text
+    assert "general.telemetry.journal.max_bytes: a number >= 1 is needed here" in text
     assert "general.telemetry.journal.max_age: unknown key; did you mean 'max_age_s'?" in text
+
+
+@pytest.mark.parametrize(
+    ("general", "said"),
+    [
+        ("[]", "general: a mapping of keys is needed here, not a list"),
+        ("{workflow_name: 3}", "workflow_name: text is needed here, not 3; put it in quotes"),
+        (
+            "{workflow_name: 2026-11-28}",
+            "workflow_name: text is needed here, not the date 2026-11-28; put it",
+        ),
+        ("{workflow_name: ' '}", "workflow_name: a name is needed here, but it is ' '"),
+        ("{modules: [3]}", "modules.0: text is needed here, not 3; put it in quotes"),
+        ("{telemetry: x}", "telemetry: a mapping of keys is needed here, not 'x'"),
+        ("{telemetry: {journal: []}}", "journal: a mapping of keys is needed here, not a list"),
+        ("{telemetry: {journal: 2GiB}}", "journal: a mapping of keys is needed here, not '2GiB'"),
+        ("{telemetry: {journal: {max_bytes: 1.5}}}", "max_bytes: a whole number is needed here, not 1.5"),
+        (
+            "{telemetry: {journal: {max_bytes: lots}}}",
+            "max_bytes: 'lots' is no amount; write 2GiB (units: kb, mb, gb, tb, kib, mib, gib, tib)",
+        ),
+        ("{telemetry: {journal: {max_bytes: true}}}", "max_bytes: 'true' is no amount; write 2GiB"),
+        ("{telemetry: {journal: {max_age_s: .inf}}}", "max_age_s: a finite number is needed here, not inf"),
+        ("{telemetry: {tracing: file}}", "tracing: a mapping of keys is needed here, not 'file'"),
+        ("{telemetry: {logging: {a: {_type: file, path: 3}}}}", "path: a path is needed here, not 3"),
+        ("{telemetry: {logging: {a: {_type: file, path: ''}}}}", "path: the path of a file is needed here"),
+    ],
+)
+def test_each_problem_is_one_plain_sentence(write, general, said):
+    path = write(f"general: {general}")
+    text = error_of(path)
+    assert said in text
+    assert "\n" not in text
+    assert not re.search(r"input should|valid|instance of|Config|NoneType|class", text)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +354,7 @@ def test_the_name_of_a_workflow(write, yaml, name):
         ("{a: {_type: file}}", "logging.a: a file needs a path"),
         ("{a: {_type: console, path: x}}", "logging.a: the console has no path"),
         ("{a: {_type: syslog}}", "logging.a._type: 'syslog' is none of its values; known: console, file"),
-        ("{a: {_type: console, level: loud}}", "logging.a.level: 'LOUD' is none of its values"),
+        ("{a: {_type: console, level: loud}}", "logging.a.level: 'LOUD' is none of its values; known: C"),
     ],
 )
 def test_bad_logging(write, logging, message):

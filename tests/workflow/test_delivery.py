@@ -203,6 +203,51 @@ def test_every_command_tells_all_that_is_wrong_in_the_same_words(write, millstre
     ]
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            "{_type: file, path: /proc/nope/x.jsonl}",
+            "out.path: /proc/nope/x.jsonl cannot be made, for /proc takes no files: No such file or",
+        ),
+        (
+            "{_type: elasticsearch, index: spans, endpoint: 'https://localhost:1', ca_certs: empty}",
+            "out: `ca_certs`: empty holds no usable certificate (PEM)",
+        ),
+        (
+            "{_type: mlflow, experiment_id: abc}",
+            "out.experiment_id: 'abc' is no id of an experiment, which is a number; MLflow shows it on",
+        ),
+    ],
+)
+def test_what_the_machine_tells_is_refused_alike_by_every_command(flow, millstream, tmp_path, section, said):
+    (tmp_path / "empty").mkdir()
+    path = flow(section)
+    told = [
+        millstream(*command, "--config_file", path)
+        for command in (["validate"], ["run", "--input", "x"], ["ship", "--once"])
+    ]
+    assert [done.returncode for done in told] == [2] * 3
+    (line,) = {done.stderr for done in told}
+    assert line.startswith(f"millstream: {path}: general.telemetry.tracing.{said}")
+    assert line.count("\n") == 1
+
+
+def test_a_log_that_cannot_be_written_is_refused_alike(write, millstream, tmp_path):
+    path = write(
+        "general: {telemetry: {logging: {log: {_type: file, path: /proc/nope/x.log}}}}\n"
+        "workflow: {_type: python, target: 'shouting.py:shout'}\n",
+        shouting=SHOUT,
+    )
+    told = [
+        millstream(*command, "--config_file", str(path))
+        for command in (["validate"], ["run", "--input", "x"])
+    ]
+    assert [done.returncode for done in told] == [2, 2]
+    (said,) = {done.stderr for done in told}
+    assert said.startswith(f"millstream: {path}: general.telemetry.logging.log.path: /proc/nope/x.log cannot")
+
+
 def test_a_file_that_cannot_be_written_never_fails_a_run(flow, millstream_process, tmp_path):
     (tmp_path / "folder").symlink_to("/proc/nowhere")
     path = flow("{_type: file, path: folder/traces.jsonl, shutdown_timeout: 1}")

@@ -243,6 +243,6 @@ async def test_a_log_file_that_cannot_be_written(asked, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
         ConfigError,
-        match=r"general.telemetry.logging.f.path: .* cannot be written: (Not a directory|File exists)",
+        match=r"general.telemetry.logging.f.path: .*x.log cannot be made, for .*file is a file and no folder",
     ):
         await asked("able", (LOGGING[0], LOGGING[1] % (tmp_path / "file" / "x.log")))

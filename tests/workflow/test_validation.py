@@ -1,3 +1,4 @@
+from datetime import datetime
 from typing import Annotated, Literal
 
 import pytest
@@ -55,10 +56,37 @@ def test_a_union_without_a_discriminator_names_the_key_itself():
     assert "home.guest.live: unknown key; did you mean 'lives'? Known: kind, lives" in lines
 
 
+class Kinds(Strict):
+    one: int | list[str] = 1
+    two: float | str = 1
+    few: Annotated[list[int], Field(max_length=2)] = []
+    name: Annotated[str, Field(pattern="^[a-z]+$")] = "a"
+    when: datetime | None = None
+
+
+@pytest.mark.parametrize(
+    ("mapping", "said"),
+    [
+        ({"one": "x"}, "one: a whole number or a list is needed here, not 'x'"),
+        ({"two": None}, "two: a number or text is needed here, not nothing"),
+        ({"one": [1], "two": [1]}, "one.0: text is needed here, not 1; put it in quotes"),
+        ({"few": [1, 2, 3]}, "few: a list with at most 2 entries is needed here, not 3"),
+        ({"name": "A"}, "name: text that matches ^[a-z]+$ is needed here, not 'A'"),
+        ({"when": "noon"}, "when: a time such as 2026-11-28T08:00:00Z is needed here, not 'noon'"),
+    ],
+)
+def test_what_is_needed_is_told_once(mapping, said):
+    with pytest.raises(ConfigError) as caught:
+        parse_model(Kinds, mapping)
+    lines = str(caught.value).splitlines()
+    assert said in lines
+    assert len({line.partition(":")[0] for line in lines}) == len(lines)
+
+
 def test_values_are_shown_but_not_secrets():
     lines = problems_of({"size_m2": -1, "api_key": 12345})
     assert lines == [
-        "home.size_m2: a number above 0 is needed here, not -1",
+        "home.size_m2: a number > 0 is needed here, not -1",
         "home.api_key: text is needed here; put it in quotes",
     ]
 

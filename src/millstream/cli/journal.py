@@ -1,12 +1,10 @@
 """`millstream journal`: the files that spans are recorded to."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 import click
 import msgspec
@@ -15,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from millstream.cli.options import option
+from millstream.deliver.amounts import SIZES, TIMES, amount
 from millstream.deliver.dead_letters import dead_letter_path
 from millstream.deliver.eviction import evict, told
 from millstream.deliver.undelivered import SinkStatus, sink_statuses
@@ -150,33 +149,18 @@ def prune(
     home = home or journal_home()
     evicted = evict(
         home,
-        max_bytes=None if max_bytes is None else round(_amount(max_bytes, _SIZES, "--max-bytes", "500MB")),
-        max_age_s=None if max_age is None else _amount(max_age, _TIMES, "--max-age", "30d"),
+        max_bytes=None if max_bytes is None else round(_amount(max_bytes, SIZES, "--max-bytes", "500MB")),
+        max_age_s=None if max_age is None else _amount(max_age, TIMES, "--max-age", "30d"),
         only_delivered=delivered,
     )
     click.echo(msgspec.json.encode(evicted) if as_json else f"{home}: {told(evicted)}")
 
 
-_SIZES: Final = {
-    "": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-}
-_TIMES: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
 def _amount(text: str, units: Mapping[str, int], option_name: str, example: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in units:
-        known = ", ".join(unit for unit in units if unit)
-        raise click.UsageError(f"{option_name}: {text!r} is no amount; write {example} (units: {known})")
-    return float(match[1]) * units[match[2]]
+    try:
+        return amount(text, units, example)
+    except ValueError as error:
+        raise click.UsageError(f"{option_name}: {error}") from None
 
 
 @journal.command()

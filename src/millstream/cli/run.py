@@ -112,7 +112,7 @@ async def _run(config: Any, message: str | None) -> None:
     from millstream.workflow.delivery import delivering  # noqa: PLC0415
     from millstream.workflow.logging import log_messages  # noqa: PLC0415
 
-    with _saying_how_to_stop(), log_messages(config.general.telemetry.logging):
+    with _saying_how_to_stop(), log_messages(config):
         async with delivering(config):
             click.echo(answer_text(await _answer(config, message)))
 

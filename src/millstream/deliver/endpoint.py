@@ -16,6 +16,7 @@ _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9._~:-]+")
 _SECRET: Final = 4
 """Characters of a text that can be a secret."""
+_SLASHES: Final = re.compile(r"(?<![:/])/+\Z")
 _UNFIT: Final = re.compile(r"[\x00-\x20\x7f]")
 
 
@@ -61,9 +62,9 @@ def parse_endpoint(endpoint: str, example: str = "http://localhost:9200") -> End
         port = parts.port
     except ValueError:
         raise ConfigError(f"`endpoint` {_shown(endpoint)!r} is no URL: its host or port is wrong") from None
-    if parts.scheme in _SCHEMES and not parts.netloc:
-        raise ConfigError(f"`endpoint` {_shown(endpoint)!r} names no host: write it as in {example}")
-    if parts.scheme not in _SCHEMES:
+    if parts.scheme in _SCHEMES and "://" in endpoint and not parts.hostname:
+        raise ConfigError(f"`endpoint` {_shown(endpoint)!r} names no server: write its host, as in {example}")
+    if parts.scheme not in _SCHEMES or not parts.netloc:
         raise ConfigError(
             f"`endpoint` {_shown(endpoint)!r} is no URL: it begins with http:// or https://, as in {example}"
         )
@@ -73,6 +74,11 @@ def parse_endpoint(endpoint: str, example: str = "http://localhost:9200") -> End
     if parts.query or parts.fragment:
         raise ConfigError(f"`endpoint` {_shown(endpoint)!r} has a query or a fragment; leave out ? and #")
     return _endpoint(parts, host, port)
+
+
+def without_slash(url: str) -> str:
+    """A URL without slashes at its end; those of `http://` stay."""
+    return _SLASHES.sub("", url.strip())
 
 
 def _endpoint(parts: SplitResult, host: str, port: int | None) -> Endpoint:

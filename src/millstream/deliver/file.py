@@ -1,15 +1,13 @@
 """Spans to a file of JSON lines: a span a line, or the START and END events that other tools read."""
 
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from errno import EDQUOT, EIO, ENOSPC, ETIMEDOUT
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
+from millstream.deliver.file_path import MEND, PASSES, why_not_writable
 from millstream.deliver.giving_way import GivingWay
 from millstream.deliver.json_lines import JsonLines
 from millstream.deliver.sink import Result
@@ -19,8 +17,6 @@ from millstream.span import Span
 
 _READ_BACK: Final = 64 << 20
 """Bytes at the end of the file in which spans of a process that was killed are looked for."""
-_PASSES: Final = {ENOSPC: "make room on its disk", EDQUOT: "make room on its disk", EIO: "", ETIMEDOUT: ""}
-"""Errors that may pass by themselves, and what helps."""
 _BEGINNINGS: Final = (b'{"trace_id":"', b'{"parent_id":"')
 _SPAN: Final = re.compile(rb'\{"trace_id":"([0-9a-f]{32})","span_id":"([0-9a-f]{16})"')
 _EVENT: Final = re.compile(rb'"payload":\{"event_type":"[A-Z]+_(START|END)".*"UUID":"([0-9a-f]{16})"')
@@ -43,7 +39,7 @@ class FileSink:
         max_files: renamed files to keep; older ones are removed.
 
     Raises:
-        ConfigError: `path` is a folder or a device, lies in a file, or this user can make none there.
+        ConfigError: `path` is a folder or a device, or no file can be written there.
     """
 
     aliases: ClassVar[Mapping[str, str]] = {"output_path": "path", "file_path": "path"}
@@ -93,10 +89,10 @@ class FileSink:
         except OSError as error:
             self.close()  # what is there is read again before anything is tried again
             reason = f"{self.path} cannot be written: {error.strerror or error}"
-            if error.errno in _PASSES:
-                help_ = _PASSES[error.errno]
+            if error.errno in PASSES:
+                help_ = PASSES[error.errno]
                 raise UnreachableError(f"{reason}; {help_}" if help_ else reason) from error
-            raise RefusedError(f"{reason}; give another path, or the right to write there") from error
+            raise RefusedError(f"{reason}; {MEND}") from error
         except BaseException:
             self.close()
             raise
@@ -134,23 +130,10 @@ class FileSink:
 
 def _check(path: Path) -> None:
     """See that a file could be there; it may be made later, and by somebody else."""
-    if path.is_dir():
-        raise ConfigError(f"path: {path} is a folder; give a file, such as {path / 'traces.jsonl'}")
+    if problem := why_not_writable(path):
+        raise ConfigError(f"path: {problem}")
     if path.exists() and not path.is_file():
         raise ConfigError(f"path: {path} is a device or a pipe; give a file")
-    above = next(parent for parent in path.absolute().parents if parent.exists())
-    if not above.is_dir():
-        raise ConfigError(f"path: {path} cannot be made, for {above} is a file and no folder")
-    place = path if path.exists() else above
-    if not os.access(place, os.W_OK):
-        raise ConfigError(f"path: {path} cannot be written, for this user may not write to {place}")
-    if place is above and os.statvfs(above).f_blocks == 0:  # perhaps a kernel's: rights say nothing there
-        try:
-            Path(tempfile.mkdtemp(prefix=".millstream-", dir=above)).rmdir()
-        except OSError as error:
-            raise ConfigError(
-                f"path: {path} cannot be made, for {above} takes no files: {error.strerror}"
-            ) from None
 
 
 def _span_key(line: bytes) -> bytes:

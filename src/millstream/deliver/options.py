@@ -5,6 +5,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -24,6 +25,8 @@ _WORDS: Final = {
 }
 """What msgspec calls things, in the words of a workflow file."""
 _SHOWN: Final = 80
+"""Characters of a value that are shown."""
+_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _NAMES: Final = re.compile(r"`([^`]*)`")
 _EXPECTED: Final = re.compile(r"Expected (?P<need>.+?)(?:, got `(?P<got>\w+)`)?(?: - at `\$(?P<at>.*)`)?")
 
@@ -43,15 +46,6 @@ def raise_all(problems: list[str]) -> None:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
-def in_words(value: Any) -> str:
-    """A value of a workflow file that is out of place, for people: what it is, or, of a short one, itself."""
-    kind = _kind(value)
-    if kind in ("array", "object", "null"):
-        return _WORDS[kind]
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
 def component(value: Any, where: str) -> dict[str, Any]:
     """One component as `_type` and its keys, whether written so or as `type` and a nested `config`.
 
@@ -63,26 +57,45 @@ def component(value: Any, where: str) -> dict[str, Any]:
         ConfigError: it is no mapping, says no type, or says a key twice.
     """
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where}: a mapping with a _type is needed here, not {in_words(value)}")
+        named = isinstance(value, str) and _TYPE.fullmatch(value)
+        hint = f"; did you mean {{_type: {value}}}?" if named else ""
+        raise ConfigError(f"{where}: a mapping with a _type is needed here, not {described(value)}{hint}")
     keys = dict(value)
     kind = keys.pop("_type", None)
     if kind is None:
         kind = keys.pop("type", None)
-        nested = keys.get("config")
         if kind is not None and "config" in keys:
-            del keys["config"]
-            nested = {} if nested is None else nested
-            if not isinstance(nested, Mapping):
-                raise ConfigError(f"{where}.config: a mapping of keys is needed here, not {in_words(nested)}")
+            nested = keys.pop("config")
+            if not isinstance(nested, Mapping | None):
+                raise ConfigError(
+                    f"{where}.config: a mapping of keys is needed here, not {described(nested)}"
+                )
+            nested = nested or {}  # a key with nothing below it
             twice = sorted(map(str, nested.keys() & keys.keys()))
             if twice:
                 raise ConfigError(
                     f"{where}: {', '.join(twice)} is given both in config and beside it; keep one"
                 )
             keys = {**nested, **keys}
-    if not isinstance(kind, str) or not kind:
+    if kind is not None and not isinstance(kind, str):
+        raise ConfigError(f"{where}._type: text is needed here, not {described(kind)}")
+    if not kind:
         raise ConfigError(f"{where}: the key '_type' is missing; it says which component this is")
     return {"_type": kind, **keys}
+
+
+def described(value: Any) -> str:
+    """A value in an error: itself, or what it is where it is no single one."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a mapping of keys"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f"the date {value}" if isinstance(value, date) else repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
 class Accepted:
@@ -214,7 +227,7 @@ def _sentence(error: msgspec.ValidationError, value: Any, kind: Any, where: str)
     need = _NAMES.sub(_in_words, match["need"])
     got = _WORDS.get(match["got"] or "", match["got"])
     if "text" not in need and isinstance(value, str | int | float):
-        got = repr(value)
+        got = described(value)
     text = f", not {got}" if got else ""
     hint = "; put it in quotes" if need == "text" and match["got"] in ("int", "float", "bool") else ""
     inside = re.sub(r"\[(\d+)\]", r".\1", match["at"] or "").replace("[...]", "")

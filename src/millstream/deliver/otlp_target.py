@@ -8,7 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.deliver.endpoint import Endpoint, checked_headers, credentials, parse_endpoint, redacted
+from millstream.deliver.endpoint import (
+    Endpoint,
+    checked_headers,
+    credentials,
+    parse_endpoint,
+    redacted,
+    without_slash,
+)
 from millstream.deliver.http import shortened
 from millstream.deliver.options import collected, raise_all, sentences
 from millstream.errors import ConfigError, nearest
@@ -22,8 +29,6 @@ _COMPRESSIONS: Final = ("gzip", "none")
 _HEADERS: Final = "`headers`"
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PORT: Final = re.compile(r":\d+$")
-_TRACES_END: Final = re.compile(rf"(?<![/:])(?:{TRACES_PATH})?/*$")
-"""What may stand behind the receiver's address; the slashes after a scheme belong to it."""
 _LOOPBACK: Final = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 
 
@@ -142,8 +147,7 @@ def _address(endpoint: str, example: str, tls: Tls | None, *, is_grpc: bool) -> 
     if bare and not _PORT.search(endpoint.strip()):
         raise ConfigError(f"`endpoint` {endpoint!r} has no port: write host:port, as in localhost:4317")
     url = f"http://{endpoint.strip()}" if bare else endpoint
-    if isinstance(url, str):
-        url = _TRACES_END.sub("", url.strip())
+    url = without_slash(url).removesuffix(TRACES_PATH) if isinstance(url, str) else url
     parsed = parse_endpoint(url, example)
     credentials(parsed, username=None, password=None, api_key=None, bearer_token=None)
     secure = parsed.scheme == "https"
@@ -164,11 +168,12 @@ def _tls(options: Mapping[str, Any]) -> Tls:
     known = Tls.__struct_fields__
     problems = [f"tls.{key}: unknown key{nearest(str(key), known)}" for key in options if key not in known]
     given: dict[str, Any] = {}
-    for key in options.keys() & set(known):
-        try:
-            given[key] = getattr(msgspec.convert({key: options[key]}, Tls, strict=False), key)
-        except msgspec.ValidationError as error:
-            problems += sentences(error, options[key], Any, "tls")
+    for key in known:
+        if key in options:
+            try:
+                given[key] = getattr(msgspec.convert({key: options[key]}, Tls, strict=False), key)
+            except msgspec.ValidationError as error:
+                problems += sentences(error, options[key], Any, "tls")
     tls = Tls(**given)
     if tls.key_file and not tls.cert_file:
         problems.append("tls.key_file is given without tls.cert_file")

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
+from millstream.deliver.endpoint import without_slash
 from millstream.deliver.options import collected, raise_all
 from millstream.deliver.otlp import Compression, Protocol, Seconds
 from millstream.deliver.otlp_sender import OtlpSender
@@ -181,7 +182,8 @@ def mlflow(
     MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.
 
     Raises:
-        ConfigError: a user's name is given without a password, or an option is wrong.
+        ConfigError: a user's name is given without a password, an experiment's id is no number, or an
+            option is wrong.
     """
     username = username or _environment("MLFLOW_TRACKING_USERNAME")
     password = password or _environment("MLFLOW_TRACKING_PASSWORD")
@@ -194,12 +196,12 @@ def mlflow(
         authorization = f"Bearer {token}"
     elif username:
         problems.append("username is given without password: give it, or set MLFLOW_TRACKING_PASSWORD")
-    given = "" if experiment_id is None else str(experiment_id)
-    experiment = given or _environment("MLFLOW_EXPERIMENT_ID") or "0"
+    experiment = _environment("MLFLOW_EXPERIMENT_ID") or "0" if experiment_id is None else str(experiment_id)
     if not (experiment.isascii() and experiment.isdecimal()):
-        name = "experiment_id" if given else "MLFLOW_EXPERIMENT_ID"
+        given = "MLFLOW_EXPERIMENT_ID" if experiment_id is None else "experiment_id"
         problems.append(
-            f"{name}: {experiment!r} is no id: MLflow numbers experiments, as in their pages' URLs"
+            f"{given}: {experiment!r} is no id of an experiment, which is a number; MLflow shows it on the"
+            " experiment's page and in its address"
         )
     with collected(problems):
         receiver = target(
@@ -234,4 +236,4 @@ def _with(headers: Mapping[str, str] | None, **more: str | None) -> dict[str, st
 
 def _below(url: str, path: str) -> str:
     """The URL that ends with the product's path for OTLP, whether it was written down to there or not."""
-    return url.strip().rstrip("/").removesuffix(TRACES_PATH).removesuffix(path) + path
+    return without_slash(url).removesuffix(TRACES_PATH).removesuffix(path) + path

@@ -296,7 +296,9 @@ def _checked(value: str, kind: Any, name: str, what: str) -> str:
 
 def _checked_name(name: Any) -> str:
     if not isinstance(name, str):
-        raise InputError(f"workflow_name must be a text, not {type(name).__name__} {name!r}")
+        raise InputError(
+            f"workflow_name must be a text, not {type(name).__name__}; give the name that its span is to have"
+        )
     if not name.strip():
         raise InputError("workflow_name is empty; give the name that its span is to have")
     return to_text(name)

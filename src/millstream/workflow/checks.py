@@ -13,6 +13,7 @@ from millstream.errors import ConfigError, nearest
 from millstream.workflow.components import FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.llms import OpenAIConfig, api_key_of, base_url_of, parse_llm
+from millstream.workflow.logging import check_destinations
 from millstream.workflow.modules import import_module
 from millstream.workflow.registry import is_known, parse_component
 from millstream.workflow.validation import Problems, join_path
@@ -32,6 +33,8 @@ def check_config(config: WorkflowConfig) -> None:
         MissingExtraError: something that an exporter needs is not installed.
     """
     problems = Problems()
+    with problems.collect():
+        check_destinations(config.general.telemetry.logging)
     with problems.collect():
         check(config.general.telemetry.tracing)
     before = len(problems.lines)

@@ -7,8 +7,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from millstream.deliver.options import component, in_words
-from millstream.deliver.sizes import size_bytes
+from millstream.deliver.amounts import SIZES, amount
+from millstream.deliver.options import component, described
 from millstream.errors import nearest
 from millstream.workflow.environment import expand
 from millstream.workflow.secrets import masked
@@ -39,6 +39,13 @@ class LogConfig(_Section):
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
+    @field_validator("path")
+    @classmethod
+    def _is_a_path(cls, value: Path | None) -> Path | None:
+        if value == Path():
+            raise ValueError("the path of a file is needed here")
+        return value
+
     @field_validator("mode", mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
@@ -54,7 +61,11 @@ class LogConfig(_Section):
 
 
 class JournalConfig(_Section):
-    """`general.telemetry.journal`: how much is kept of what processes that have ended recorded."""
+    """`general.telemetry.journal`: how much is kept of what processes that have ended recorded.
+
+    Attributes:
+        max_bytes: a number, or text with a unit, such as `2GiB`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,10 +74,10 @@ class JournalConfig(_Section):
 
     @field_validator("max_bytes", mode="before")
     @classmethod
-    def _size(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"a size is needed here, such as 2GiB, not {in_words(value)}")  # noqa: TRY004  # what pydantic collects
-        return size_bytes(value) if isinstance(value, str) else value
+    def _with_a_unit(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # a number to Python
+            value = described(value)
+        return round(amount(value, SIZES, "2GiB")) if isinstance(value, str) else value
 
 
 class TelemetryConfig(_Section):
@@ -80,9 +91,16 @@ class TelemetryConfig(_Section):
 class GeneralConfig(_Section):
     """`general`."""
 
-    workflow_name: str | None = Field(default=None, min_length=1)
+    workflow_name: str | None = None
     modules: list[str] = []
     telemetry: TelemetryConfig = TelemetryConfig()
+
+    @field_validator("workflow_name")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("a name is needed here")
+        return value
 
 
 class WorkflowConfig(BaseModel):
@@ -151,7 +169,7 @@ def load_config(
     wanted = {name: tree[name] for name in SECTIONS if name in sections and tree.get(name) is not None}
     for name, value in wanted.items():
         if not isinstance(value, dict):
-            problems.lines.append(f"{name}: a mapping of keys is needed here, not {in_words(value)}")
+            problems.lines.append(f"{name}: a mapping of keys is needed here, not {described(value)}")
     problems.raise_if_any(str(path))
     wanted = _with_types(wanted, problems)
     expanded: dict[str, Any] = {}

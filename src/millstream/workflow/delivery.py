@@ -12,9 +12,10 @@ from typing import Final
 from millstream.deliver.delivery import Delivery
 from millstream.deliver.eviction import evict, told
 from millstream.deliver.exporters import Configured, build_all
-from millstream.errors import ConfigError, MillstreamError
+from millstream.errors import MillstreamError
 from millstream.record import journal_home, recorder
 from millstream.workflow.config import JournalConfig, TelemetryConfig, WorkflowConfig
+from millstream.workflow.validation import Problems
 
 _LOOK_EVERY_S: Final = 60.0
 _LOGGER: Final = logging.getLogger("millstream")
@@ -56,12 +57,11 @@ def exporters_of(path: Path, telemetry: TelemetryConfig) -> list[Configured]:
         ConfigError: everything that is seen to be wrong with them; names the file.
         MissingExtraError: something that one needs is not installed.
     """
-    try:
-        return build_all(telemetry.tracing)
-    except ConfigError as error:
-        lines = str(error).splitlines()
-        title = f"{path}: " if len(lines) == 1 else f"{path} has {len(lines)} problems:\n  "
-        raise ConfigError(title + "\n  ".join(lines)) from error
+    problems, exporters = Problems(), list[Configured]()
+    with problems.collect():
+        exporters = build_all(telemetry.tracing)
+    problems.raise_if_any(str(path))
+    return exporters
 
 
 async def _aside(function: Callable[[], object]) -> None:

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
+from millstream.deliver.file_path import why_not_writable
+from millstream.deliver.options import raise_all
 from millstream.errors import ConfigError
-from millstream.workflow.config import LogConfig
+from millstream.workflow.config import LogConfig, WorkflowConfig
+from millstream.workflow.validation import Problems
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _active: dict[LogConfig, tuple[logging.Handler, int]] = {}
@@ -17,18 +20,20 @@ _level_before = [logging.WARNING]
 
 
 @contextmanager
-def log_messages(destinations: Mapping[str, LogConfig]) -> Iterator[None]:
-    """Send the messages of every logger to the destinations while the block runs.
+def log_messages(config: WorkflowConfig) -> Iterator[None]:
+    """Send the messages of every logger to the destinations of a workflow file while the block runs.
 
     A destination that is open already is shared, so that nothing is written twice. Warnings of millstream
     itself go to standard error too where no destination is a console.
 
-    Args:
-        destinations: by name, as in `general.telemetry.logging`.
-
     Raises:
-        ConfigError: a file cannot be written.
+        ConfigError: a log file cannot be written; names the workflow file.
     """
+    problems = Problems()
+    destinations = config.general.telemetry.logging
+    with problems.collect():
+        check_destinations(destinations)
+    problems.raise_if_any(str(config.path))
     root = logging.getLogger()
     if not _active:
         _level_before[0] = root.level
@@ -56,6 +61,21 @@ def log_messages(destinations: Mapping[str, LogConfig]) -> Iterator[None]:
         if not _active:
             logging.getLogger("millstream").removeHandler(_OURS)
             root.setLevel(_level_before[0])
+
+
+def check_destinations(destinations: Mapping[str, LogConfig]) -> None:
+    """See that the files can be written, and write nothing.
+
+    Raises:
+        ConfigError: some cannot, one a line.
+    """
+    raise_all(
+        [
+            f"general.telemetry.logging.{name}.path: {problem}"
+            for name, destination in destinations.items()
+            if destination.path is not None and (problem := why_not_writable(destination.path))
+        ]
+    )
 
 
 def _handler(name: str, destination: LogConfig) -> logging.Handler:

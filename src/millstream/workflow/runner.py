@@ -106,7 +106,7 @@ async def open_workflow(config: WorkflowConfig) -> AsyncIterator[Workflow]:
         ConfigError: something in the file is wrong.
         MissingExtraError: something it uses is not installed.
     """
-    with log_messages(config.general.telemetry.logging):
+    with log_messages(config):
         async with delivering(config):
             builder = Builder(config)
             try:

@@ -1,19 +1,18 @@
 """pydantic's errors as sentences about the user's file: where, what is wrong, what was probably meant."""
 
-import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from millstream.deliver.options import in_words
+from millstream.deliver.options import described
 from millstream.errors import ConfigError, InputError, nearest
 from millstream.workflow.secrets import is_secret_key
+from millstream.workflow.wording import in_words, united
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
-_QUOTED: Final = re.compile(r"'([^']*)'")
 
 
 def parse_model(model: type[ModelT], mapping: Any, where: str = "") -> ModelT:
@@ -29,12 +28,14 @@ def parse_model(model: type[ModelT], mapping: Any, where: str = "") -> ModelT:
             known one and the list.
     """
     if not isinstance(mapping, Mapping):
-        raise ConfigError(f"{where or 'the file'}: a mapping of keys is needed here, not {in_words(mapping)}")
+        raise ConfigError(
+            f"{where or 'the file'}: a mapping of keys is needed here, not {described(mapping)}"
+        )
     try:
         return model.model_validate(dict(mapping))
     except ValidationError as error:
         lines = [_sentence(model, dict(problem), where) for problem in error.errors(include_url=False)]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        raise ConfigError("\n".join(united(lines))) from None
 
 
 def join_path(*parts: str | int) -> str:
@@ -84,58 +85,8 @@ def _sentence(model: type[BaseModel], problem: dict[str, Any], where: str) -> st
         path = join_path(where, *parts)
         return f"{path or 'the file'}: the key {str(location[-1])!r} is missing"
     path = join_path(where, *parts)
-    is_secret = any(is_secret_key(str(part)) for part in parts)
-    return f"{path or 'the file'}: {_message(problem, is_secret=is_secret)}"
-
-
-_NEEDED: Final = {
-    "dict_type": "a mapping of keys",
-    "model_type": "a mapping of keys",
-    "model_attributes_type": "a mapping of keys",
-    "mapping_type": "a mapping of keys",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "path_type": "a path",
-}
-"""What is needed, by pydantic's names of problems."""
-_BOUNDS: Final = {
-    "greater_than_equal": ("of at least", "ge"),
-    "greater_than": ("above", "gt"),
-    "less_than_equal": ("of at most", "le"),
-    "less_than": ("below", "lt"),
-}
-
-
-def _message(problem: dict[str, Any], *, is_secret: bool) -> str:
-    """What is wrong, in the words of a workflow file; of a secret without its value."""
-    kind, given, told = problem["type"], problem.get("input"), problem.get("ctx", {})
-    but = "" if is_secret else f", not {in_words(given)}"
-    if kind in _NEEDED:
-        needs_quotes = kind == "string_type" and isinstance(given, bool | int | float)
-        return f"{_NEEDED[kind]} is needed here{but}{'; put it in quotes' if needs_quotes else ''}"
-    if kind in _BOUNDS:
-        words, name = _BOUNDS[kind]
-        return f"a number {words} {told[name]:g} is needed here{but}"
-    if kind == "literal_error" and not is_secret:
-        choices = _QUOTED.findall(told["expected"])
-        return f"{in_words(given)} is none of its values{nearest(str(given), choices)}"
-    if kind in ("string_too_short", "too_short") and told["min_length"] == 1:
-        return "it is empty"
-    message = str(problem["msg"])
-    if kind in ("value_error", "assertion_error"):
-        return message.split(", ", 1)[-1]
-    message = message[:1].lower() + message[1:].replace("nput should", "t should", 1)
-    return f"{message}{but}"
+    secret = any(is_secret_key(str(part)) for part in parts)
+    return f"{path or 'the file'}: {in_words(problem, secret=secret)}"
 
 
 def _walk(model: Any, location: Sequence[str | int]) -> tuple[Any, list[str | int]]:
@@ -173,7 +124,7 @@ def _plain(annotation: Any) -> Any:
 def _member(union: Any, tag: str) -> Any:
     """The member of a union that pydantic's location calls `tag`: a class name or a discriminator's value."""
     for option in map(_plain, get_args(union)):
-        if getattr(option, "__name__", None) == tag:
+        if tag in (getattr(option, "__name__", None), str(option)):
             return option
         if _is_model(option):
             for field in option.model_fields.values():

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from millstream.deliver.options import described
 from millstream.errors import ConfigError, nearest
 from millstream.workflow.validation import join_path
 
@@ -33,9 +34,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if value is None:
         raise ConfigError(f"{path} is empty; a workflow file has the sections llms, functions, workflow, …")
     if not isinstance(value, dict):
-        raise ConfigError(
-            f"{path} holds a {type(value).__name__}, not a mapping of sections (llms:, workflow:, …)"
-        )
+        raise ConfigError(f"{path} holds {described(value)}, not a mapping of sections (llms:, workflow:, …)")
     return value
 
 

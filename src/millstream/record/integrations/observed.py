@@ -134,7 +134,7 @@ class Observed(msgspec.Struct, eq=False):
             if response_id is not None:
                 told[semconv.RESPONSE_ID] = response_id
             if finish_reasons is not None:
-                told[semconv.RESPONSE_FINISH_REASONS] = _reasons(*finish_reasons)
+                told[semconv.RESPONSE_FINISH_REASONS] = _json_of(finish_reasons)
             if inner:
                 self._know(told)
             elif told:
@@ -233,8 +233,15 @@ def _set(span: LiveSpan, attributes: Mapping[str, Any]) -> None:
         span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
 
+def _json_of(finish_reasons: list[str]) -> msgspec.Raw:
+    try:
+        return _usual(*finish_reasons)
+    except TypeError:  # no words
+        return msgspec.Raw(to_json(finish_reasons))
+
+
 @functools.lru_cache(64)
-def _reasons(*finish_reasons: str) -> msgspec.Raw:
+def _usual(*finish_reasons: str) -> msgspec.Raw:
     """A few words that come with every answer."""
     return msgspec.Raw(to_json(finish_reasons))
 

@@ -114,12 +114,12 @@ def _content(told: Told) -> None:
         told.asked(texts[0] if len(texts) == 1 else texts or None)
     else:
         told.asked(given)
-    told.answered(
-        messages.answer(messages.from_parts(told.take("gen_ai.output.messages")), asked_for=asked_for)
-    )
+    reasons = told.known.get(semconv.RESPONSE_FINISH_REASONS)
+    made = messages.from_parts(told.take("gen_ai.output.messages"))
+    told.answered(messages.answer(made, asked_for=asked_for, reasons=reasons))
     asked, answered = from_events([{"event.name": event.name, **event.attributes} for event in events])
     told.asked(asked)
-    told.answered(messages.answer(answered, asked_for=asked_for))
+    told.answered(messages.answer(answered, asked_for=asked_for, reasons=reasons))
 
 
 def _take_events(told: Told) -> list[SpanEvent]:

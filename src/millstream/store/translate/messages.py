@@ -92,16 +92,20 @@ def text_of(value: Any) -> Any:
     return value if isinstance(value, str) or value is None else msgspec.json.encode(value).decode()
 
 
-def answer(messages: list[Message] | None, *, asked_for: Any = None) -> Message | list[Message] | None:
+def answer(
+    messages: list[Message] | None, *, asked_for: Any = None, reasons: Any = None
+) -> Message | list[Message] | None:
     """What a model gave back: one message, or one for each of several choices.
 
     Args:
         messages: one each for the pieces of an answer, or for the choices that were asked for.
-        asked_for: how many choices were; messages are taken as pieces where it is one, or unknown.
+        asked_for: how many choices were, where that is known.
+        reasons: finish reasons; where each message has one, it is a choice. Others are pieces of one answer.
     """
     if not messages:
         return None
-    if isinstance(asked_for, int) and asked_for > 1:
+    each_ended = isinstance(reasons, list) and len(reasons) == len(messages)
+    if each_ended or (isinstance(asked_for, int) and asked_for > 1):
         return choices.output_of(messages)  # type: ignore[no-any-return]
     whole = next((message for message in messages if message.get("content")), messages[0])
     told = (message.get("tool_calls") for message in messages)

@@ -98,6 +98,7 @@ def _messages(told: Told) -> None:
         return
     told.asked([messages.from_tree(tree) for tree in given] or None)
     answers = [{**messages.from_tree(tree), "role": "assistant"} for tree in made]
-    told.answered(messages.answer(answers, asked_for=told.raw.get(semconv.REQUEST_CHOICE_COUNT)))
     reasons = [tree["finish_reason"] for tree in made if isinstance(tree, dict) and tree.get("finish_reason")]
     told.know(semconv.RESPONSE_FINISH_REASONS, reasons or None)
+    asked_for = told.raw.get(semconv.REQUEST_CHOICE_COUNT)
+    told.answered(messages.answer(answers, asked_for=asked_for, reasons=reasons))

@@ -98,21 +98,21 @@ def tell_answer(step: Observed, response: LLMResult) -> None:
     if not response.generations or not response.generations[0]:
         return
     told = response.llm_output or {}
-    made: list[Any] = response.generations[0]  # one a choice
-    generation = made[0]
-    if not isinstance(generation, ChatGeneration):
+    made = response.generations[0]  # one a choice
+    messages = [one.message for one in made if isinstance(one, ChatGeneration)]
+    if not messages:
         output = choices.output_of([{"role": "assistant", "content": one.text} for one in made])
         step.answer(output, usage=_counted(told), model=told.get("model_name"), response_id=told.get("id"))
         return
-    message = generation.message
+    message = messages[0]
     metadata = message.response_metadata
     message_id = message.id if message.id and not message.id.startswith(_OWN_IDS) else None
-    if len(made) == 1:  # as nearly always
+    if len(messages) == 1:  # as nearly always
         reason = _reason(metadata)
         output, reasons = message_json(message), None if reason is None else [reason]
     else:
-        output = choices.output_of([message_json(one.message) for one in made])
-        reasons = choices.reasons_of(_reason(one.message.response_metadata) for one in made)
+        output = choices.output_of([message_json(one) for one in messages])
+        reasons = choices.reasons_of(_reason(one.response_metadata) for one in messages)
     step.answer(
         output,
         usage=_usage(message) or _counted(told),
