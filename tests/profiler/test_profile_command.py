@@ -75,7 +75,7 @@ def test_errors_cost_caches_and_the_forecast_are_a_line_each(tmp_path):
     assert any(
         re.fullmatch(r"Cost: at least 0\.0294 USD, by prices of 20\d\d-\d\d-\d\d\.", line) for line in said
     )
-    assert "1 of 3 calls not priced: no price for the model 1." in said
+    assert "1 of 3 calls not priced: no price for the model: 1 call." in said
     assert any(line.startswith("Cache of gpt-4o: 12.5 % of the input was read, ") for line in said)
     assert any(re.fullmatch(r"No forecast: .*30 .*", line) for line in said)
 

@@ -76,7 +76,7 @@ def costs(profile: Profile) -> list[str]:
 
 
 def _reasons(found: Cost) -> str:
-    return listed([f"{reason} {n:,}" for reason, n in found.unpriced.items()])
+    return listed([f"{reason}: {calls(n)}" for reason, n in found.unpriced.items()])
 
 
 def caches(profile: Profile) -> list[str]:

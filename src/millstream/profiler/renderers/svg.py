@@ -100,7 +100,7 @@ def curve(points: Sequence[tuple[float, float]], label: str, start: str, end: st
     """Shares (0 to 1) by size on a logarithmic axis, with the names of its ends."""
     if not points:
         return Markup("")
-    width, height, left = 520.0, 120.0, 44.0
+    width, height, left = _WIDTH, _HEIGHT, 44.0
     top = max(math.log2(points[-1][0]), 1.0)
     line = "L".join(
         f"{left + math.log2(size) / top * (width - left):.1f} {8 + height * (1 - share):.1f}"
