@@ -14,6 +14,7 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 
 import millstream
 from millstream import SpanKind, Status, current_span, semconv, start_span, track_function
+from millstream.deliver import otlp_attributes
 from millstream.deliver.flywheel_record import record_of
 from millstream.deliver.otlp_attributes import told as attributes_of
 from millstream.record.integrations.openai.streams import Reply
@@ -719,10 +720,24 @@ def test_choices_come_in_any_order(canned, spans):
     ]
     for more in ({}, {"stream": True}):
         list(client.chat.completions.create(**asked("Two."), n=2, **more))
-    for call in spans():
-        assert call.output == [{"role": "assistant", "content": text} for text in "ab"]
-        assert call.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "length"]
-        assert call.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
+    messages = [
+        {"role": "assistant", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [made]},
+    ]
+    for one in spans():
+        assert one.output == messages
+        assert one.attributes[semconv.RESPONSE_FINISH_REASONS] == ["stop", "tool_calls"]
+        assert one.attributes[semconv.REQUEST_CHOICE_COUNT] == 2
+        record = record_of(one, client_id="mill")
+        assert record.error is None
+        assert record.request["n"] == 2
+        assert record.response["choices"] == [
+            {"index": 0, "message": messages[0], "finish_reason": "stop"},
+            {"index": 1, "message": messages[1], "finish_reason": "tool_calls"},
+        ]
+        told = json.loads(otlp_attributes.told(one)["gen_ai.output.messages"])
+        assert [message["finish_reason"] for message in told] == ["stop", "tool_call"]
+        assert [message["parts"][0]["type"] for message in told] == ["text", "tool_call"]
 
 
 def test_refusals_and_thoughts(canned, spans):

@@ -1,7 +1,6 @@
 """Processors: what they may do with a span that ends, before it is written."""
 
 import asyncio
-import os
 import signal
 import threading
 
@@ -107,13 +106,17 @@ def test_one_that_wants_to_end_the_program_is_one_that_raises(tmp_path, lenient,
 
 def test_ctrl_c_while_one_runs_reaches_the_program(tmp_path):
     def wait(span):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return span
 
-    with millstream.recording(home=tmp_path, processors=[wait]):
-        with pytest.raises(KeyboardInterrupt):
-            add(1, 2)
-        assert current.get() is None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which who runs us may ignore
+    try:
+        with millstream.recording(home=tmp_path, processors=[wait]):
+            with pytest.raises(KeyboardInterrupt):
+                add(1, 2)
+            assert current.get() is None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_they_put_in_is_redacted_like_all_else(tmp_path):
