@@ -1,7 +1,10 @@
 """Forecasts: states by counting, coverage and the choice of models by simulation, what is refused."""
 
+import json
 import math
+import os
 import random
+import subprocess
 import sys
 
 import msgspec
@@ -439,3 +442,21 @@ def test_workflow_run_times_are_percentiles_of_what_was_observed():
     observed = [(one.end_ns - one.start_ns) / S for one in roots]
     found = runtime_percentiles(SpanTable.from_spans(spans))
     assert (found.p90, found.p95, found.p99) == pytest.approx(tuple(np.percentile(observed, [90, 95, 99])))
+
+
+def test_what_is_loaded_for_fitting_keeps_to_one_thread():
+    code = (
+        "from millstream.profiler.forecast.models import one_thread\n"
+        "with one_thread():\n"
+        "    import sklearn.ensemble, threadpoolctl\n"
+        "    found = [one for one in threadpoolctl.threadpool_info() if one['user_api'] == 'openmp']\n"
+        "print([one['num_threads'] for one in found])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "4"},
+    )
+    assert set(json.loads(done.stdout)) == {1}

@@ -167,6 +167,7 @@ def _ensemble(name: str) -> Any:
 def one_thread() -> Iterator[None]:
     """Keep OpenMP to one thread: it spins on a busy machine, and the sums are in one order."""
     try:
+        import sklearn.ensemble  # noqa: F401, PLC0415  # what is loaded later is not limited
         from threadpoolctl import threadpool_limits  # noqa: PLC0415  # comes with scikit-learn
     except ImportError as error:
         raise MissingExtraError("A forecast", "profiling") from error
