@@ -7,7 +7,8 @@ it lies), so that a file is a table again without a look at an id.
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final, overload
@@ -205,8 +206,8 @@ def read_table(path: Path) -> SpanTable | None:
         trace = _numbers(file, "trace")
         return SpanTable(
             spans=StoredSpans(path),
-            span_ids=StoredIds(path),
-            trace_ids=StoredTraceIds(path, trace, about.traces),
+            span_ids=StoredTexts(len(trace), partial(_span_ids, path)),
+            trace_ids=StoredTexts(about.traces, partial(_trace_ids, path, trace, about.traces)),
             names=names,
             models=models,
             error_types=errors,
@@ -301,35 +302,18 @@ def _recoded(column: pa.DictionaryArray, codes: list[int]) -> Ints:
     return table[_filled(column.indices)]
 
 
-class StoredIds(Sequence[str]):
-    """The ids of the spans of a file, read when one of them is looked at."""
+class StoredTexts(Sequence[str]):
+    """Texts of a file, read when one of them is looked at.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._count: int = pq.read_metadata(path).num_rows
-        self._ids: list[str] | None = None
+    Args:
+        count: how many they are.
+        read: gives them.
+    """
 
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        if self._ids is None:
-            self._ids = pq.read_table(self._path, columns=["span_id"]).column(0).to_pylist()
-        return self._ids[at]
-
-
-class StoredTraceIds(Sequence[str]):
-    """The trace ids of a file, read when they are looked at."""
-
-    def __init__(self, path: Path, trace: Ints, count: int) -> None:
-        self._path = path
-        self._trace = trace
+    def __init__(self, count: int, read: Callable[[], list[str]]) -> None:
         self._count = count
-        self._ids: list[str] | None = None
+        self._read = read
+        self._texts: list[str] | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -339,15 +323,22 @@ class StoredTraceIds(Sequence[str]):
     @overload
     def __getitem__(self, at: slice) -> list[str]: ...
     def __getitem__(self, at: int | slice) -> str | list[str]:
-        if self._ids is None:
-            self._ids = self._read()
-        return self._ids[at]
+        if self._texts is None:
+            self._texts = self._read()
+        return self._texts[at]
 
-    def _read(self) -> list[str]:
-        ids = pq.read_table(self._path, columns=["trace_id"]).column(0)
-        first = np.flatnonzero(np.diff(self._trace, prepend=UNKNOWN))
-        found = dict(zip(self._trace[first].tolist(), ids.take(pa.array(first)).to_pylist(), strict=True))
-        return [found.get(number, "") for number in range(self._count)]
+
+def _span_ids(path: Path) -> list[str]:
+    found: list[str] = pq.read_table(path, columns=["span_id"]).column(0).to_pylist()
+    return found
+
+
+def _trace_ids(path: Path, trace: Ints, count: int) -> list[str]:
+    """The id of each trace, by its number; empty where it has no span."""
+    ids = pq.read_table(path, columns=["trace_id"]).column(0)
+    first = np.flatnonzero(np.diff(trace, prepend=UNKNOWN))
+    found = dict(zip(trace[first].tolist(), ids.take(pa.array(first)).to_pylist(), strict=True))
+    return [found.get(number, "") for number in range(count)]
 
 
 class StoredSpans(Sequence[Span]):
