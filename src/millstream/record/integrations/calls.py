@@ -51,16 +51,12 @@ class Call(msgspec.Struct, eq=False):
             context.current.set(self.span)
         current_call.set(self)
 
-    def end_runs(self, error: BaseException) -> None:
-        """End the runs that an exception leaves."""
-        for run_id in self.runs:
-            self.end_run(run_id, error)
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            self.end_runs(error)
+            for run_id in self.runs:
+                self.end_run(run_id, error)
         self.span = context.current.get()
         # Set, not reset by token: an asynchronous generator may be closed by another task.
         if self.span is not self._outer_span:
@@ -98,33 +94,16 @@ def wrap(
 
         return asynchronous
 
-    return _wrap_plain(method, kind, end_run, span_of)
-
-
-def _wrap_plain(
-    method: Callable[..., Any], kind: SpanKind, end_run: EndRun, span_of: SpanOf | None
-) -> Callable[..., Any]:
     @functools.wraps(method)
     def plain(*args: Any, **kwargs: Any) -> Any:
-        outer_span, span = context.current.get(), None
-        if span_of is not None:
-            if getattr(outer_span, "kind", None) is kind:
-                return method(*args, **kwargs)
-            span = span_of(args, kwargs)
-        # What `Call` does as a block, here without two calls more: every model call comes this way.
-        outer_call, call = current_call.get(), Call(kind, end_run, span)
-        if span is not None and span is not outer_span:
-            context.current.set(span)
-        current_call.set(call)
-        try:
+        if span_of is None:
+            span = None
+        elif getattr(context.current.get(), "kind", None) is kind:
             return method(*args, **kwargs)
-        except BaseException as error:
-            call.end_runs(error)
-            raise
-        finally:
-            if context.current.get() is not outer_span:
-                context.current.set(outer_span)
-            current_call.set(outer_call)
+        else:
+            span = span_of(args, kwargs)
+        with Call(kind, end_run, span):
+            return method(*args, **kwargs)
 
     return plain
 
