@@ -60,10 +60,10 @@ def generate(path: Path, spans: int, seed: int = 1) -> int:
     sizes = np.array([len(shape) for shape in shapes])
     chosen = rng.integers(0, SHAPES, int(spans / sizes.mean()) + 1)
     start_ns = _FIRST_NS + np.cumsum(rng.exponential(2e7, len(chosen))).astype(np.int64)
-    about = msgspec.json.encode(parquet._About(parquet._VERSION, len(chosen), Oddities()))  # noqa: SLF001  # as it writes
-    schema = parquet.SCHEMA.with_metadata({parquet._METADATA: about})  # noqa: SLF001
+    about = msgspec.json.encode(parquet.About(parquet.VERSION, len(chosen), Oddities()))
+    schema = parquet.SCHEMA.with_metadata({parquet.METADATA: about})
     row = 0
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=list(parquet._WORDS)) as writer:  # noqa: SLF001
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=list(parquet.WORDS)) as writer:
         for first in range(0, len(chosen), 2000):
             part = chosen[first : first + 2000]
             writer.write_table(_rows(rng, shapes, part, start_ns[first : first + 2000], first, row, schema))
