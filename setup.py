@@ -2,7 +2,14 @@
 
 from setuptools import Extension, setup
 
-NAMES = ("profiler._reuse", "profiler._trees", "record._lane", "record._marks", "record._messages")
+NAMES = (
+    "profiler._reuse",
+    "profiler._trees",
+    "record._lane",
+    "record._marks",
+    "record._messages",
+    "store._scan",
+)
 
 setup(
     ext_modules=[

@@ -171,7 +171,7 @@ def test_prune_announces_what_was_not_delivered(recorded):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "say what to remove: --max-bytes, --max-age or --delivered"),
+        ([], "say what to remove: --max-bytes, --max-age, --delivered or --compacted"),
         (["--max-bytes", "much"], "--max-bytes: 'much' is no amount; write 500MB (units: kb, mb"),
         (
             ["--max_age", "3 fortnights"],

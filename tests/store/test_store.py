@@ -11,7 +11,7 @@ import pytest
 import millstream
 from millstream import Status, open_store, start_span
 from millstream.errors import InputError
-from millstream.store.manifest import summarise
+from millstream.store.summaries import summarise
 from millstream.store.segments import State, list_segments
 
 
@@ -183,7 +183,7 @@ def _of_another_version(path):
 def _rows_that_are_no_json(path):
     connection = sqlite3.connect(path)
     with connection:
-        connection.execute("UPDATE segments SET counted = 'x'")
+        connection.execute("UPDATE segments SET told = 'x'")
     connection.close()
 
 

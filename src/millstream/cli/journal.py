@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -20,8 +21,12 @@ from millstream.deliver.undelivered import SinkStatus, sink_statuses
 from millstream.errors import InputError, StorageError
 from millstream.profiler.renderers.files import replacing
 from millstream.record import journal_home
+from millstream.store import compacted as parquet
 from millstream.store import open_store
-from millstream.store.manifest import SegmentSummary, summarise
+from millstream.store.summaries import SegmentSummary, summarise
+
+if TYPE_CHECKING:
+    from millstream.store.compaction import Compaction
 
 _home_option = option(
     "--home",
@@ -42,6 +47,7 @@ def status(home: Path | None, *, as_json: bool) -> None:
     """Show what the journal holds, who still writes, and what each sink has had of it."""
     home = home or journal_home()
     summaries = summarise(home)
+    files = parquet.compacted(home).files
     sinks = sink_statuses(home)
     megabytes = sum(one.size for one in summaries) / 1e6
     totals = {
@@ -52,11 +58,16 @@ def status(home: Path | None, *, as_json: bool) -> None:
         "spans": sum(one.spans for one in summaries),
         "open_spans": sum(one.open_spans for one in summaries),
         "rejected_lines": sum(one.rejected for one in summaries),
+        "parquet": {
+            "files": len(files),
+            "bytes": sum(file.size for file in files),
+            "spans": sum(file.spans for file in files),
+        },
     }
     if as_json:
         click.echo(msgspec.json.encode({**totals, "files": summaries, "sinks": sinks}))
         return
-    if not summaries and not sinks:
+    if not summaries and not sinks and not files:
         click.echo(f"{home}: nothing is recorded yet")
         return
     click.echo(
@@ -64,6 +75,8 @@ def status(home: Path | None, *, as_json: bool) -> None:
         f"{totals['open_spans']} open or interrupted, {totals['rejected_lines']} torn lines, "
         f"{totals['live']} segments being written"
     )
+    if files:
+        click.echo(f"compacted: {_files(files)}")
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(_table(summaries))
     if sinks:
@@ -72,6 +85,12 @@ def status(home: Path | None, *, as_json: bool) -> None:
     for sink in sinks:
         for sentence in _reasons(sink, home):
             click.echo(f"{sink.name}: {sentence}")
+
+
+def _files(files: list["parquet.CompactedFile"]) -> str:
+    megabytes = sum(file.size for file in files) / 1e6
+    count = f"{len(files)} Parquet file{'s' * (len(files) != 1)}"
+    return f"{sum(file.spans for file in files):,} spans in {count}, {megabytes:,.1f} MB"
 
 
 def _sinks(sinks: list[SinkStatus]) -> Table:
@@ -139,21 +158,62 @@ def _time(time_ns: int | None) -> str:
 @option("--max-bytes", "max_bytes", metavar="N", help="Remove until the journal is no larger: 500MB, 2GiB.")
 @option("--max-age", "max_age", metavar="D", help="Remove what was written so long ago: 36h, 30d.")
 @option("--delivered", is_flag=True, help="Remove only what every sink has had.")
+@option("--compacted", is_flag=True, help="Remove only segments whose spans are in Parquet, too.")
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def prune(
-    home: Path | None, max_bytes: str | None, max_age: str | None, *, delivered: bool, as_json: bool
+    home: Path | None,
+    max_bytes: str | None,
+    max_age: str | None,
+    *,
+    delivered: bool,
+    compacted: bool,
+    as_json: bool,
 ) -> None:
-    """Remove segments that nobody writes any more, the oldest first, and say what no sink had of them."""
-    if max_bytes is None and max_age is None and not delivered:
-        raise click.UsageError("say what to remove: --max-bytes, --max-age or --delivered")
+    """Remove what nobody writes any more, the oldest first, and say what no sink had of it."""
+    if max_bytes is None and max_age is None and not delivered and not compacted:
+        raise click.UsageError("say what to remove: --max-bytes, --max-age, --delivered or --compacted")
     home = home or journal_home()
     evicted = evict(
         home,
         max_bytes=None if max_bytes is None else round(_amount(max_bytes, SIZES, "--max-bytes", "500MB")),
         max_age_s=None if max_age is None else _amount(max_age, TIMES, "--max-age", "30d"),
         only_delivered=delivered,
+        only_compacted=compacted,
     )
     click.echo(msgspec.json.encode(evicted) if as_json else f"{home}: {told(evicted)}")
+
+
+@journal.command()
+@_home_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compact(home: Path | None, *, as_json: bool) -> None:
+    """Write finished segments as Parquet, sorted by trace, for fast profiles and for other tools.
+
+    The journal stays as it is; `prune --compacted` removes what is in Parquet of it.
+    """
+    from millstream.store.compaction import compact as compact_journal  # noqa: PLC0415  # needs an extra
+
+    home = home or journal_home()
+    done = compact_journal(home)
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+        return
+    click.echo(f"{home}: {_compaction(done)}")
+    _report(Counter(done.rejected), Counter(done.merged))
+
+
+def _compaction(done: "Compaction") -> str:
+    files = f"{len(done.files)} file{'s' * (len(done.files) != 1)}"
+    text = (
+        f"{done.spans:,} spans of {done.segments} segments written to {files}"
+        if done.files
+        else "nothing new"
+    )
+    if done.joined:
+        text += f"; {done.joined} small files joined"
+    if done.left:
+        text += f"; {done.left} segments are being written, and are left for the next time"
+    return text
 
 
 def _amount(text: str, units: Mapping[str, int], option_name: str, example: str) -> float:

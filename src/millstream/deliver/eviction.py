@@ -1,8 +1,13 @@
-"""Room in a journal: segments that nobody writes any more removed, and what nobody had of them counted."""
+"""Room in a journal: what nobody writes any more removed, and what nobody had of it counted.
+
+Segments that are in Parquet, too, go first: with them no span goes. Then the oldest go, segments and Parquet
+files alike.
+"""
 
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -10,17 +15,21 @@ import msgspec
 from millstream.deliver.cursor import Cursor, SinkState, known_sinks, read_state
 from millstream.deliver.undelivered import undelivered
 from millstream.errors import InputError, MillstreamError, StorageError
-from millstream.store.manifest import summarise
+from millstream.store.compacted import FOLDER, Compacted, CompactedFile, compacted
 from millstream.store.segments import Segment, State, list_segments
+from millstream.store.summaries import summarise
 
 
 class Evicted(msgspec.Struct, frozen=True):
     """What was removed.
 
     Attributes:
+        size: bytes.
         spans: that ended in the segments.
         undelivered: of them, by sink, those that it had not had.
         over_by: bytes that the journal still has too many, for they are being written or not delivered yet.
+        compacted: of the spans, those that are kept in Parquet.
+        files: Parquet files that were removed.
     """
 
     segments: int = 0
@@ -28,6 +37,8 @@ class Evicted(msgspec.Struct, frozen=True):
     spans: int = 0
     undelivered: dict[str, int] = {}
     over_by: int = 0
+    compacted: int = 0
+    files: int = 0
 
 
 def evict(
@@ -36,40 +47,66 @@ def evict(
     max_bytes: int | None = None,
     max_age_s: float | None = None,
     only_delivered: bool = False,
+    only_compacted: bool = False,
 ) -> Evicted:
-    """Remove closed segments, the oldest first. Segments that a process writes stay.
+    """Remove closed segments and Parquet files. Segments that a process writes stay.
 
     Args:
         home: the folder of recordings.
-        max_bytes: remove until the journal is no larger.
-        max_age_s: remove what was written to last so many seconds ago, or earlier.
-        only_delivered: spare what some sink has not had; without limits, remove all that every sink has had.
+        max_bytes: remove until both together are no larger.
+        max_age_s: remove what was written to last so many seconds ago, or earlier; a Parquet file, when its
+            last span ended then.
+        only_delivered: spare segments of which some sink has not had all; without limits, remove the others.
+        only_compacted: spare all but segments that are in Parquet; without limits, remove these.
 
     Raises:
         InputError: `only_delivered`, and nothing was ever delivered from here.
-        StorageError: a segment cannot be removed.
+        StorageError: something cannot be removed.
     """
     segments = list_segments(home)
     states = {name: _state(home, name) for name in known_sinks(home)}
     if only_delivered and not states:
         raise InputError(f"nothing was ever delivered from {home}: no sink is known there")
+    known = compacted(home)
     left: dict[str, Counter[str]] | None = None
     chosen: list[Segment] = []
-    size = sum(segment.size for segment in segments)
-    for segment in segments:
-        is_old = max_age_s is not None and segment.mtime_ns <= time.time_ns() - max_age_s * 1e9
+    files: list[Path] = []
+    size = sum(segment.size for segment in segments) + sum(file.size for file in known.files)
+    oldest_ns = None if max_age_s is None else time.time_ns() - max_age_s * 1e9
+    no_limits = max_bytes is None and max_age_s is None
+    for time_ns, item in _in_turn(segments, known, only_compacted=only_compacted):
+        is_old = oldest_ns is not None and time_ns <= oldest_ns
         is_over = max_bytes is not None and size > max_bytes
-        wanted = is_old or is_over or (only_delivered and max_bytes is None and max_age_s is None)
-        if not wanted or segment.state is State.LIVE:
+        if not (is_old or is_over or no_limits):
+            continue
+        if isinstance(item, CompactedFile):
+            if not no_limits:
+                files.append(home / FOLDER / item.name)
+                size -= item.size
+            continue
+        if item.state is State.LIVE:
             continue
         left = left or {name: undelivered(home, state) for name, state in states.items()}
-        if only_delivered and any(counts[segment.path.stem] for counts in left.values()):
+        if only_delivered and any(counts[item.path.stem] for counts in left.values()):
             continue
-        chosen.append(segment)
-        size -= segment.size
-    if not chosen:
-        return Evicted(over_by=0 if max_bytes is None else max(0, size - max_bytes))
-    return _remove(home, chosen, left or {}, 0 if max_bytes is None else max(0, size - max_bytes))
+        chosen.append(item)
+        size -= item.size
+    over_by = 0 if max_bytes is None else max(0, size - max_bytes)
+    return _remove(home, chosen, files, left or {}, over_by) if chosen or files else Evicted(over_by=over_by)
+
+
+def _in_turn(
+    segments: list[Segment], known: Compacted, *, only_compacted: bool
+) -> Iterator[tuple[float, Segment | CompactedFile]]:
+    """What may go, in the order in which it goes, and when it was written to last (Unix nanoseconds)."""
+    covered = known.segments
+    yield from ((one.mtime_ns, one) for one in segments if one.path.stem in covered)
+    if not only_compacted:
+        others: list[tuple[float, Segment | CompactedFile]] = [
+            (one.mtime_ns, one) for one in segments if one.path.stem not in covered
+        ]
+        others += ((file.covered.end_ns or 0, file) for file in known.files)
+        yield from sorted(others, key=lambda pair: pair[0])
 
 
 def _state(home: Path, name: str) -> SinkState:
@@ -79,13 +116,20 @@ def _state(home: Path, name: str) -> SinkState:
     return SinkState()
 
 
-def _remove(home: Path, chosen: list[Segment], left: dict[str, Counter[str]], over_by: int) -> Evicted:
+def _remove(
+    home: Path, chosen: list[Segment], files: list[Path], left: dict[str, Counter[str]], over_by: int
+) -> Evicted:
     spans = {summary.name: summary.spans for summary in summarise(home)}
-    removed = []
+    known = compacted(home)
+    covered = known.segments
+    of_file = {file.name: file for file in known.files}
+    removed: list[Segment] = []
     try:
         for segment in chosen:
             segment.path.unlink(missing_ok=True)
             removed.append(segment)
+        for path in files:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{error.filename} cannot be removed: {error.strerror}") from error
     finally:
@@ -94,12 +138,16 @@ def _remove(home: Path, chosen: list[Segment], left: dict[str, Counter[str]], ov
     undelivered_ = {
         sink: n for sink, counts in left.items() if (n := sum(counts[one.path.stem] for one in removed))
     }
+    kept = sum(spans.get(one.path.name, 0) for one in removed if one.path.stem in covered)
     return Evicted(
         segments=len(removed),
-        size=sum(segment.size for segment in removed),
-        spans=sum(spans.get(segment.path.name, 0) for segment in removed),
+        size=sum(one.size for one in removed) + sum(of_file[path.name].size for path in files),
+        spans=sum(spans.get(one.path.name, 0) for one in removed)
+        + sum(of_file[path.name].spans for path in files),
         undelivered=undelivered_,
         over_by=over_by,
+        compacted=kept,
+        files=len(files),
     )
 
 
@@ -117,8 +165,14 @@ def _tell(home: Path, sink: str, gone: dict[str, int]) -> None:
 
 def told(evicted: Evicted) -> str:
     """What was removed, for people."""
-    removed = f"{evicted.segments} segment{'s were' if evicted.segments != 1 else ' was'} removed"
-    text = f"{removed} ({evicted.size / 1e6:,.1f} MB, {evicted.spans:,} span{'s' * (evicted.spans != 1)})"
+    removed = f"{evicted.segments} segment{'s' * (evicted.segments != 1)}"
+    if evicted.files:
+        removed += f" and {evicted.files} Parquet file{'s' * (evicted.files != 1)}"
+    was = "was" if evicted.segments + evicted.files == 1 else "were"
+    spans = f"{evicted.spans:,} span{'s' * (evicted.spans != 1)}"
+    text = f"{removed} {was} removed ({evicted.size / 1e6:,.1f} MB, {spans})"
+    if evicted.compacted:
+        text += f"; {evicted.compacted:,} of the spans are kept in Parquet"
     for sink, count in evicted.undelivered.items():
         text += f"; {count:,} of the spans had not been delivered to {sink}"
     if evicted.over_by:

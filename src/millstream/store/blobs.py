@@ -30,6 +30,7 @@ _LARGEST_KEPT: Final = 1 << 20
 _MOST_PASSED: Final = 1 << 20
 """Bytes."""
 _decode: Final = msgspec.json.Decoder().decode
+_check: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class _References(msgspec.Struct):
@@ -95,21 +96,26 @@ class BlobReader:
 
     def fill(self, span: Span, line: bytes) -> None:
         """Put a span's large values in their places; one that is not there is left out."""
+        for name, key, text in self.values(line):
+            if key is None:
+                setattr(span, name, _decode(text))
+            else:
+                getattr(span, name)[key] = _decode(text)
+
+    def values(self, line: bytes) -> Iterator[tuple[str, str | None, bytes]]:
+        """The large values of a span's line: the field they are, or are in; by which key; and their JSON."""
         try:
             blobs = _decode_references(line).blobs
         except msgspec.DecodeError:  # the mark stood in the user's words
             return
         for pointer, blob in blobs.items():
             try:
-                value = _decode(self._value(blob.encode()))
+                text = bytes(_check(self._value(blob.encode())))
             except (msgspec.DecodeError, LookupError, OSError):
                 self._rejected["a large value is missing, span kept without it"] += 1
                 continue
             _, name, *inner = pointer.split("/", 2)
-            if inner:
-                getattr(span, name)[inner[0].replace("~1", "/").replace("~0", "~")] = value
-            else:
-                setattr(span, name, value)
+            yield name, inner[0].replace("~1", "/").replace("~0", "~") if inner else None, text
 
     def _value(self, blob: bytes) -> bytes:
         """The JSON of a blob, put together from the blobs that it goes on from.

@@ -1,20 +1,16 @@
 """`open_store`: one way to read spans, whatever they were recorded to."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from millstream.errors import InputError
 from millstream.span import Span
-from millstream.store.blobs import BlobReader
-from millstream.store.following import whole_lines
-from millstream.store.merge import Merger
-from millstream.store.readers import wanted
+from millstream.store.compacted import FOLDER
+from millstream.store.journal_store import JournalStore
 from millstream.store.readers.recognise import recognise
-from millstream.store.segments import Segment, State, list_segments, read_lines
-from millstream.store.spans import SpanReader
 
 _GIVE: Final = "Give the folder that was recorded into"
 
@@ -38,7 +34,10 @@ class Store(Protocol):
         ...
 
     def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
-        """Every span once, roughly in the order in which they ended, in bounded memory.
+        """Every span once, in bounded memory.
+
+        Those of a journal come roughly in the order in which they ended, after those that it was compacted
+        from, which come trace by trace; those of a file as they lie there.
 
         Spans copied from OpenTelemetry are in our vocabulary, and a call that several instrumentations
         recorded is one span.
@@ -69,7 +68,7 @@ def open_store(source: str | os.PathLike[str]) -> Store:
     path = Path(source)
     if path.is_dir():
         home = path.parent if path.name == "journal" and not (path / "journal").is_dir() else path
-        if not (home / "journal").is_dir():
+        if not any((home / name).is_dir() for name in ("journal", FOLDER)):
             raise InputError(
                 f"{path} holds no recordings: it has no journal folder. {_GIVE}, by default .millstream"
             )
@@ -77,39 +76,3 @@ def open_store(source: str | os.PathLike[str]) -> Store:
     if not path.exists():
         raise InputError(f"{path} does not exist. {_GIVE}, by default .millstream, or a file of spans")
     return recognise(path)
-
-
-class JournalStore:
-    """The spans of a journal. Reading never disturbs those who write."""
-
-    format = "journal"
-    trace_order: Sequence[str] = ()
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.rejected: Counter[str] = Counter()
-        self.merged: Counter[str] = Counter()
-
-    def spans(self, trace_ids: Collection[str] | None = None, since_ns: int | None = None) -> Iterator[Span]:
-        """As `Store.spans`; a span open in a process that died has status `interrupted`."""
-        return self._spans(wanted(trace_ids), since_ns)
-
-    def _spans(self, trace_ids: Collection[str] | None, since_ns: int | None) -> Iterator[Span]:
-        self.rejected, self.merged = Counter(), Counter()
-        of_process: defaultdict[str, list[Segment]] = defaultdict(list)
-        for segment in list_segments(self.home):
-            if segment.may_hold_since(since_ns):
-                of_process[segment.writer].append(segment)
-        for segments in of_process.values():
-            merger = Merger(self.merged)
-            blobs = BlobReader(self.rejected)
-            reader = SpanReader(trace_ids, self.rejected, watcher=merger, blobs=blobs)
-            for segment in segments:
-                growing = segment.state is State.LIVE
-                lines = whole_lines(segment.path) if growing else read_lines(segment.path)
-                for span in reader.read(blobs.read(segment.path, lines), growing=growing):
-                    yield from merger.ended(span)
-            lives = any(segment.state is State.LIVE for segment in segments)
-            for span in reader.still_open(interrupted=not lives):
-                yield from merger.ended(span)
-            yield from merger.rest()

@@ -14,7 +14,7 @@ import msgspec
 
 from millstream.errors import MissingExtraError
 from millstream.span import Span, Usage
-from millstream.store.prompt_blocks import prompt_blocks
+from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import Oddities, SpanTable
 
 try:
@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("A Parquet file", "profiling") from error
 
 _TEXT: Final = pa.large_string()
-_FIELDS: Final = (
+FIELDS: Final = (
     pa.field("trace_id", _TEXT, nullable=False),
     pa.field("span_id", _TEXT, nullable=False),
     pa.field("parent_id", _TEXT),
@@ -48,8 +48,8 @@ _FIELDS: Final = (
     pa.field("links", _TEXT),
 )
 """Those of a span."""
-FIELD_NAMES: Final = [field.name for field in _FIELDS]
-_WORKED_OUT: Final = (
+FIELD_NAMES: Final = [field.name for field in FIELDS]
+WORKED_OUT: Final = (
     pa.field("model", _TEXT),
     pa.field("time_to_first_chunk_s", pa.float64()),
     pa.field("trace", pa.int32(), nullable=False),
@@ -62,7 +62,7 @@ _WORKED_OUT: Final = (
     pa.field("prompt_blocks", pa.large_list(pa.uint64())),
 )
 """Those of a table: positions count rows of the whole file."""
-SCHEMA: Final = pa.schema(_FIELDS + _WORKED_OUT)
+SCHEMA: Final = pa.schema(FIELDS + WORKED_OUT)
 WORDS: Final = ("trace_id", "name", "kind", "status", "model", "workload_id", "error_type")
 """Columns of few different texts."""
 NO_USAGE: Final = Usage()
@@ -81,6 +81,16 @@ class About(msgspec.Struct):
     oddities: Oddities
 
 
+def read_about(path: Path) -> About | None:
+    """What a file says of itself; `None` where it is not of this version, or of another origin."""
+    told = (pq.read_metadata(path).metadata or {}).get(METADATA)
+    try:
+        about = None if told is None else msgspec.json.decode(told, type=About)
+    except msgspec.MsgspecError:
+        return None
+    return about if about is not None and about.version == VERSION else None
+
+
 def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     """Write a table in row groups, in bounded memory."""
     about = msgspec.json.encode(About(VERSION, len(table.trace_ids), table.oddities))
@@ -89,37 +99,60 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
         for start in range(0, len(table), ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
             spans = [table.spans[row] for row in range(rows.start, rows.stop)]
-            columns = [*_span_columns(spans), *_table_columns(table, rows), _blocks_column(spans)]
+            columns = [
+                *span_columns(spans),
+                *_table_columns(table, rows),
+                blocks_column(prompt_blocks(spans)),
+            ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def _span_columns(spans: list[Span]) -> Iterator[pa.Array]:
+def write_rows(
+    rows: pa.Table, file: IO[bytes], traces: int, oddities: Oddities, more: dict[bytes, bytes]
+) -> None:
+    """Write rows that are a table's already.
+
+    Args:
+        rows: with the columns of `SCHEMA`.
+        file: where to.
+        traces: how many there are.
+        oddities: what was odd in the spans.
+        more: what the file is to say of itself besides.
+    """
+    about = msgspec.json.encode(About(VERSION, traces, oddities))
+    schema = SCHEMA.with_metadata({METADATA: about, **more})
+    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(WORDS)) as writer:
+        writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=ROWS_AT_ONCE)
+
+
+def span_columns(spans: list[Span]) -> Iterator[pa.Array]:
+    """The columns of `FIELDS`."""
     usages = [span.usage or NO_USAGE for span in spans]
     errors = [span.error for span in spans]
-    yield _texts([span.trace_id for span in spans])
-    yield _texts([span.span_id for span in spans])
-    yield _texts([span.parent_id for span in spans])
-    yield _texts([span.name for span in spans])
-    yield _texts([span.kind.value for span in spans])
+    yield texts([span.trace_id for span in spans])
+    yield texts([span.span_id for span in spans])
+    yield texts([span.parent_id for span in spans])
+    yield texts([span.name for span in spans])
+    yield texts([span.kind.value for span in spans])
     yield _ints([span.start_ns for span in spans])
     yield _ints([span.end_ns for span in spans])
-    yield _texts([span.status and span.status.value for span in spans])
-    yield _texts([None if error is None else error.type for error in errors])
-    yield _texts([None if error is None else error.message for error in errors])
-    yield _texts([span.workload_id for span in spans])
+    yield texts([span.status and span.status.value for span in spans])
+    yield texts([None if error is None else error.type for error in errors])
+    yield texts([None if error is None else error.message for error in errors])
+    yield texts([span.workload_id for span in spans])
     yield _ints([usage.input_tokens for usage in usages])
     yield _ints([usage.output_tokens for usage in usages])
     yield _ints([usage.cache_read_tokens for usage in usages])
     yield _ints([usage.reasoning_tokens for usage in usages])
-    yield _texts([_json(span.input) for span in spans])
-    yield _texts([_json(span.output) for span in spans])
-    yield _texts([_json(span.attributes) for span in spans])
-    yield _texts([_json(span.events) for span in spans])
-    yield _texts([_json(span.links) for span in spans])
+    yield texts([_json(span.input) for span in spans])
+    yield texts([_json(span.output) for span in spans])
+    yield texts([_json(span.attributes or msgspec.UNSET) for span in spans])
+    yield texts([_json(span.events or msgspec.UNSET) for span in spans])
+    yield texts([_json(span.links or msgspec.UNSET) for span in spans])
 
 
 def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
-    yield _texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
+    yield texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
     first_chunk_s = table.time_to_first_chunk_s[rows]
     yield pa.array(first_chunk_s, mask=np.isnan(first_chunk_s))
     yield pa.array(table.trace[rows].astype(np.int32))
@@ -131,8 +164,8 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield _known(table.input_hash[rows])
 
 
-def _blocks_column(spans: list[Span]) -> pa.Array:
-    blocks = prompt_blocks(spans)
+def blocks_column(blocks: PromptBlocks) -> pa.Array:
+    """The prompts of spans."""
     return pa.LargeListArray.from_arrays(
         pa.array(blocks.first), pa.array(blocks.hashes), mask=pa.array(~blocks.known)
     )
@@ -148,7 +181,8 @@ def _ints(values: list[int | None]) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(values), [_valid(values), pa.py_buffer(filled)])
 
 
-def _texts(values: list[str | None]) -> pa.Array:
+def texts(values: list[str | None]) -> pa.Array:
+    """Texts, a lone half of a surrogate pair written out."""
     encoded = [b"" if value is None else value.encode(errors="backslashreplace") for value in values]
     offsets = np.concatenate(([0], np.cumsum([len(text) for text in encoded], dtype=np.int64)))
     buffers = [_valid(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
@@ -161,15 +195,15 @@ def _valid(values: list[Any]) -> pa.Buffer:
 
 
 def _json(value: Any) -> str | None:
-    if value is msgspec.UNSET or value is None:
+    if value is msgspec.UNSET:
         return None
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
 def write_spans(spans: Iterable[Span], file: Path | IO[bytes]) -> None:
     """Write spans in the order in which they come, in bounded memory, without what a table works out."""
-    schema = pa.schema(_FIELDS)
+    schema = pa.schema(FIELDS)
     waiting = iter(spans)
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while some := list(islice(waiting, ROWS_AT_ONCE)):
-            writer.write_table(pa.Table.from_arrays([*_span_columns(some)], schema=schema))
+            writer.write_table(pa.Table.from_arrays([*span_columns(some)], schema=schema))

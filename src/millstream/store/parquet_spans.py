@@ -1,13 +1,14 @@
 """Spans of a Parquet file by row, and its texts: read when they are looked at."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
@@ -101,6 +102,15 @@ class StoredSpans(Sequence[Span]):
     def __iter__(self) -> Iterator[Span]:
         for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=FIELD_NAMES):
             yield from spans_of(batch)
+
+    def of_traces(self, trace_ids: Collection[str]) -> Iterator[Span]:
+        """The spans of some traces."""
+        wanted = pa.array(sorted(trace_ids), pa.large_string())
+        for number in range(self._file.num_row_groups):
+            ids = self._file.read_row_group(number, columns=["trace_id"]).column(0)
+            chosen = pc.is_in(ids, value_set=wanted)
+            if pc.any(chosen).as_py():
+                yield from spans_of(self._file.read_row_group(number, columns=FIELD_NAMES).filter(chosen))
 
 
 def spans_of(rows: "pa.Table | pa.RecordBatch") -> Iterator[Span]:

@@ -130,7 +130,11 @@ def rendered(span: Span) -> bytes | None:
     prompt = msgspec.json.decode(span.input) if isinstance(span.input, msgspec.Raw) else span.input
     if prompt is None or prompt is msgspec.UNSET:
         return None
-    tools = span.attributes.get(semconv.TOOL_DEFINITIONS)
+    return rendered_prompt(prompt, span.attributes.get(semconv.TOOL_DEFINITIONS))
+
+
+def rendered_prompt(prompt: Any, tools: Any) -> bytes:
+    """The same of a call's input and the tools that it was offered, as JSON values."""
     parts = [] if tools is None else [_MORE + _json(tool) for tool in _listed(tools)]
     parts += [_message(message) for message in _listed(prompt)]
     return "".join(parts).encode(errors="surrogatepass")

@@ -4,7 +4,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -73,15 +73,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     NUL bytes stand where room was made and not used; no JSON text holds one, so they end a line, too.
     """
     with path.open("rb") as file:
-        start = 0
-        for line in file:
-            if text := line.strip(_BLANK):
-                offset = start + line.index(text)
-                if b"\x00" in text:
-                    yield from texts(text, offset)
-                else:
-                    yield offset, text
-            start += len(line)
+        yield from lines_of(file)
+
+
+def lines_of(rows: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The same of lines as they stand there."""
+    start = 0
+    for line in rows:
+        if text := line.strip(_BLANK):
+            offset = start + line.index(text)
+            if b"\x00" in text:
+                yield from texts(text, offset)
+            else:
+                yield offset, text
+        start += len(line)
 
 
 def texts(line: bytes, offset: int) -> Iterator[tuple[int, bytes]]:

@@ -35,7 +35,7 @@ KINDS: tuple[str, ...] = tuple(kind.value for kind in SpanKind)
 STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
 KIND_CODE: dict[str, int] = {kind: code for code, kind in enumerate(KINDS)}
 STATUS_CODE: dict[str, int] = {status: code for code, status in enumerate(STATUSES)}
-_LATEST_NS = 2**62
+LATEST_NS = 2**62
 _CYCLE_MARK = -2
 
 
@@ -170,7 +170,7 @@ class SpanTable:
         rows = [kept[at] for at in order.tolist()]
         start, end = start[order], end[order]
         names, name = _codes([span.name for span in rows])
-        models, model = _codes([_model(span) for span in rows])
+        models, model = _codes([model_of(span) for span in rows])
         errors, error = _codes([None if span.error is None else span.error.type for span in rows])
         usage = _usage(rows)
         trace, kind = trace[order], _ints([KIND_CODE[span.kind.value] for span in rows])
@@ -198,7 +198,7 @@ class SpanTable:
             output_tokens=usage[1],
             cache_read_tokens=usage[2],
             reasoning_tokens=usage[3],
-            time_to_first_chunk_s=np.array([_first_chunk_s(span) for span in rows], np.float64),
+            time_to_first_chunk_s=np.array([first_chunk_s(span) for span in rows], np.float64),
             declared_root=np.array([span.parent_id is None for span in rows], bool),
             oddities=msgspec.structs.replace(
                 _outside_parents(parent, start, end),
@@ -252,10 +252,10 @@ def _times(spans: list[Span]) -> tuple[Ints, Ints, int, int]:
     """Starts, ends (-1 open), how many times were out of range, how many ends were before their start."""
     starts, ends, moved, negative = [], [], 0, 0
     for span in spans:
-        start = min(max(span.start_ns, 0), _LATEST_NS)
+        start = min(max(span.start_ns, 0), LATEST_NS)
         end = UNKNOWN
         if span.end_ns is not None:
-            end = min(max(span.end_ns, 0), _LATEST_NS)
+            end = min(max(span.end_ns, 0), LATEST_NS)
             moved += end != span.end_ns
             negative += end < start
             end = max(end, start)
@@ -321,7 +321,7 @@ def _codes(values: Sequence[str | None]) -> tuple[list[str], Ints]:
     return distinct, _ints([place[value] for value in values])
 
 
-def _model(span: Span) -> str | None:
+def model_of(span: Span) -> str | None:
     """The model of an LLM span: as requested, else as answered, else the span's name."""
     if span.kind is not SpanKind.LLM:
         return None
@@ -332,7 +332,7 @@ def _model(span: Span) -> str | None:
     return span.name
 
 
-def _first_chunk_s(span: Span) -> float:
+def first_chunk_s(span: Span) -> float:
     value = span.attributes.get(semconv.TIME_TO_FIRST_CHUNK_S)
     known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
     return float(value) if known else math.nan  # type: ignore[arg-type]  # it is a number where it is known
@@ -351,6 +351,6 @@ def _usage(spans: list[Span]) -> Ints:
             span.usage.reasoning_tokens,
         )
         for column, tokens in enumerate(known):
-            if tokens is not None and 0 <= tokens < _LATEST_NS:
+            if tokens is not None and 0 <= tokens < LATEST_NS:
                 columns[column, at] = tokens
     return columns

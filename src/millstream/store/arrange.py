@@ -1,0 +1,217 @@
+"""Loose rows in order, with what only all of them tell: who is whose parent, and what is odd.
+
+The same as `SpanTable.from_spans` of the same spans, by operations on whole columns; a test compares them.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from millstream.span import Status
+from millstream.store.arrays import UNKNOWN, Bools, Ints
+from millstream.store.arrow import filled
+from millstream.store.parquet import SCHEMA
+from millstream.store.retried import input_hash, siblings_of_failed
+from millstream.store.table import LATEST_NS, Oddities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrangement:
+    """The order of a table's rows, and its columns that tell of other rows, as in `SpanTable`.
+
+    Attributes:
+        order: position of each row among those that were given, shape (n,).
+        traces: how many there are.
+    """
+
+    order: Ints
+    traces: int
+    trace: Ints
+    parent: Ints
+    depth: Ints
+    start_ns: Ints
+    end_ns: Ints
+    declared_root: Bools
+    oddities: Oddities
+
+
+def arrangement(
+    trace_id: pa.Array, span_id: pa.Array, parent_id: pa.Array, start_ns: pa.Array, end_ns: pa.Array
+) -> Arrangement:
+    """Put spans in the order of a table; of two of one id the last that is closed is kept."""
+    began, ended, is_open = _whole(start_ns), _whole(end_ns), _missing(end_ns)
+    traces, spans = trace_id.dictionary_encode(), span_id.dictionary_encode()
+    trace = _numbered(traces, began)
+    key = trace * len(spans.dictionary) + filled(spans.indices)
+    kept = _distinct(key, ~is_open, many=len(spans.dictionary) < len(key))
+    duplicates = len(key) - len(kept)
+    begin = np.clip(began[kept], 0, LATEST_NS)
+    limited = np.clip(ended[kept], 0, LATEST_NS)
+    is_open, trace = is_open[kept], trace[kept]
+    end = np.where(is_open, UNKNOWN, np.maximum(limited, begin))
+    moved = (begin != began[kept]).sum() + (~is_open & (limited != ended[kept])).sum()
+    named = filled(pc.index_in(parent_id, value_set=spans.dictionary))[kept]
+    declared_root = _missing(parent_id)[kept]
+    parent = _found(trace * len(spans.dictionary) + named, key[kept])
+    parent[named < 0] = UNKNOWN
+    missing = int((~declared_root & (parent < 0)).sum())
+    depth, cycles = _depths(parent, begin)
+    order = np.lexsort((depth, begin, trace))
+    place = np.empty(len(order) + 1, np.int64)
+    place[order], place[-1] = np.arange(len(order)), UNKNOWN
+    parent, begin, end = place[parent[order]], begin[order], end[order]
+    child = np.flatnonzero(parent >= 0)
+    above = parent[child]
+    oddities = Oddities(
+        open_spans=int((end < 0).sum()),
+        duplicate_span_ids=duplicates,
+        missing_parents=missing,
+        parent_cycles=cycles,
+        negative_durations=int((~is_open & (limited < np.clip(began[kept], 0, LATEST_NS))).sum()),
+        starts_before_parent=int((begin[child] < begin[above]).sum()),
+        outlives_parent=int(((end[above] >= 0) & (end[child] > end[above])).sum()),
+        impossible_times=int(moved),
+    )
+    return Arrangement(
+        order=kept[order],
+        traces=len(traces.dictionary),
+        trace=trace[order],
+        parent=parent,
+        depth=depth[order],
+        start_ns=begin,
+        end_ns=end,
+        declared_root=declared_root[order],
+        oddities=oddities,
+    )
+
+
+def arrange(rows: pa.Table) -> tuple[pa.Table, Arrangement]:
+    """Loose rows with the columns of `parquet.SCHEMA`, in the order of a table.
+
+    Args:
+        rows: with the columns of `loose.SCHEMA`.
+    """
+    rows = rows.combine_chunks()
+    ids = (_one(rows, name) for name in ("trace_id", "span_id", "parent_id", "start_ns", "end_ns"))
+    found = arrangement(*ids)
+    sorted_rows = rows.take(pa.array(found.order))
+    columns = {name: _one(sorted_rows, name) for name in sorted_rows.column_names}
+    columns |= {
+        "trace": pa.array(found.trace.astype(np.int32)),
+        "parent": _known(found.parent.astype(np.int32)),
+        "depth": pa.array(found.depth.astype(np.int32)),
+        "table_start_ns": pa.array(found.start_ns),
+        "table_end_ns": _known(found.end_ns),
+        "declared_root": pa.array(found.declared_root),
+        "input_hash": _known(_input_hashes(found, columns)),
+    }
+    return pa.Table.from_arrays([columns[field.name] for field in SCHEMA], schema=SCHEMA), found
+
+
+def _input_hashes(found: Arrangement, columns: dict[str, pa.Array]) -> Ints:
+    hashes = np.full(len(found.order), UNKNOWN, np.int64)
+    failed = _bools(pc.equal(columns["status"], Status.ERROR.value)) & (found.end_ns >= 0)
+    kind, name = (filled(columns[one].dictionary_encode().indices) for one in ("kind", "name"))
+    for rows in siblings_of_failed(found.trace, found.parent, kind, name, failed):
+        for row in rows.tolist():
+            text = columns["input"][row].as_py()
+            hashes[row] = input_hash(msgspec.UNSET if text is None else msgspec.Raw(text.encode()))
+    return hashes
+
+
+def _numbered(traces: pa.DictionaryArray, start_ns: Ints) -> Ints:
+    """The number of each row's trace: by first start, then by id, shape (n,)."""
+    code = filled(traces.indices)
+    first = np.full(len(traces.dictionary), np.iinfo(np.int64).max)
+    np.minimum.at(first, code, start_ns)
+    by_id = np.empty(len(first), np.int64)
+    by_id[filled(pc.sort_indices(traces.dictionary))] = np.arange(len(first))
+    number = np.empty(len(first), np.int64)
+    number[np.lexsort((by_id, first))] = np.arange(len(first))
+    return number[code]
+
+
+def _distinct(key: Ints, closed: Bools, *, many: bool) -> Ints:
+    """The rows that are kept, one a key, in the order in which the keys came first.
+
+    Args:
+        key: shape (n,).
+        closed: shape (n,).
+        many: whether keys may come again.
+    """
+    if not many:
+        return np.arange(len(key))
+    order = np.argsort(key, kind="stable")
+    first = np.flatnonzero(np.append(True, key[order][1:] != key[order][:-1])[: len(key)])
+    last_closed = np.maximum.reduceat(np.where(closed[order], order, UNKNOWN), first)
+    last = np.maximum.reduceat(order, first)
+    kept = np.where(last_closed >= 0, last_closed, last)
+    return kept[np.argsort(order[first])]
+
+
+def _found(wanted: Ints, keys: Ints) -> Ints:
+    """Where each wanted key stands, -1 where it does not, shape (wanted,)."""
+    order = np.argsort(keys, kind="stable")
+    at = np.minimum(np.searchsorted(keys, wanted, sorter=order), max(len(keys) - 1, 0))
+    return np.where(keys[order[at]] == wanted, order[at], UNKNOWN) if len(keys) else wanted
+
+
+def _depths(parent: Ints, start_ns: Ints) -> tuple[Ints, int]:
+    """How many spans are above each, and how many cycles were cut; `parent` is changed where one was."""
+    cycles = 0
+    while True:
+        depth, above = (parent >= 0).astype(np.int64), parent.copy()
+        rows = np.flatnonzero(above >= 0)
+        for _ in range(len(parent).bit_length() + 1):  # each round looks twice as far
+            if not len(rows):
+                return depth, cycles
+            depth[rows] += depth[above[rows]]
+            above[rows] = above[above[rows]]
+            rows = rows[above[rows] >= 0]
+        cycles += _cut(parent, rows, start_ns)
+
+
+def _cut(parent: Ints, rows: Ints, start_ns: Ints) -> int:
+    """Cut the cycles that rows lead to, each at the span that starts first; how many there were."""
+    seen: dict[int, int] = {}
+    cut = 0
+    for begin in rows.tolist():
+        path, at = [], begin
+        while at >= 0 and at not in seen:
+            seen[at] = begin
+            path.append(at)
+            at = int(parent[at])
+        if at >= 0 and seen[at] == begin:
+            cycle = path[path.index(at) :]
+            parent[min(cycle, key=lambda member: (start_ns[member], member))] = UNKNOWN
+            cut += 1
+    return cut
+
+
+def _one(rows: pa.Table, name: str) -> pa.Array:
+    column = rows.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _whole(column: pa.Array) -> Ints:
+    """Whole numbers; anything where there is none."""
+    return np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
+
+
+def _missing(column: pa.Array) -> Bools:
+    return ~_bools(column.is_valid())
+
+
+def _bools(column: pa.Array) -> Bools:
+    found = np.unpackbits(np.frombuffer(column.buffers()[1], np.uint8), bitorder="little")
+    known: Bools = found[column.offset : column.offset + len(column)].astype(bool)
+    if column.null_count:
+        known &= ~_missing(column)
+    return known
+
+
+def _known(column: Ints) -> pa.Array:
+    return pa.array(column, mask=column < 0)
