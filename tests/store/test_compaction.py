@@ -181,16 +181,17 @@ def test_a_full_disk_leaves_the_journal_as_it_was(recorded):
         "import resource, sys; from pathlib import Path; from millstream.store.compaction import compact\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); compact(Path(sys.argv[1]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(recorded)], capture_output=True, text=True)
+    command = [sys.executable, "-c", code, str(recorded)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "StorageError" in done.stderr and "The journal is as it was" in done.stderr
+    assert "spans cannot be written: File too large. The journal is as it was" in done.stderr
     assert [path.name for path in (recorded / "spans").iterdir()] == ["lock"]
     assert Home(recorded).read() == expected
 
 
 def test_a_folder_that_cannot_be_made_is_said(recorded):
     (recorded / "spans").touch()
-    with pytest.raises(StorageError, match="spans cannot be written: File exists. The journal is as it was"):
+    with pytest.raises(StorageError, match=r"spans cannot be written: File exists\."):
         compact(recorded)
 
 
@@ -287,7 +288,8 @@ def test_memory_does_not_grow_with_the_journal(tmp_path):
         home = tmp_path / str(count)
         subprocess.run([sys.executable, "-c", RECORD, str(home), str(count)], check=True)
         code = (
-            "import resource, sys; from pathlib import Path; from millstream.store.compaction import compact\n"
+            "import resource, sys; from pathlib import Path\n"
+            "from millstream.store.compaction import compact\n"
             "compact(Path(sys.argv[1]), bytes_a_file=4 << 20)\n"
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
         )

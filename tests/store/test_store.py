@@ -11,8 +11,8 @@ import pytest
 import millstream
 from millstream import Status, open_store, start_span
 from millstream.errors import InputError
-from millstream.store.summaries import summarise
 from millstream.store.segments import State, list_segments
+from millstream.store.summaries import summarise
 
 
 def line(span_id, *, name="f", end_ns=None, parent="null"):
