@@ -163,8 +163,7 @@ def _fresh(found: Reuse, start_ns: Ints, ttl_s: float) -> Ints:
 def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) -> CacheOpportunity:
     total = len(rows)
     rows = rows[blocks.known[rows]]
-    first = blocks.first[rows]
-    length = blocks.first[rows + 1] - first
+    first, length = blocks.first[rows], blocks.length[rows].astype(np.int64)
     calls = _Calls(
         blocks=blocks,
         first=first,

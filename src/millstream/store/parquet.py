@@ -122,9 +122,9 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield _texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
     first_chunk_s = table.time_to_first_chunk_s[rows]
     yield pa.array(first_chunk_s, mask=np.isnan(first_chunk_s))
-    yield pa.array(table.trace[rows].astype(np.int32))
-    yield _known(table.parent[rows].astype(np.int32))
-    yield pa.array(table.depth[rows].astype(np.int32))
+    yield pa.array(table.trace[rows])
+    yield _known(table.parent[rows])
+    yield pa.array(table.depth[rows])
     yield pa.array(table.start_ns[rows])
     yield _known(table.end_ns[rows])
     yield pa.array(table.declared_root[rows])
@@ -133,8 +133,9 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
 
 def _blocks_column(spans: list[Span]) -> pa.Array:
     blocks = prompt_blocks(spans)
+    first = np.append(blocks.first, len(blocks.hashes))
     return pa.LargeListArray.from_arrays(
-        pa.array(blocks.first), pa.array(blocks.hashes), mask=pa.array(~blocks.known)
+        pa.array(first), pa.array(blocks.hashes), mask=pa.array(~blocks.known)
     )
 
 
