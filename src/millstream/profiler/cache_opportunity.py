@@ -127,37 +127,36 @@ class _Calls:
     start_ns: Ints
     input_tokens: Ints
     found: Reuse
-    by_minimum: dict[int, tuple[Ints, Reuse]] = field(default_factory=dict)
+    by_minimum: dict[int, tuple[Ints, Ints, Reuse]] = field(default_factory=dict)
 
     def tokens(self, depth: Ints) -> Ints:
         """Input tokens in the first `depth` blocks of each prompt; 0 where they are unknown."""
         share = depth / (self.length + 0.5)  # the last block is half full, on average
-        return (np.maximum(self.input_tokens, 0) * share).astype(np.int64)
+        share *= np.maximum(self.input_tokens, 0)
+        return share.astype(np.int64)
 
     def fresh(self, ttl_s: float) -> Ints:
         """Tokens that were used not longer ago than this."""
-        return self.tokens(_fresh(self.found, self.start_ns, ttl_s))
+        return self.tokens(self.found.depth(self.start_ns, int(ttl_s * NS_PER_S)))
 
     def readable(self, cache: ProviderCache) -> Ints:
         """Tokens that a provider's cache could have read."""
-        cached, found = self._cached(cache.minimum_tokens)
+        cached, start_ns, found = self._cached(cache.minimum_tokens)
         depth = np.zeros(len(self.length), np.int64)
-        depth[cached] = _fresh(found, self.start_ns[cached], cache.ttl_s)
-        tokens = self.tokens(depth) // cache.step_tokens * cache.step_tokens
-        return np.where(tokens >= cache.minimum_tokens, tokens, 0)
+        depth[cached] = found.depth(start_ns, int(cache.ttl_s * NS_PER_S))
+        tokens = self.tokens(depth)
+        if cache.step_tokens > 1:
+            tokens -= tokens % cache.step_tokens
+        tokens[tokens < cache.minimum_tokens] = 0
+        return tokens
 
-    def _cached(self, minimum: int) -> tuple[Ints, Reuse]:
+    def _cached(self, minimum: int) -> tuple[Ints, Ints, Reuse]:
         """Calls with so many tokens, and what they use again of each other; shorter ones are not kept."""
         if minimum not in self.by_minimum:
             calls = np.flatnonzero(self.input_tokens >= minimum)
             found = reuse(self.blocks.hashes, self.first[calls], self.length[calls])
-            self.by_minimum[minimum] = calls, found
+            self.by_minimum[minimum] = calls, self.start_ns[calls], found
         return self.by_minimum[minimum]
-
-
-def _fresh(found: Reuse, start_ns: Ints, ttl_s: float) -> Ints:
-    ago_ns = start_ns[found.request] - start_ns[found.owner]
-    return found.depth(len(start_ns), ago_ns <= ttl_s * NS_PER_S)
 
 
 def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) -> CacheOpportunity:
@@ -176,7 +175,7 @@ def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) ->
     own = own_cache(model)
     compared = (calls.input_tokens > 0) & (table.cache_read_tokens[rows] >= 0)
     read = np.minimum(table.cache_read_tokens[rows], calls.input_tokens)
-    shared = calls.tokens(calls.found.depth(len(rows)))
+    shared = calls.tokens(calls.found.depth(calls.start_ns))
     readable = shared if own is None else calls.readable(own)
     not_read, beyond = _not_read(calls, own, shared, readable, read, compared)
     all_input = int(calls.input_tokens[compared].sum())

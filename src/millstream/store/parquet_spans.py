@@ -13,13 +13,15 @@ import pyarrow.parquet as pq
 
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.arrays import Ints
-from millstream.store.arrow import bits, plain
+from millstream.store.arrow import bits
 from millstream.store.parquet import FIELD_NAMES, NO_USAGE, ROWS_AT_ONCE
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, once
 
 _TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
 _KEPT_GROUPS: Final = 4
 _AT_ONCE: Final = 2
+_BLOCK: Final = 8
+"""Bytes of a hash."""
 
 
 class StoredTexts(Sequence[str]):
@@ -92,9 +94,10 @@ class StoredSpans(Sequence[Span]):
             for some in group.column(0).chunks:
                 rows, row = slice(row, row + len(some)), row + len(some)
                 known[rows] = bits(some, 0)
-                offsets = np.frombuffer(some.buffers()[1], np.int64, len(some) + 1, some.offset * 8)
-                length[rows] = np.diff(offsets)
-                hashes, first[rows] = once(plain(some.values, 0)[offsets[0] : offsets[-1]], length[rows])
+                ends = np.frombuffer(some.buffers()[1], np.int64, len(some) + 1, some.offset * 8) // _BLOCK
+                length[rows] = np.diff(ends)
+                hashes = np.frombuffer(some.buffers()[2] or b"", "<u8", int(ends[-1]))[ends[0] :]
+                hashes, first[rows] = once(hashes, length[rows])
                 first[rows] += end
                 end += len(hashes)
                 found.append(hashes)
