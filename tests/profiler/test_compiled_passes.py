@@ -35,10 +35,12 @@ def test_levels_as_in_numpy(intervals, moments):
     moments = np.array([*moments, *start, *end], np.int64)
     found = sweep.sweep(start, end)
     at = found.at(moments)
+    passed = sweep.passed(found.time_ns, moments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "COMPILED", False)
         expected = sweep.sweep(start, end)
         assert at.tolist() == expected.at(moments).tolist()
+        assert passed.tolist() == sweep.passed(found.time_ns, moments).tolist()
     assert found.time_ns.tolist() == expected.time_ns.tolist()
     assert found.level.tolist() == expected.level.tolist()
     counted = [

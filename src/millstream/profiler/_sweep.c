@@ -79,10 +79,13 @@ grid_of(Grid *grid, const int64_t *time, Py_ssize_t count)
     return 1;
 }
 
-/* How many of the times are not after a moment that is not before the first of them. */
+/* How many of the times are not after a moment. */
 static Py_ssize_t
 passed(const Grid *grid, const int64_t *time, Py_ssize_t count, int64_t moment)
 {
+    if (count == 0 || moment < time[0]) {
+        return 0;
+    }
     uint64_t cell = ((uint64_t)moment - (uint64_t)grid->origin) >> grid->shift;
     if (cell >= (uint64_t)grid->cells) {
         return count;
@@ -115,8 +118,34 @@ at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     Py_BEGIN_ALLOW_THREADS
     made = grid_of(&grid, time, times);
     for (Py_ssize_t i = 0; made && i < arrays.rows[2]; i++) {
-        Py_ssize_t before = times > 0 && moment[i] >= time[0] ? passed(&grid, time, times, moment[i]) : 0;
+        Py_ssize_t before = passed(&grid, time, times, moment[i]);
         found[i] = before > 0 && before <= levels ? level[before - 1] : 0;
+    }
+    Py_END_ALLOW_THREADS
+    free(grid.before);
+    release(&arrays);
+    if (!made) {
+        return PyErr_NoMemory();
+    }
+    Py_RETURN_NONE;
+}
+
+/* How many of the ascending times are not after each moment. */
+static PyObject *
+all_passed(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "i io")) { /* time, moment, found */
+        return NULL;
+    }
+    const int64_t *time = INTS(0), *moment = INTS(1);
+    int64_t *found = INTS(2);
+    Grid grid;
+    int made;
+    Py_BEGIN_ALLOW_THREADS
+    made = grid_of(&grid, time, arrays.rows[0]);
+    for (Py_ssize_t i = 0; made && i < arrays.rows[1]; i++) {
+        found[i] = passed(&grid, time, arrays.rows[0], moment[i]);
     }
     Py_END_ALLOW_THREADS
     free(grid.before);
@@ -131,6 +160,8 @@ static PyMethodDef methods[] = {
     {"sweep", FAST(sweep),
      "sweep(start, end, time, level) -> int\n\nFill in the steps of sorted starts and ends; gives how many."},
     {"at", FAST(at), "at(time, level, moment, found)\n\nThe level at each moment; 0 outside."},
+    {"passed", FAST(all_passed),
+     "passed(time, moment, found)\n\nHow many of the ascending times are not after each moment."},
     {NULL},
 };
 

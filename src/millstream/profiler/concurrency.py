@@ -7,7 +7,7 @@ import numpy as np
 
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.requests import pauses
-from millstream.profiler.sweep import Levels, sweep, weighted_percentiles
+from millstream.profiler.sweep import Levels, passed, sweep, weighted_percentiles
 from millstream.span import SpanKind
 from millstream.store.table import Ints, SpanTable
 
@@ -143,8 +143,8 @@ def _stretches(levels: Levels, threshold: int) -> tuple[Ints, Ints, Ints]:
 def _met(table: SpanTable, rows: Ints, begin: Ints, finish: Ints) -> tuple[Ints, Ints]:
     """Of each call: the first stretch that it is in, and the first after it that it is not in."""
     start, end = table.start_ns[rows], table.end_ns[rows]
-    first = np.searchsorted(finish, start, side="right")
-    stop = np.searchsorted(begin, end, side="left")
+    first = passed(finish, start)
+    stop = passed(begin, end - 1)
     return first, np.where(end > start, stop, first)
 
 

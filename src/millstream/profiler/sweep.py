@@ -54,9 +54,11 @@ def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
 
 
 def _merged(starts: Ints, ends: Ints) -> Levels:
-    times, level = np.empty((2, 2 * len(starts)), np.int64)
+    times, level = np.empty(2 * len(starts), np.int64), np.empty(2 * len(starts), np.int64)
     steps = _sweep.sweep(starts, ends, times, level)
-    return Levels(times[:steps].copy(), level[: max(steps - 1, 0)].copy())
+    times.resize(steps, refcheck=False)  # in place, for there may be many
+    level.resize(max(steps - 1, 0), refcheck=False)
+    return Levels(times, level)
 
 
 def _merged_slowly(starts: Ints, ends: Ints) -> Levels:
@@ -68,6 +70,15 @@ def _merged_slowly(starts: Ints, ends: Ints) -> Levels:
     times, level = times[last], level[last]
     steps = np.concatenate(([True], level[1:] != level[:-1])) if len(level) else np.zeros(0, bool)
     return Levels(times[steps], level[steps][:-1])
+
+
+def passed(times: Ints, moments: Ints) -> Ints:
+    """How many of the ascending times are not after each moment."""
+    if not COMPILED:
+        return np.searchsorted(times, moments, side="right")
+    found = np.empty(len(moments), np.int64)
+    _sweep.passed(times, moments, found)
+    return found
 
 
 def weighted_percentiles(level: Ints, weight: Ints, shares: Sequence[float]) -> list[int | None]:
