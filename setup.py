@@ -3,7 +3,9 @@
 from setuptools import Extension, setup
 
 NAMES = (
+    "profiler._retries",
     "profiler._reuse",
+    "profiler._sweep",
     "profiler._trees",
     "record._lane",
     "record._marks",
@@ -13,7 +15,12 @@ NAMES = (
 
 setup(
     ext_modules=[
-        Extension(f"millstream.{name}", [f"src/millstream/{name.replace('.', '/')}.c"], optional=True)
+        Extension(
+            f"millstream.{name}",
+            [f"src/millstream/{name.replace('.', '/')}.c"],
+            depends=["src/millstream/profiler/_arrays.h"],
+            optional=True,
+        )
         for name in NAMES
     ]
 )

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from millstream.store import parquet
+from millstream.store.prompt_blocks import PromptBlocks
 from millstream.store.table import Oddities
 
 Ints = NDArray[np.int64]
@@ -141,7 +142,7 @@ def _blocks(length: Ints, request: Ints, missing: NDArray[np.bool_]) -> pa.Array
     position = np.arange(first[-1]) - np.repeat(first[:-1], length)
     own = np.where(position < COMMON_BLOCKS, 0, np.repeat(request, length) + 1).astype(np.uint64)
     hashes = (own * np.uint64(1_000_003) + position.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
-    return pa.LargeListArray.from_arrays(pa.array(first), pa.array(hashes), mask=pa.array(missing))
+    return parquet.blocks_column(PromptBlocks(hashes, first[:-1], length, ~missing))
 
 
 def _hex(numbers: Ints) -> pa.Array:

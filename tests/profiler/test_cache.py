@@ -108,6 +108,15 @@ def test_compiled_as_in_python(paths):
             for name in ("request", "begin", "end", "owner", "rank"):
                 assert getattr(fast, name).tolist() == getattr(slow, name).tolist()
             assert reuse.reuse(*columns).rank.tolist() == fast.rank.tolist()
+            different = len(set(blocks.tolist()))
+            start_ns = np.arange(len(length)) * 10
+            told = [fast.depth(start_ns, within) for within in (0, 10, 25)] + [fast.used_since(different)]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(reuse, "COMPILED", False)
+                again = [slow.depth(start_ns, within) for within in (0, 10, 25)] + [
+                    slow.used_since(different)
+                ]
+            assert [one.tolist() for one in told] == [one.tolist() for one in again]
 
 
 @pytest.mark.skipif(not reuse.COMPILED, reason="millstream was built without a C compiler")
@@ -233,6 +242,17 @@ def test_arrays_that_do_not_fit_are_refused(blocks, start, length):
         _reuse.reuse(blocks, start, length)
     with pytest.raises(TypeError):
         _reuse.reuse(blocks, start)
+
+
+@pytest.mark.skipif(not reuse.COMPILED, reason="millstream was built without a C compiler")
+@pytest.mark.parametrize(
+    "row", [(0, 2, 0, 1, 0), (0, -1, 0, 1, 0), (0, 0, 2, 1, 0), (9, 0, 0, 1, 0), (0, 0, 0, 9, 0)]
+)
+def test_stretches_that_do_not_fit_are_refused(row):
+    found = reuse.Reuse(np.array([row], reuse._ROW))
+    with pytest.raises(ValueError, match=r"no request|more was used"):
+        found.depth(np.zeros(2, np.int64))
+        found.used_since(3)
 
 
 @pytest.mark.skipif(not reuse.COMPILED, reason="millstream was built without a C compiler")

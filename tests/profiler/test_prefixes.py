@@ -15,7 +15,7 @@ from millstream.profiler import prefixes as module
 from millstream.profiler.config import PromptCachingPrefixes
 from millstream.profiler.prefixes import prefixes
 from millstream.store import prompt_blocks as rendering
-from millstream.store.prompt_blocks import BLOCK_BYTES, block_hashes, prompt_blocks, rendered, shown
+from millstream.store.prompt_blocks import BLOCK_BYTES, block_hashes, once, prompt_blocks, rendered, shown
 from millstream.store.table import SpanTable
 
 ALWAYS = PromptCachingPrefixes(min_frequency=0)
@@ -280,10 +280,10 @@ def test_blocks_of_spans(prompts):
         patch.setattr(rendering, "_BYTES_AT_ONCE", 500)
         found = prompt_blocks(iter(spans))
     assert found.known.tolist() == [is_llm for is_llm, _ in prompts]
-    assert len(found.first) == len(spans) + 1
+    assert len(found.first) == len(found.length) == len(spans)
     for number, span in enumerate(spans):
         alone = block_hashes([rendered(span) or b""])[0]
-        assert found.hashes[found.first[number] : found.first[number + 1]].tolist() == alone.tolist()
+        assert found.hashes[found.first[number] :][: found.length[number]].tolist() == alone.tolist()
     assert found.length.sum() == len(found.hashes)
 
 
@@ -362,3 +362,18 @@ def test_no_prompt():
     assert rendered(call(0, None)) is None
     assert rendered(call(0, msgspec.UNSET)) is None
     assert rendered(Span("t", "s", None, "f", SpanKind.TOOL, 0, input="text")) is None
+
+
+@given(st.lists(st.text("ab", max_size=6), max_size=30))
+def test_prompts_are_kept_once(texts):
+    """A prompt lies where a longer one begins with it; all are as they were."""
+    prompts = [
+        b"".join(text[at : at + 1].encode() * BLOCK_BYTES for at in range(len(text))) for text in texts
+    ]
+    hashes, length = block_hashes(prompts)
+    kept, first = once(hashes, length)
+    before = np.cumsum(length) - length
+    for number, size in enumerate(length.tolist()):
+        assert kept[first[number] :][:size].tolist() == hashes[before[number] :][:size].tolist()
+    left = [text for text, nxt in zip(texts, [*texts[1:], ""], strict=False) if not nxt.startswith(text)]
+    assert len(kept) <= sum(map(len, left))

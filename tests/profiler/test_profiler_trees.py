@@ -77,10 +77,10 @@ def test_a_chain_of_five_thousand() -> None:
 @pytest.mark.parametrize(
     "arrays",
     [
-        (np.zeros(2, np.int64), np.zeros(3, np.int64)),
-        (np.zeros(2, np.int32), np.zeros(2, np.int64)),
-        (np.array([2, 0]), np.zeros(2, np.int64)),  # a parent that is no row
-        (np.zeros(2, np.int64),),
+        (np.zeros(2, np.int32), np.zeros(3, np.int64)),
+        (np.zeros(2, np.int64), np.zeros(2, np.int64)),
+        (np.array([2, 0], np.int32), np.zeros(2, np.int64)),  # a parent that is no row
+        (np.zeros(2, np.int32),),
         ([0, 0], [0, 0]),
     ],
 )
@@ -93,4 +93,4 @@ def test_arrays_that_may_not_be_written_are_refused() -> None:
     total = np.zeros(2, np.int64)
     total.flags.writeable = False
     with pytest.raises((BufferError, ValueError)):
-        _trees.add_up(np.full(2, -1), total)
+        _trees.add_up(np.full(2, -1, np.int32), total)

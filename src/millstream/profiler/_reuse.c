@@ -7,11 +7,7 @@
  * was no compiler.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "_arrays.h"
 
 typedef struct {
     uint64_t key;
@@ -82,7 +78,7 @@ typedef struct {
 } Prompts;
 
 static void
-release(Prompts *prompts)
+release_prompts(Prompts *prompts)
 {
     for (int i = 0; i < prompts->count; i++) {
         PyBuffer_Release(&prompts->views[i]);
@@ -92,7 +88,7 @@ release(Prompts *prompts)
 
 /* blocks, start, length: request i has blocks[start[i]] and those behind it, length[i] in all. */
 static int
-take(Prompts *prompts, PyObject *const *args, Py_ssize_t count)
+take_prompts(Prompts *prompts, PyObject *const *args, Py_ssize_t count)
 {
     prompts->count = 0;
     if (count != 3) {
@@ -101,13 +97,13 @@ take(Prompts *prompts, PyObject *const *args, Py_ssize_t count)
     }
     for (int i = 0; i < 3; i++) {
         if (PyObject_GetBuffer(args[i], &prompts->views[i], PyBUF_CONTIG_RO) < 0) {
-            release(prompts);
+            release_prompts(prompts);
             return 0;
         }
         prompts->count++;
         if (prompts->views[i].itemsize != 8) {
             PyErr_SetString(PyExc_ValueError, "the arrays are not of 64 bit numbers");
-            release(prompts);
+            release_prompts(prompts);
             return 0;
         }
     }
@@ -123,7 +119,7 @@ take(Prompts *prompts, PyObject *const *args, Py_ssize_t count)
     }
     if (!fits) {
         PyErr_SetString(PyExc_ValueError, "a request lies outside the blocks");
-        release(prompts);
+        release_prompts(prompts);
     }
     return fits;
 }
@@ -182,12 +178,23 @@ sum_behind(const int64_t *sums, Py_ssize_t count, Py_ssize_t at)
     return sum;
 }
 
-/* How many blocks of two prompts, of which the first `same` are equal, are equal. */
+/* How many blocks of two prompts, of which the first `same` are equal, are equal. Most prompts have as many in common
+ * as the two before them. */
 static inline int64_t
-common(const uint64_t *one, const uint64_t *other, int64_t same, int64_t most)
+common(const uint64_t *one, const uint64_t *other, int64_t same, int64_t most, int64_t guess)
 {
-    if (one[most - 1] == other[most - 1]) {
+    if (one == other || one[most - 1] == other[most - 1]) {
         return most;
+    }
+    if (guess > same && guess < most) {
+        if (one[guess - 1] == other[guess - 1]) {
+            same = guess;
+            if (one[guess] != other[guess]) {
+                return guess;
+            }
+        } else {
+            most = guess;
+        }
     }
     while (most - same > 1) {
         int64_t middle = same + (most - same) / 2;
@@ -200,10 +207,17 @@ common(const uint64_t *one, const uint64_t *other, int64_t same, int64_t most)
     return same;
 }
 
+/* A request, and where the stretch begins that it was the last to use. */
+typedef struct {
+    const uint64_t *blocks;
+    int32_t length, from;
+} Used;
+
 typedef struct {
     Table owners;  /* by first block of a stretch, the last request that used it */
-    int64_t *from; /* of each request, where the stretch begins that it was the last to use */
+    Used *used;    /* by request */
     int64_t *sums; /* of the lengths of these stretches */
+    int64_t guess; /* how many blocks the last two that were compared had in common */
 } Past;
 
 #define FAILED -1
@@ -216,15 +230,16 @@ stretches_of(const Prompts *prompts, Py_ssize_t request, Past *past, Stretches *
     int64_t length = prompts->length[request], depth = 0;
     while (depth < length) {
         int64_t owner = table_find(&past->owners, block[depth])->value;
-        if (owner < 0 || past->from[owner] != depth || prompts->length[owner] <= depth) {
+        if (owner < 0 || past->used[owner].from != depth || past->used[owner].length <= depth) {
             break;
         }
-        const uint64_t *other = prompts->blocks + prompts->start[owner];
-        int64_t whole = prompts->length[owner];
+        const uint64_t *other = past->used[owner].blocks;
+        int64_t whole = past->used[owner].length;
         if (other[depth] != block[depth]) {
             break;
         }
-        int64_t end = common(block, other, depth + 1, whole < length ? whole : length);
+        int64_t end = common(block, other, depth + 1, whole < length ? whole : length, past->guess);
+        past->guess = end < whole && end < length ? end : past->guess;
         if (found->count == found->capacity) {
             PyEval_RestoreThread(*state);
             int grown = grow(found);
@@ -238,7 +253,7 @@ stretches_of(const Prompts *prompts, Py_ssize_t request, Past *past, Stretches *
         ((Stretch *)PyByteArray_AS_STRING(found->bytes))[found->count++] =
             (Stretch){rank, (int32_t)request, (int32_t)owner, (int32_t)end, 0};
         add(past->sums, request, (Py_ssize_t)owner, depth - end);
-        past->from[owner] = end;
+        past->used[owner].from = (int32_t)end;
         if (end < whole && !table_set(&past->owners, other[end], owner)) {
             return FAILED;
         }
@@ -282,6 +297,7 @@ run(const Prompts *prompts, Past *past, Stretches *found, Table *seen, int *chai
     PyThreadState *state = PyEval_SaveThread();
     for (Py_ssize_t request = 0; request < prompts->requests && *chained && !failed; request++) {
         int64_t length = prompts->length[request];
+        past->used[request] = (Used){prompts->blocks + prompts->start[request], (int32_t)length, 0};
         if (length == 0) {
             append(past->sums, request, 0);
             continue;
@@ -302,22 +318,22 @@ static PyObject *
 stretches(PyObject *const *args, Py_ssize_t count, int trusted)
 {
     Prompts prompts;
-    if (!take(&prompts, args, count)) {
+    if (!take_prompts(&prompts, args, count)) {
         return NULL;
     }
     size_t rows = (size_t)prompts.requests + 1;
     Stretches found = {PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(sizeof(Stretch) * rows)), 0, rows};
-    Past past = {{NULL, 0, 0}, calloc(rows, sizeof(int64_t)), calloc(rows, sizeof(int64_t))};
+    Past past = {{NULL, 0, 0}, malloc(sizeof(Used) * rows), calloc(rows, sizeof(int64_t)), 0};
     Table seen = {NULL, 0, 0};
     int chained = 1;
-    int done = found.bytes != NULL && past.from != NULL && past.sums != NULL && table_new(&past.owners, 1024) &&
+    int done = found.bytes != NULL && past.used != NULL && past.sums != NULL && table_new(&past.owners, 1024) &&
                (trusted || table_new(&seen, 1024)) && run(&prompts, &past, &found, trusted ? NULL : &seen, &chained) &&
                PyByteArray_Resize(found.bytes, (Py_ssize_t)(sizeof(Stretch) * found.count)) == 0;
-    free(past.from);
+    free(past.used);
     free(past.sums);
     free(past.owners.entries);
     free(seen.entries);
-    release(&prompts);
+    release_prompts(&prompts);
     if (done && chained) {
         return found.bytes;
     }
@@ -340,7 +356,68 @@ reuse_if_chained(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
     return stretches(args, count, 0);
 }
 
-#define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
+/* How many blocks each prompt begins with that were used at most `within` ns ago. A stretch was never used later than
+ * the one before it. */
+static PyObject *
+depth(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "f io i")) { /* stretches, start_ns, depth, within */
+        return NULL;
+    }
+    const Stretch *found = arrays.views[0].buf;
+    Py_ssize_t stretches = arrays.rows[0] / (Py_ssize_t)sizeof(Stretch), requests = arrays.rows[1];
+    const int64_t *start_ns = INTS(1), within = arrays.rows[3] == 1 ? INTS(3)[0] : -1;
+    int64_t *deepest = INTS(2);
+    int fits = arrays.rows[3] == 1;
+    Py_BEGIN_ALLOW_THREADS
+    memset(deepest, 0, sizeof(int64_t) * (size_t)requests);
+    for (Py_ssize_t i = 0; fits && i < stretches; i++) {
+        int32_t request = found[i].request, owner = found[i].owner;
+        fits = request >= 0 && request < requests && owner >= 0 && owner < requests;
+        if (fits && start_ns[request] - start_ns[owner] <= within) {
+            deepest[request] = found[i].end;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    release(&arrays);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a stretch is of no request");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Adds, by how many others were used since, where blocks begin and where they end. */
+static PyObject *
+ranks(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "f o")) { /* stretches, change */
+        return NULL;
+    }
+    const Stretch *found = arrays.views[0].buf;
+    Py_ssize_t stretches = arrays.rows[0] / (Py_ssize_t)sizeof(Stretch), most = arrays.rows[1];
+    int64_t *change = INTS(1);
+    int fits = 1;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; fits && i < stretches; i++) {
+        int64_t begin = i > 0 && found[i - 1].request == found[i].request ? found[i - 1].end : 0;
+        int64_t rank = found[i].rank, again = found[i].end - begin;
+        fits = rank >= 0 && rank < most && again >= 0 && again < most - rank;
+        if (fits) {
+            change[rank]++;
+            change[rank + again]--;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    release(&arrays);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "more was used than there is");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
 
 static PyMethodDef methods[] = {
     {"reuse", FAST(reuse),
@@ -348,6 +425,10 @@ static PyMethodDef methods[] = {
     {"reuse_if_chained", FAST(reuse_if_chained),
      "reuse_if_chained(blocks, start, length) -> bytearray | None\n\nThe same, None where equal blocks are not equal "
      "prefixes."},
+    {"depth", FAST(depth),
+     "depth(stretches, start_ns, depth, within)\n\nHow many blocks each prompt begins with that were used so long ago."},
+    {"ranks", FAST(ranks),
+     "ranks(stretches, change)\n\nHow many more blocks have 0, 1, 2, ... others used since than one less."},
     {NULL},
 };
 

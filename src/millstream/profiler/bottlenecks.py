@@ -6,7 +6,7 @@ import numpy as np
 from millstream.profiler.concurrency import calls
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.latency import groups
-from millstream.profiler.sweep import Levels, sweep, weighted_percentile
+from millstream.profiler.sweep import Levels, sweep, weighted_percentiles
 from millstream.profiler.tree import self_time_ns, subtree_time_ns
 from millstream.span import SpanKind
 from millstream.store.table import KINDS, Ints, SpanTable
@@ -162,5 +162,5 @@ def _node_concurrency(levels: Levels) -> NodeConcurrency:
     begin, finish = levels.time_ns[:-1][busy] / NS_PER_S, levels.time_ns[1:][busy] / NS_PER_S
     return NodeConcurrency(
         list(zip(begin.tolist(), finish.tolist(), level.tolist(), strict=True)),
-        *(weighted_percentile(level, length, share) for share in (0.50, 0.90, 0.95, 0.99)),
+        *weighted_percentiles(level, length, (0.50, 0.90, 0.95, 0.99)),
     )

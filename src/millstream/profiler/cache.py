@@ -78,12 +78,9 @@ def cache_curve(requests: Iterable[Sequence[int | str]]) -> CacheCurve:
 def curve_of(found: Reuse, length: Ints) -> CacheCurve:
     """The curve of prompts with these lengths in blocks, of which these stretches were used before."""
     blocks = int(length.sum())
-    again = found.end - found.begin
-    distinct = blocks - int(again.sum())
-    change = np.bincount(found.rank, minlength=distinct + 1)
-    change -= np.bincount(found.rank + again, minlength=distinct + 1)
-    found_at = np.cumsum(change)  # blocks with 0, 1, 2, … others used since
-    return CacheCurve(len(length), blocks, np.concatenate(([0], np.cumsum(found_at[:-1]))))
+    again = int(found.depth(np.zeros(len(length), np.int64)).sum())
+    hits = found.used_since(blocks - again)
+    return CacheCurve(len(length), blocks, np.concatenate(([0], np.cumsum(hits[:-1]))))
 
 
 def _hits_unchained(blocks: Hashes, start: Ints, length: Ints) -> Ints:

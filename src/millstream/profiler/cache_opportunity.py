@@ -18,7 +18,7 @@ from millstream.profiler.provider_caches import AS_OF, CACHES, ProviderCache, ow
 from millstream.profiler.results import Statistic
 from millstream.profiler.reuse import Reuse, reuse
 from millstream.span import SpanKind
-from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
+from millstream.store.prompt_blocks import Hashes, PromptBlocks, prompt_blocks
 from millstream.store.table import Bools, Ints, SpanTable
 
 REASONS: Final = ("first_time", "expired", "below_minimum", "rounded", "unknown")
@@ -121,63 +121,77 @@ def cache_opportunity(table: SpanTable, blocks: PromptBlocks | None = None) -> l
 class _Calls:
     """The calls of one model with a known prompt, in order, one element a call."""
 
-    blocks: PromptBlocks
+    hashes: Hashes
     first: Ints
     length: Ints
     start_ns: Ints
     input_tokens: Ints
     found: Reuse
-    by_minimum: dict[int, tuple[Ints, Reuse]] = field(default_factory=dict)
+    by_minimum: dict[int, tuple[Ints, "_Calls"]] = field(default_factory=dict)
+    by_ttl: dict[float, Ints] = field(default_factory=dict)
 
     def tokens(self, depth: Ints) -> Ints:
         """Input tokens in the first `depth` blocks of each prompt; 0 where they are unknown."""
         share = depth / (self.length + 0.5)  # the last block is half full, on average
-        return (np.maximum(self.input_tokens, 0) * share).astype(np.int64)
+        share *= np.maximum(self.input_tokens, 0)
+        return share.astype(np.int64)
 
     def fresh(self, ttl_s: float) -> Ints:
         """Tokens that were used not longer ago than this."""
-        return self.tokens(_fresh(self.found, self.start_ns, ttl_s))
+        if ttl_s not in self.by_ttl:
+            self.by_ttl[ttl_s] = self.tokens(self.found.depth(self.start_ns, int(ttl_s * NS_PER_S)))
+        return self.by_ttl[ttl_s]
 
     def readable(self, cache: ProviderCache) -> Ints:
         """Tokens that a provider's cache could have read."""
-        cached, found = self._cached(cache.minimum_tokens)
-        depth = np.zeros(len(self.length), np.int64)
-        depth[cached] = _fresh(found, self.start_ns[cached], cache.ttl_s)
-        tokens = self.tokens(depth) // cache.step_tokens * cache.step_tokens
+        calls, cached = self.of_at_least(cache.minimum_tokens)
+        tokens = np.zeros(len(self.length), np.int64)
+        tokens[calls] = cached.rounded(cache)
+        return tokens
+
+    def readable_in_all(self, cache: ProviderCache) -> int:
+        """The same of all calls together."""
+        return int(self.of_at_least(cache.minimum_tokens)[1].rounded(cache).sum())
+
+    def rounded(self, cache: ProviderCache) -> Ints:
+        """Fresh tokens, as a provider counts them."""
+        tokens = self.fresh(cache.ttl_s)
+        if cache.step_tokens > 1:
+            tokens = tokens - tokens % cache.step_tokens
         return np.where(tokens >= cache.minimum_tokens, tokens, 0)
 
-    def _cached(self, minimum: int) -> tuple[Ints, Reuse]:
-        """Calls with so many tokens, and what they use again of each other; shorter ones are not kept."""
+    def of_at_least(self, minimum: int) -> tuple[Ints, "_Calls"]:
+        """Calls with so many tokens, as if there were no others: shorter ones are not kept."""
         if minimum not in self.by_minimum:
             calls = np.flatnonzero(self.input_tokens >= minimum)
-            found = reuse(self.blocks.hashes, self.first[calls], self.length[calls])
-            self.by_minimum[minimum] = calls, found
+            columns = (
+                column[calls] for column in (self.first, self.length, self.start_ns, self.input_tokens)
+            )
+            self.by_minimum[minimum] = calls, _Calls.of(self.hashes, *columns)
         return self.by_minimum[minimum]
 
-
-def _fresh(found: Reuse, start_ns: Ints, ttl_s: float) -> Ints:
-    ago_ns = start_ns[found.request] - start_ns[found.owner]
-    return found.depth(len(start_ns), ago_ns <= ttl_s * NS_PER_S)
+    @classmethod
+    def of(cls, hashes: Hashes, first: Ints, length: Ints, start_ns: Ints, input_tokens: Ints) -> "_Calls":
+        """Calls in order of their starts."""
+        return cls(hashes, first, length, start_ns, input_tokens, reuse(hashes, first, length))
 
 
 def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) -> CacheOpportunity:
     total = len(rows)
     rows = rows[blocks.known[rows]]
-    first = blocks.first[rows]
-    length = blocks.first[rows + 1] - first
-    calls = _Calls(
-        blocks=blocks,
-        first=first,
-        length=length,
-        start_ns=table.start_ns[rows],
-        input_tokens=table.input_tokens[rows],
-        found=reuse(blocks.hashes, first, length),
+    calls = _Calls.of(
+        blocks.hashes,
+        blocks.first[rows],
+        blocks.length[rows].astype(np.int64),
+        table.start_ns[rows],
+        table.input_tokens[rows],
     )
+    length = calls.length
     curve = curve_of(calls.found, length)
     own = own_cache(model)
     compared = (calls.input_tokens > 0) & (table.cache_read_tokens[rows] >= 0)
     read = np.minimum(table.cache_read_tokens[rows], calls.input_tokens)
-    shared = calls.tokens(calls.found.depth(len(rows)))
+    shared = calls.tokens(calls.found.depth(calls.start_ns))
     readable = shared if own is None else calls.readable(own)
     not_read, beyond = _not_read(calls, own, shared, readable, read, compared)
     all_input = int(calls.input_tokens[compared].sum())
@@ -209,7 +223,7 @@ def _providers(calls: _Calls, model: str, own: ProviderCache | None) -> list[Pro
     tokens = int(np.maximum(calls.input_tokens, 0).sum())
     found = []
     for cache in (with_minimum(cache, model) for cache in CACHES):
-        ratio = int(calls.readable(cache).sum()) / tokens if tokens else None
+        ratio = calls.readable_in_all(cache) / tokens if tokens else None
         found.append(ProviderHits(cache, cache == own, ratio))
     return found
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.requests import pauses
-from millstream.profiler.sweep import Levels, sweep, weighted_percentile
+from millstream.profiler.sweep import Levels, passed, sweep, weighted_percentiles
 from millstream.span import SpanKind
 from millstream.store.table import Ints, SpanTable
 
@@ -73,7 +73,7 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
     busy = levels.level > 0
     outside_pauses = Levels(pauses(table).without(levels.time_ns), levels.level)
     length, level = outside_pauses.length_ns[busy], levels.level[busy]
-    percentiles = [weighted_percentile(level, length, share) for share in (0.50, 0.90, 0.95, 0.99)]
+    percentiles = weighted_percentiles(level, length, (0.50, 0.90, 0.95, 0.99))
     threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
     spans_ns, busy_ns = int(outside_pauses.length_ns.sum()), int(length.sum())
     begin, finish, _ = _stretches(levels, threshold)
@@ -110,7 +110,7 @@ def _sums(level: Ints, length_ns: Ints) -> dict[int, float]:
     if len(level) == 0:
         return {}
     seconds = np.bincount(level, weights=length_ns) / NS_PER_S
-    return {at: float(seconds[at]) for at in np.unique(level).tolist()}
+    return {at: float(seconds[at]) for at in np.flatnonzero(np.bincount(level)).tolist()}
 
 
 def spikes(table: SpanTable, threshold: int) -> list[Spike]:
@@ -143,8 +143,8 @@ def _stretches(levels: Levels, threshold: int) -> tuple[Ints, Ints, Ints]:
 def _met(table: SpanTable, rows: Ints, begin: Ints, finish: Ints) -> tuple[Ints, Ints]:
     """Of each call: the first stretch that it is in, and the first after it that it is not in."""
     start, end = table.start_ns[rows], table.end_ns[rows]
-    first = np.searchsorted(finish, start, side="right")
-    stop = np.searchsorted(begin, end, side="left")
+    first = passed(finish, start)
+    stop = passed(begin, end - 1)
     return first, np.where(end > start, stop, first)
 
 
@@ -165,4 +165,4 @@ def _latency_by_level(levels: Levels, start: Ints, end: Ints) -> dict[int, float
     at = levels.at(start + (end - start) // 2)
     total = np.bincount(at, weights=(end - start) / NS_PER_S)
     count = np.bincount(at)
-    return {level: float(total[level] / count[level]) for level in np.unique(at).tolist()}
+    return {level: float(total[level] / count[level]) for level in np.flatnonzero(count).tolist()}

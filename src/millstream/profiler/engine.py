@@ -1,7 +1,8 @@
 """All analyses over one set of spans; one that raises is reported in its place, the others are there."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,7 @@ from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
 
 T = TypeVar("T")
+_AT_ONCE = 2
 LEAST_SHARE = 0.05
 """Of a model's calls: a start that fewer share is not in the tree of prompts."""
 
@@ -75,6 +77,14 @@ class Profile:
         for name, member in vars(Profile).items():
             if isinstance(member, cached_property):
                 getattr(self, name)
+
+    def prepare(self, names: Iterable[str]) -> None:
+        """Run these analyses, none of which builds on another, two at a time.
+
+        Most of their work is done outside the interpreter.
+        """
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(partial(getattr, self), names))
 
     @cached_property
     def requests(self) -> RequestCounts | Failure:

@@ -72,7 +72,17 @@ def quantile(ordered: Floats, share: float) -> Statistic:
         return Statistic(None, None, None)
     low, high = quantile_ranks(n, share)
     return Statistic(
-        float(np.quantile(ordered, share)),
+        interpolated(ordered, share),
         float(ordered[low - 1]) if low >= 1 else None,
         float(ordered[high - 1]) if high <= n else None,
     )
+
+
+def interpolated(ordered: Floats, share: float) -> float:
+    """As `np.quantile`, to the last bit, of values in ascending order; that would sort them again."""
+    place = (len(ordered) - 1) * share
+    before = int(place)
+    part = place - before
+    low, high = float(ordered[before]), float(ordered[min(before + 1, len(ordered) - 1)])
+    step = high - low
+    return high - step * (1 - part) if part >= 0.5 else low + step * part  # noqa: PLR2004  # nearer to the higher

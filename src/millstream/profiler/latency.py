@@ -1,6 +1,7 @@
 """How long do calls take? Durations per kind and name, failed calls included, open ones counted apart."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -63,9 +64,13 @@ def statistics(kind: str, name: str, duration_ns: Ints, errors: int, still_open:
 def groups(table: SpanTable, wanted: Bools) -> Iterator[tuple[str, str, Ints]]:
     """Each kind and name among the wanted spans with its rows, ordered by kind and name."""
     rows = np.flatnonzero(wanted)
-    key = table.kind[rows] * (len(table.names) + 1) + table.name[rows]
+    names = len(table.names) + 1
+    key = table.kind[rows].astype(np.int64) * names + table.name[rows]
+    if names * len(KINDS) <= np.iinfo(np.uint16).max:
+        key = key.astype(np.uint16)  # sorted by its digits
     order = np.argsort(key, kind="stable")
-    distinct, first = np.unique(key[order], return_index=True)
-    for group, members in zip(distinct.tolist(), np.split(rows[order], first[1:]), strict=False):
-        kind, name = divmod(group, len(table.names) + 1)
-        yield KINDS[kind], table.names[name], members
+    key, rows = key[order], rows[order]
+    first = np.flatnonzero(np.append(len(key) > 0, key[1:] != key[:-1]))
+    for at, end in pairwise([*first.tolist(), len(key)]):
+        kind, name = divmod(int(key[at]), names)
+        yield KINDS[kind], table.names[name], rows[at:end]

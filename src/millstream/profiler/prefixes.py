@@ -226,7 +226,7 @@ class _Blocks:
         self._hashes = blocks.hashes
         self._rows = rows
         self._first = blocks.first[rows]
-        self._count = blocks.first[rows + 1] - self._first
+        self._count = blocks.length[rows]
         self.length: Ints = self._count * BLOCK_BYTES + BLOCK_BYTES // 2
 
     def text(self, call: int) -> bytes:

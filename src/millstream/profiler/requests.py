@@ -40,6 +40,8 @@ class Pauses(NamedTuple):
 
     def without(self, moment_ns: Ints) -> Ints:
         """Moments outside the pauses as if the pauses had taken no time."""
+        if len(self.end_ns) == 0:
+            return moment_ns
         before = np.concatenate(([0], np.cumsum(self.end_ns - self.start_ns)))
         return moment_ns - before[np.searchsorted(self.end_ns, moment_ns, side="right")]
 

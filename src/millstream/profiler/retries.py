@@ -7,7 +7,7 @@ that one has ended. Calls whose input was not captured cannot be told to be retr
 import math
 from bisect import bisect_right, insort
 from collections import Counter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,6 +20,12 @@ from millstream.profiler.requests import Pauses, pauses
 from millstream.profiler.results import Statistic
 from millstream.store.retried import siblings_of_failed
 from millstream.store.table import Bools, Ints, SpanTable
+
+try:
+    from millstream.profiler import _retries
+except ImportError:  # built without a compiler
+    _retries = None  # type: ignore[assignment]
+COMPILED: Final = _retries is not None
 
 
 class RetryRow(msgspec.Struct, frozen=True):
@@ -150,8 +156,13 @@ def _attempts(table: SpanTable) -> _Attempts:
     is_retry, retried, may_be = np.zeros((3, len(table)), bool)
     failed = table.failed & table.closed
     found = _Attempts(failed, is_retry, retried, may_be, np.zeros(len(table), np.int64))
-    for siblings in siblings_of_failed(table.trace, table.parent, table.kind, table.name, failed):
-        _note(table, siblings, found)
+    rows, first = siblings_of_failed(table.trace, table.parent, table.kind, table.name, failed)
+    if COMPILED:
+        columns = (table.start_ns, table.end_ns, table.input_hash)
+        _retries.note(rows, first, *columns, failed, is_retry, retried, may_be, found.waited_ns)
+    else:
+        for siblings in np.split(rows, first[1:-1]):
+            _note(table, siblings, found)
     return found
 
 

@@ -10,14 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from millstream.store.arrays import Ints
 from millstream.store.prompt_blocks import Hashes
-from millstream.store.table import Bools, Ints
 
 try:
     from millstream.profiler import _reuse
 except ImportError:  # built without a compiler
     _reuse = None  # type: ignore[assignment]
 COMPILED: Final = _reuse is not None
+_EVER: Final = 2**63 - 1
 _ROW: Final = np.dtype(
     [("rank", np.int64), ("request", np.int32), ("owner", np.int32), ("end", np.int32), ("unused", np.int32)]
 )
@@ -28,31 +29,67 @@ class Reuse:
     """Stretches of blocks that were used before, by request and depth, one element a stretch.
 
     Attributes:
-        request: position of the request that uses them again, ascending.
-        begin: how many blocks of its prompt come before them.
-        end: how many blocks of its prompt they end with.
-        owner: position of the last request that used them.
-        rank: how many different blocks were used after the first of them; behind it each has one more.
+        rows: as they were found.
     """
 
-    request: Ints
-    begin: Ints
-    end: Ints
-    owner: Ints
-    rank: Ints
+    rows: "np.ndarray[Any, Any]"
 
-    def depth(self, requests: int, wanted: Bools | None = None) -> Ints:
+    @property
+    def request(self) -> Ints:
+        """Position of the request that uses them again, ascending."""
+        return self.rows["request"]
+
+    @property
+    def begin(self) -> Ints:
+        """How many blocks of its prompt come before them."""
+        request, end = self.request, self.end
+        follows = np.zeros(len(end), bool)
+        follows[1:] = request[1:] == request[:-1]
+        return np.where(follows, np.concatenate((end[:1], end[:-1])), 0)
+
+    @property
+    def end(self) -> Ints:
+        """How many blocks of its prompt they end with."""
+        return self.rows["end"]
+
+    @property
+    def owner(self) -> Ints:
+        """Position of the last request that used them."""
+        return self.rows["owner"]
+
+    @property
+    def rank(self) -> Ints:
+        """How many different blocks were used after the first of them; behind it each has one more."""
+        return self.rows["rank"]
+
+    def depth(self, start_ns: Ints, within_ns: int = _EVER) -> Ints:
         """How many blocks each prompt begins with that were used before, shape (requests,).
 
         Args:
-            requests: how many there are.
-            wanted: stretches that count, such as those that were used not long ago; all by default. A
-                stretch was never used later than the one before it.
+            start_ns: when the requests started, Unix nanoseconds, shape (requests,).
+            within_ns: what was used longer ago than this does not count.
         """
-        deepest = np.zeros(requests, np.int64)
-        chosen = slice(None) if wanted is None else wanted
-        deepest[self.request[chosen]] = self.end[chosen]  # the last one stays, and is the deepest
+        deepest = np.zeros(len(start_ns), np.int64)
+        if COMPILED:
+            _reuse.depth(self.rows.view(np.uint8), start_ns, deepest, np.array([within_ns]))
+        else:  # a stretch was never used later than the one before it: the last one stays
+            recent = start_ns[self.request] - start_ns[self.owner] <= within_ns
+            deepest[self.request[recent]] = self.end[recent]
         return deepest
+
+    def used_since(self, different: int) -> Ints:
+        """How many blocks were found with 0, 1, 2, … others used since, shape (different + 1,).
+
+        Args:
+            different: how many blocks there were.
+        """
+        change = np.zeros(different + 1, np.int64)
+        if COMPILED:
+            _reuse.ranks(self.rows.view(np.uint8), change)
+        else:
+            np.add.at(change, self.rank, 1)
+            np.add.at(change, self.rank + self.end - self.begin, -1)
+        return np.cumsum(change, out=change)
 
 
 def reuse(blocks: Hashes, start: Ints, length: Ints) -> Reuse:
@@ -64,8 +101,8 @@ def reuse(blocks: Hashes, start: Ints, length: Ints) -> Reuse:
         length: of each request: how many blocks it has.
     """
     if not COMPILED:
-        return _of(np.array(_reuse_slowly(blocks, start, length), _ROW))
-    return _of(np.frombuffer(_reuse.reuse(*_contiguous(blocks, start, length)), _ROW))
+        return Reuse(np.array(_reuse_slowly(blocks, start, length), _ROW))
+    return Reuse(np.frombuffer(_reuse.reuse(*_contiguous(blocks, start, length)), _ROW))
 
 
 def reuse_if_chained(blocks: Hashes, start: Ints, length: Ints) -> Reuse | None:
@@ -73,19 +110,11 @@ def reuse_if_chained(blocks: Hashes, start: Ints, length: Ints) -> Reuse | None:
     if not COMPILED:
         return reuse(blocks, start, length) if _is_chained(blocks, start, length) else None
     found = _reuse.reuse_if_chained(*_contiguous(blocks, start, length))
-    return None if found is None else _of(np.frombuffer(found, _ROW))
+    return None if found is None else Reuse(np.frombuffer(found, _ROW))
 
 
 def _contiguous(blocks: Hashes, start: Ints, length: Ints) -> tuple[Hashes, Ints, Ints]:
-    return np.ascontiguousarray(blocks), np.ascontiguousarray(start), np.ascontiguousarray(length)
-
-
-def _of(rows: "np.ndarray[Any, Any]") -> Reuse:
-    request, end = rows["request"].astype(np.int64), rows["end"].astype(np.int64)
-    follows = np.zeros(len(rows), bool)
-    follows[1:] = request[1:] == request[:-1]
-    begin = np.where(follows, np.concatenate((end[:1], end[:-1])), 0)
-    return Reuse(request, begin, end, rows["owner"].astype(np.int64), rows["rank"].astype(np.int64))
+    return np.ascontiguousarray(blocks), np.ascontiguousarray(start), np.ascontiguousarray(length, np.int64)
 
 
 def _is_chained(blocks: Hashes, start: Ints, length: Ints) -> bool:

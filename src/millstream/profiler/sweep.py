@@ -1,11 +1,19 @@
 """How many intervals are open at once: one sweep over their ends. Intervals are half open, [start, end)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millstream.store.table import Ints
+from millstream.store.arrays import Ints
+
+try:
+    from millstream.profiler import _sweep
+except ImportError:  # built without a compiler
+    _sweep = None  # type: ignore[assignment]
+COMPILED: Final = _sweep is not None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +35,10 @@ class Levels:
 
     def at(self, moment_ns: Ints) -> Ints:
         """The level at each moment; 0 outside."""
+        if COMPILED:
+            found = np.empty(len(moment_ns), np.int64)
+            _sweep.at(self.time_ns, self.level, moment_ns, found)
+            return found
         step = np.searchsorted(self.time_ns, moment_ns, side="right") - 1
         inside = (step >= 0) & (step < len(self.level))
         found = np.zeros(len(moment_ns), np.int64)
@@ -38,6 +50,18 @@ def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
     """Levels of the intervals; empty intervals (start = end) open nothing."""
     lasting = end_ns > start_ns
     starts, ends = np.sort(start_ns[lasting]), np.sort(end_ns[lasting])
+    return _merged(starts, ends) if COMPILED else _merged_slowly(starts, ends)
+
+
+def _merged(starts: Ints, ends: Ints) -> Levels:
+    times, level = np.empty(2 * len(starts), np.int64), np.empty(2 * len(starts), np.int64)
+    steps = _sweep.sweep(starts, ends, times, level)
+    times.resize(steps, refcheck=False)  # in place, for there may be many
+    level.resize(max(steps - 1, 0), refcheck=False)
+    return Levels(times, level)
+
+
+def _merged_slowly(starts: Ints, ends: Ints) -> Levels:
     times = np.concatenate((starts, ends))
     order = np.argsort(times, kind="stable")  # of two ascending runs: a merge
     times = times[order]
@@ -48,10 +72,19 @@ def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
     return Levels(times[steps], level[steps][:-1])
 
 
-def weighted_percentile(level: Ints, weight: Ints, share: float) -> int | None:
-    """The smallest level at or below which at least `share` of the weight lies; None without weight."""
+def passed(times: Ints, moments: Ints) -> Ints:
+    """How many of the ascending times are not after each moment."""
+    if not COMPILED:
+        return np.searchsorted(times, moments, side="right")
+    found = np.empty(len(moments), np.int64)
+    _sweep.passed(times, moments, found)
+    return found
+
+
+def weighted_percentiles(level: Ints, weight: Ints, shares: Sequence[float]) -> list[int | None]:
+    """The smallest level at or below which at least each share of the weight lies; None without weight."""
     if len(level) == 0 or weight.sum() <= 0:
-        return None
+        return [None] * len(shares)
     at_level = np.bincount(level, weights=weight)  # levels are whole numbers, at most that of the intervals
     below: NDArray[np.float64] = np.cumsum(at_level) / at_level.sum()
-    return min(int(np.searchsorted(below, share - 1e-12)), len(at_level) - 1)
+    return [min(int(np.searchsorted(below, share - 1e-12)), len(at_level) - 1) for share in shares]

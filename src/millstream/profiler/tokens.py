@@ -39,7 +39,8 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 def tokens(table: SpanTable) -> list[ModelRow]:
     """One row a model, the one with the most calls first."""
-    order = np.argsort(table.model, kind="stable")
+    few = len(table.models) <= np.iinfo(np.int16).max
+    order = np.argsort(table.model.astype(np.int16) if few else table.model, kind="stable")
     first = np.searchsorted(table.model[order], np.arange(len(table.models) + 1))
     rows = [
         _model(table, name, order[first[code] : first[code + 1]]) for code, name in enumerate(table.models)
@@ -54,26 +55,26 @@ def known_sum(column: Ints) -> int | None:
 
 
 def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
-    ended = rows[table.closed[rows]]
-    ordered_s = np.sort(table.duration_ns[ended]) / estimate.NS_PER_S
-    generated = ended[table.output_tokens[ended] >= 0]
-    generating_s = float(table.duration_ns[generated].sum()) / estimate.NS_PER_S
+    end_ns, output = table.end_ns[rows], table.output_tokens[rows]
+    closed = end_ns >= 0
+    duration_ns = end_ns - table.start_ns[rows]
+    ordered_s = np.sort(duration_ns[closed]) / estimate.NS_PER_S
+    generated = closed & (output >= 0)
+    generating_s = float(duration_ns[generated].sum()) / estimate.NS_PER_S
     first_chunk_s = table.time_to_first_chunk_s[rows]
     return ModelRow(
         name=name,
         calls=len(rows),
         errors=int(table.failed[rows].sum()),
-        open=len(rows) - len(ended),
-        calls_with_usage=int(((table.input_tokens[rows] >= 0) | (table.output_tokens[rows] >= 0)).sum()),
+        open=len(rows) - len(ordered_s),
+        calls_with_usage=int(((table.input_tokens[rows] >= 0) | (output >= 0)).sum()),
         input_tokens=known_sum(table.input_tokens[rows]),
-        output_tokens=known_sum(table.output_tokens[rows]),
+        output_tokens=known_sum(output),
         cache_read_tokens=known_sum(table.cache_read_tokens[rows]),
         reasoning_tokens=known_sum(table.reasoning_tokens[rows]),
         total_s=float(ordered_s.sum()),
         latency_p50=estimate.quantile(ordered_s, 0.50),
         latency_p95=estimate.quantile(ordered_s, 0.95),
         time_to_first_chunk_p50=estimate.quantile(np.sort(first_chunk_s[~np.isnan(first_chunk_s)]), 0.50),
-        output_tokens_per_s=float(table.output_tokens[generated].sum()) / generating_s
-        if generating_s
-        else None,
+        output_tokens_per_s=float(output[generated].sum()) / generating_s if generating_s else None,
     )

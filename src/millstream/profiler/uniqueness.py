@@ -89,7 +89,7 @@ def _chains(table: SpanTable) -> Iterable[tuple[int, Ints]]:
     rows = np.flatnonzero(table.of_kind(SpanKind.LLM))
     every = -(-len(rows) // MAX_CALLS) if len(rows) else 1
     rows = rows[table.trace[rows] % every == 0]
-    key = table.trace[rows] * max(len(table.models), 1) + table.model[rows]
+    key = table.trace[rows].astype(np.int64) * max(len(table.models), 1) + table.model[rows]
     order = np.argsort(key, kind="stable")
     first = np.flatnonzero(np.diff(key[order], prepend=-1))
     chains = [chain for chain in np.split(rows[order], first[1:]) if len(chain) > 1]

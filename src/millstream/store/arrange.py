@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from millstream.span import Status
 from millstream.store.arrays import UNKNOWN, Bools, Ints
-from millstream.store.arrow import filled
+from millstream.store.arrow import plain
 from millstream.store.parquet import SCHEMA
 from millstream.store.retried import input_hash, siblings_of_failed
 from millstream.store.table import LATEST_NS, Oddities
@@ -45,7 +45,7 @@ def arrangement(
     began, ended, is_open = _whole(start_ns), _whole(end_ns), _missing(end_ns)
     traces, spans = trace_id.dictionary_encode(), span_id.dictionary_encode()
     trace = _numbered(traces, began)
-    key = trace * len(spans.dictionary) + filled(spans.indices)
+    key = trace * len(spans.dictionary) + plain(spans.indices, UNKNOWN)
     kept = _distinct(key, ~is_open, many=len(spans.dictionary) < len(key))
     duplicates = len(key) - len(kept)
     begin = np.clip(began[kept], 0, LATEST_NS)
@@ -53,7 +53,7 @@ def arrangement(
     is_open, trace = is_open[kept], trace[kept]
     end = np.where(is_open, UNKNOWN, np.maximum(limited, begin))
     moved = (begin != began[kept]).sum() + (~is_open & (limited != ended[kept])).sum()
-    named = filled(pc.index_in(parent_id, value_set=spans.dictionary))[kept]
+    named = plain(pc.index_in(parent_id, value_set=spans.dictionary), UNKNOWN)[kept]
     declared_root = _missing(parent_id)[kept]
     parent = _found(trace * len(spans.dictionary) + named, key[kept])
     parent[named < 0] = UNKNOWN
@@ -114,24 +114,24 @@ def arrange(rows: pa.Table) -> tuple[pa.Table, Arrangement]:
 def _input_hashes(found: Arrangement, columns: dict[str, pa.Array]) -> Ints:
     hashes = np.full(len(found.order), UNKNOWN, np.int64)
     failed = _bools(pc.equal(columns["status"], Status.ERROR.value)) & (found.end_ns >= 0)
-    kind, name = (filled(columns[one].dictionary_encode().indices) for one in ("kind", "name"))
-    for rows in siblings_of_failed(found.trace, found.parent, kind, name, failed):
-        for row in rows.tolist():
-            text = columns["input"][row].as_py()
-            hashes[row] = input_hash(msgspec.UNSET if text is None else msgspec.Raw(text.encode()))
+    kind, name = (plain(columns[one].dictionary_encode().indices, UNKNOWN) for one in ("kind", "name"))
+    for row in siblings_of_failed(found.trace, found.parent, kind, name, failed)[0].tolist():
+        text = columns["input"][row].as_py()
+        hashes[row] = input_hash(msgspec.UNSET if text is None else msgspec.Raw(text.encode()))
     return hashes
 
 
 def _numbered(traces: pa.DictionaryArray, start_ns: Ints) -> Ints:
     """The number of each row's trace: by first start, then by id, shape (n,)."""
-    code = filled(traces.indices)
+    code = plain(traces.indices, UNKNOWN)
     first = np.full(len(traces.dictionary), np.iinfo(np.int64).max)
     np.minimum.at(first, code, start_ns)
     by_id = np.empty(len(first), np.int64)
-    by_id[filled(pc.sort_indices(traces.dictionary))] = np.arange(len(first))
+    by_id[plain(pc.sort_indices(traces.dictionary), UNKNOWN)] = np.arange(len(first))
     number = np.empty(len(first), np.int64)
     number[np.lexsort((by_id, first))] = np.arange(len(first))
-    return number[code]
+    found: Ints = number[code]
+    return found
 
 
 def _distinct(key: Ints, closed: Bools, *, many: bool) -> Ints:

@@ -21,7 +21,7 @@ from millstream import semconv
 from millstream.span import Span, SpanKind, Status
 from millstream.store import loose
 from millstream.store.arrays import UNKNOWN, Bools, Ints
-from millstream.store.arrow import filled
+from millstream.store.arrow import plain
 from millstream.store.blobs import BlobReader
 from millstream.store.merge import Merger
 from millstream.store.scan import BLOB, DROPPED, ENDED, OPENED, OTHER, Lines
@@ -248,7 +248,7 @@ class _Stretch:
         rows = np.flatnonzero(self.ended)
         rows = rows[self.lines.has(semconv.RESPONSE_ID, rows)]
         places = self.lines.told_texts(semconv.RESPONSE_ID, rows)
-        response = filled(loose.gathered(self.lines.data, places).dictionary_encode().indices)
+        response = plain(loose.gathered(self.lines.data, places).dictionary_encode().indices, UNKNOWN)
         key = self._trace[rows] * (len(rows) + 1) + response
         _, which, count = np.unique(key, return_inverse=True, return_counts=True)
         found: Ints = rows[(count[which] > 1) | (response < 0)]

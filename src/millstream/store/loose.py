@@ -160,7 +160,7 @@ class _Stored:
             hashes = _merged(hashes, more, np.repeat(np.isin(np.arange(len(calls)), left), length))
         of_row = np.zeros(len(self._rows), np.int64)
         of_row[calls] = length
-        return PromptBlocks(hashes, np.concatenate(([0], np.cumsum(of_row))).astype(np.int64), known)
+        return PromptBlocks(hashes, np.cumsum(of_row) - of_row, of_row, known)
 
     def _value(self, places: Places, at: int) -> Any:
         """The value of some JSON; `None` where there is none."""

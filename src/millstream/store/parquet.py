@@ -59,15 +59,15 @@ WORKED_OUT: Final = (
     pa.field("table_end_ns", pa.int64()),
     pa.field("declared_root", pa.bool_(), nullable=False),
     pa.field("input_hash", pa.int64()),
-    pa.field("prompt_blocks", pa.large_list(pa.uint64())),
+    pa.field("prompt_blocks", pa.large_binary()),
 )
-"""Those of a table: positions count rows of the whole file."""
+"""Those of a table: positions count rows of the whole file; blocks are 8 bytes each, the lowest first."""
 SCHEMA: Final = pa.schema(FIELDS + WORKED_OUT)
 WORDS: Final = ("trace_id", "name", "kind", "status", "model", "workload_id", "error_type")
 """Columns of few different texts."""
 NO_USAGE: Final = Usage()
 METADATA: Final = b"millstream.table"
-VERSION: Final = 2
+VERSION: Final = 3
 """Of the columns that are worked out; those of another are worked out again."""
 ROWS_AT_ONCE: Final = 50_000
 _LIMIT: Final = 2**63 - 1
@@ -155,9 +155,9 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
     first_chunk_s = table.time_to_first_chunk_s[rows]
     yield pa.array(first_chunk_s, mask=np.isnan(first_chunk_s))
-    yield pa.array(table.trace[rows].astype(np.int32))
-    yield _known(table.parent[rows].astype(np.int32))
-    yield pa.array(table.depth[rows].astype(np.int32))
+    yield pa.array(table.trace[rows])
+    yield _known(table.parent[rows])
+    yield pa.array(table.depth[rows])
     yield pa.array(table.start_ns[rows])
     yield _known(table.end_ns[rows])
     yield pa.array(table.declared_root[rows])
@@ -165,10 +165,11 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
 
 
 def blocks_column(blocks: PromptBlocks) -> pa.Array:
-    """The prompts of spans."""
-    return pa.LargeListArray.from_arrays(
-        pa.array(blocks.first), pa.array(blocks.hashes), mask=pa.array(~blocks.known)
-    )
+    """Prompts that lie one behind the other. Bytes are read three times as fast as lists of numbers."""
+    ends = np.append(blocks.first, len(blocks.hashes)) * blocks.hashes.itemsize
+    known = pa.py_buffer(np.packbits(blocks.known, bitorder="little"))
+    hashes = pa.py_buffer(np.ascontiguousarray(blocks.hashes, "<u8"))
+    return pa.Array.from_buffers(pa.large_binary(), len(blocks.known), [known, pa.py_buffer(ends), hashes])
 
 
 def _known(column: "np.ndarray[Any, Any]") -> pa.Array:

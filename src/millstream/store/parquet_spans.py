@@ -1,7 +1,8 @@
 """Spans of a Parquet file by row, and its texts: read when they are looked at."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -13,12 +14,15 @@ import pyarrow.parquet as pq
 
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.arrays import Ints
-from millstream.store.arrow import bits, filled, plain
+from millstream.store.arrow import bits
 from millstream.store.parquet import FIELD_NAMES, NO_USAGE, ROWS_AT_ONCE
-from millstream.store.prompt_blocks import PromptBlocks
+from millstream.store.prompt_blocks import Hashes, PromptBlocks, once
 
 _TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
 _KEPT_GROUPS: Final = 4
+_AT_ONCE: Final = 2
+_BLOCK: Final = 8
+"""Bytes of a hash."""
 
 
 class StoredTexts(Sequence[str]):
@@ -51,6 +55,7 @@ class StoredSpans(Sequence[Span]):
     """The spans of a file, row by row; a group of rows is read when one of them is looked at."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = pq.ParquetFile(path)
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
@@ -82,22 +87,36 @@ class StoredSpans(Sequence[Span]):
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
-        schema, about = self._file.schema, self._file.metadata
-        groups = range(self._file.num_row_groups)
-        at = next(at for at in range(len(schema)) if schema.column(at).path.startswith("prompt_blocks."))
-        most = sum(about.row_group(number).column(at).num_values for number in groups)  # empty lists count
-        hashes = np.empty(most, np.uint64)
-        length, known = np.zeros(len(self), np.int64), np.zeros(len(self), bool)
+        found: list[Hashes] = []
+        first, length = np.zeros(len(self), np.int64), np.zeros(len(self), np.int32)
+        known = np.zeros(len(self), bool)
         row = end = 0
-        for number in groups:  # all at once would take three times their memory
-            for some in self._file.read_row_group(number, columns=["prompt_blocks"]).column(0).chunks:
+        for group in self._read_ahead(["prompt_blocks"]):  # all at once would take many times the memory
+            for some in group.column(0).chunks:
                 rows, row = slice(row, row + len(some)), row + len(some)
                 known[rows] = bits(some, 0)
-                length[rows] = np.maximum(filled(some.value_lengths()), 0)
-                found = plain(some.flatten(), 0)
-                hashes[end : end + len(found)] = found
-                end += len(found)
-        return PromptBlocks(hashes[:end], np.concatenate(([0], np.cumsum(length))), known)
+                ends = np.frombuffer(some.buffers()[1], np.int64, len(some) + 1, some.offset * 8) // _BLOCK
+                length[rows] = np.diff(ends)
+                hashes = np.frombuffer(some.buffers()[2] or b"", "<u8", int(ends[-1]))[ends[0] :]
+                hashes, first[rows] = once(hashes, length[rows])
+                first[rows] += end
+                end += len(hashes)
+                found.append(hashes)
+        return PromptBlocks(np.concatenate([np.zeros(0, np.uint64), *found]), first, length, known)
+
+    def _read_ahead(self, columns: list[str]) -> Iterator[pa.Table]:
+        """The groups of rows in order, some read while others are worked on."""
+        files = [pq.ParquetFile(self._path, metadata=self._file.metadata) for _ in range(_AT_ONCE)]
+        groups = range(self._file.num_row_groups)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            waiting: deque[Future[pa.Table]] = deque()
+            for group in groups:
+                file = files[group % _AT_ONCE]  # its last one was waited for
+                waiting.append(pool.submit(file.read_row_group, group, columns=columns, use_threads=False))
+                if len(waiting) == _AT_ONCE:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def __iter__(self) -> Iterator[Span]:
         for batch in self._file.iter_batches(ROWS_AT_ONCE, columns=FIELD_NAMES):

@@ -1,8 +1,10 @@
 """A `SpanTable` of a Parquet file: its numbers are read, its spans and texts when they are looked at."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -10,11 +12,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from millstream.errors import InputError
-from millstream.store.arrays import UNKNOWN, Ints
-from millstream.store.arrow import bits, column, filled, numbers, plain
-from millstream.store.parquet import METADATA, VERSION, WORDS, About
+from millstream.store.arrays import UNKNOWN, Code, Ints, Place
+from millstream.store.arrow import bits, plain
+from millstream.store.parquet import METADATA, SCHEMA, VERSION, About
 from millstream.store.parquet_spans import StoredSpans, StoredTexts
-from millstream.store.table import KIND_CODE, STATUS_CODE, SpanTable
+from millstream.store.table import KIND_CODE, LATEST_NS, STATUS_CODE, SpanTable
+
+_TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
+_NUMBERS: Final[Mapping[str, Any]] = {
+    "trace": Place,
+    "parent": Place,
+    "depth": Place,
+    "input_hash": np.int64,
+    "table_start_ns": np.int64,
+    "table_end_ns": np.int64,
+    **dict.fromkeys(_TOKENS, np.int64),
+    "time_to_first_chunk_s": np.float64,
+}
+_CODED: Final = {"name": Place, "model": Place, "error_type": Place, "kind": Code, "status": Code}
+_FLAG: Final = "declared_root"
+_COLUMNS: Final = (*_NUMBERS, *_CODED, _FLAG)
 
 
 def read_table(path: Path) -> SpanTable | None:
@@ -27,47 +44,47 @@ def read_table(path: Path) -> SpanTable | None:
         InputError: it is no Parquet file, or it is damaged.
     """
     try:
-        about = _about(pq.read_schema(path))
+        file = pq.ParquetFile(path)
+        about = _about(file.schema_arrow)
         if about is None:
             return None
-        file = pq.ParquetFile(path, read_dictionary=[word for word in WORDS if word != "trace_id"])
-        names, name = _codes(file, "name")
-        models, model = _codes(file, "model")
-        errors, error = _codes(file, "error_type")
-        trace = numbers(file, "trace")
-        return SpanTable(
-            spans=StoredSpans(path),
-            span_ids=StoredTexts(len(trace), partial(_span_ids, path)),
-            trace_ids=StoredTexts(about.traces, partial(_trace_ids, path, trace, about.traces)),
-            names=names,
-            models=models,
-            error_types=errors,
-            trace=trace,
-            parent=numbers(file, "parent"),
-            depth=numbers(file, "depth"),
-            kind=_known_codes(file, "kind", KIND_CODE),
-            name=name,
-            model=model,
-            status=_known_codes(file, "status", STATUS_CODE),
-            error_type=error,
-            input_hash=numbers(file, "input_hash"),
-            start_ns=numbers(file, "table_start_ns"),
-            end_ns=numbers(file, "table_end_ns"),
-            input_tokens=_tokens(file, "input_tokens"),
-            output_tokens=_tokens(file, "output_tokens"),
-            cache_read_tokens=_tokens(file, "cache_read_tokens"),
-            reasoning_tokens=_tokens(file, "reasoning_tokens"),
-            time_to_first_chunk_s=plain(column(file, "time_to_first_chunk_s"), math.nan),
-            declared_root=bits(column(file, "declared_root"), 1),
-            oddities=about.oddities,
-        )
+        found, words = _columns(pq.ParquetFile(path, metadata=file.metadata, read_dictionary=list(_CODED)))
+        spans = StoredSpans(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+    _check(found, about.traces, path)
+    names, models, errors = (_sorted(words[name], found[name]) for name in ("name", "model", "error_type"))
+    return SpanTable(
+        spans=spans,
+        span_ids=StoredTexts(len(spans), partial(_span_ids, path)),
+        trace_ids=StoredTexts(about.traces, partial(_trace_ids, path, found["trace"], about.traces)),
+        names=names,
+        models=models,
+        error_types=errors,
+        trace=found["trace"],
+        parent=found["parent"],
+        depth=found["depth"],
+        kind=_known(words["kind"], found["kind"], KIND_CODE, path),
+        name=found["name"],
+        model=found["model"],
+        status=_known(words["status"], found["status"], STATUS_CODE, path),
+        error_type=found["error_type"],
+        input_hash=found["input_hash"],
+        start_ns=found["table_start_ns"],
+        end_ns=found["table_end_ns"],
+        **{name: np.maximum(found[name], UNKNOWN, out=found[name]) for name in _TOKENS},
+        time_to_first_chunk_s=found["time_to_first_chunk_s"],
+        declared_root=found[_FLAG],
+        oddities=about.oddities,
+    )
 
 
 def _about(schema: pa.Schema) -> About | None:
+    """What a file says of its table, where it holds one that we can read."""
     told = (schema.metadata or {}).get(METADATA)
-    if told is None:
+    if told is None or not set(_COLUMNS) <= set(schema.names):
+        return None
+    if any(schema.field(name).type != SCHEMA.field(name).type for name in _COLUMNS):
         return None
     try:
         about = msgspec.json.decode(told, type=About)
@@ -76,29 +93,74 @@ def _about(schema: pa.Schema) -> About | None:
     return about if about.version == VERSION else None
 
 
-def _tokens(file: pq.ParquetFile, name: str) -> Ints:
-    found = numbers(file, name)
-    return np.where(found < 0, UNKNOWN, found) if (found < UNKNOWN).any() else found
+def _columns(file: pq.ParquetFile) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, dict[str, int]]]:
+    """All columns, -1 or NaN where there is no value; words as numbers, which are theirs in the second."""
+    rows = file.metadata.num_rows
+    found = {name: np.empty(rows, kind) for name, kind in {**_NUMBERS, **_CODED, _FLAG: np.bool_}.items()}
+    words: dict[str, dict[str, int]] = {name: {} for name in _CODED}
+    before = 0
+    for group in range(file.num_row_groups):  # all at once would take twice the memory
+        some = file.read_row_group(group, columns=_COLUMNS)
+        for name in _COLUMNS:
+            at = before
+            for chunk in some.column(name).chunks:
+                found[name][at : at + len(chunk)] = _values(name, chunk, words)
+                at += len(chunk)
+        before += len(some)
+    return found, words
 
 
-def _codes(file: pq.ParquetFile, name: str) -> tuple[list[str], Ints]:
-    """The distinct words of a column in sorted order, and the position of each row's."""
-    found = column(file, name)
-    words = found.dictionary.to_pylist()
-    distinct = sorted(set(words))
-    place = {word: at for at, word in enumerate(distinct)}
-    return distinct, _recoded(found, [place[word] for word in words])
+def _values(name: str, chunk: pa.Array, words: dict[str, dict[str, int]]) -> "np.ndarray[Any, Any]":
+    if name == _FLAG:
+        return bits(chunk, 1)
+    if name not in words:
+        return plain(chunk, math.nan if _NUMBERS[name] is np.float64 else UNKNOWN)
+    number = words[name]
+    codes = [number.setdefault(word, len(number)) for word in chunk.dictionary.to_pylist()]
+    coded: Ints = np.array([*codes, UNKNOWN], Place)[plain(chunk.indices, UNKNOWN)]
+    return coded
 
 
-def _known_codes(file: pq.ParquetFile, name: str, codes: dict[str, int]) -> Ints:
-    found = column(file, name)
-    return _recoded(found, [codes[word] for word in found.dictionary.to_pylist()])
+def _sorted(number: dict[str, int], codes: Ints) -> list[str]:
+    """The words of a column in sorted order; their numbers in the column become the positions there."""
+    distinct = sorted(number)
+    if list(number) != distinct:
+        place = {word: at for at, word in enumerate(distinct)}
+        codes[:] = np.array([*(place[word] for word in number), UNKNOWN], codes.dtype)[codes]
+    return distinct
 
 
-def _recoded(words: pa.DictionaryArray, codes: list[int]) -> Ints:
-    """The code of each row's word, -1 where there is none."""
-    table: Ints = np.array([*codes, UNKNOWN], np.int64)
-    return table[filled(words.indices)]
+def _known(number: dict[str, int], codes: Ints, known: Mapping[str, int], path: Path) -> Ints:
+    """The same for words that have numbers of ours."""
+    others = number.keys() - known.keys()
+    if others:
+        raise InputError(
+            f"{path} is damaged: it has spans of {', '.join(sorted(others))}, not of {', '.join(known)}"
+        )
+    ours: Ints = np.array([*(known[word] for word in number), UNKNOWN], codes.dtype)[codes]
+    return ours
+
+
+def _check(found: Mapping[str, "np.ndarray[Any, Any]"], traces: int, path: Path) -> None:
+    """Whether rows and traces that are pointed to are there, and times within limits.
+
+    Raises:
+        InputError: they are not.
+    """
+    trace, parent = found["trace"], found["parent"]
+    if not len(trace):
+        return
+    limits = (
+        ("trace", 0, traces - 1),
+        ("parent", UNKNOWN, len(parent) - 1),
+        ("table_start_ns", 0, LATEST_NS),
+        ("table_end_ns", UNKNOWN, LATEST_NS),
+    )
+    for name, least, most in limits:
+        if found[name].min() < least or found[name].max() > most:
+            raise InputError(f"{path} is damaged: values of its column {name} are outside {least} to {most}")
+    if (trace[1:] < trace[:-1]).any():
+        raise InputError(f"{path} is damaged: its spans are not sorted by trace")
 
 
 def _span_ids(path: Path) -> list[str]:

@@ -22,6 +22,7 @@ Hashes = NDArray[np.uint64]
 
 BLOCK_BYTES: Final = 64
 _WORDS: Final = BLOCK_BYTES // 8
+_AHEAD: Final = 4
 _BYTES_AT_ONCE: Final = 250_000
 _MULTIPLIER: Final = np.uint64(0xBF58476D1CE4E5B9)
 
@@ -42,19 +43,16 @@ class PromptBlocks:
     """The prompts of spans, one element a span.
 
     Attributes:
-        hashes: of all blocks, span by span, shape (blocks,).
-        first: where each span's blocks start and, last, the number of blocks, shape (n + 1,).
+        hashes: of blocks; a prompt that another begins with may lie inside it.
+        first: where each span's blocks start, shape (n,).
+        length: blocks of each span, shape (n,).
         known: the span is an LLM call whose prompt was recorded; others have no blocks, shape (n,).
     """
 
     hashes: Hashes
     first: Ints
+    length: Ints
     known: Bools
-
-    @property
-    def length(self) -> Ints:
-        """Blocks of each span, shape (n,)."""
-        return np.diff(self.first)
 
 
 def prompt_blocks(spans: Iterable[Span]) -> PromptBlocks:
@@ -75,11 +73,43 @@ def prompt_blocks(spans: Iterable[Span]) -> PromptBlocks:
             lengths.append(length)
             waiting, size = [], 0
     hashes, length = block_hashes(waiting)
+    length = np.concatenate([*lengths, length])
     return PromptBlocks(
         hashes=np.concatenate([*found, hashes]),
-        first=np.concatenate(([0], np.cumsum(np.concatenate([*lengths, length])))).astype(np.int64),
+        first=np.cumsum(length) - length,
+        length=length,
         known=np.array(known, bool),
     )
+
+
+def once(hashes: Hashes, length: Ints) -> tuple[Hashes, Ints]:
+    """Prompts without those that one of the next few begins with, and where each is found then.
+
+    In a conversation each prompt begins with the one before it, so that little is left of many blocks.
+
+    Args:
+        hashes: chained, so that prompts whose last blocks are alike are alike.
+        length: of each prompt, which lie one behind the other.
+    """
+    first = np.cumsum(length) - length
+    prompts = np.flatnonzero(length)
+    at, size = first[prompts], length[prompts]
+    holder = np.arange(len(prompts))
+    for ahead in range(1, min(_AHEAD, len(prompts) - 1) + 1):
+        alone = np.flatnonzero(holder[:-ahead] == np.arange(len(prompts) - ahead))
+        alone = alone[size[alone] <= size[alone + ahead]]
+        last = size[alone] - 1
+        begins = hashes[at[alone] + last] == hashes[at[alone + ahead] + last]
+        holder[alone[begins]] = alone[begins] + ahead
+    while not np.array_equal(further := holder[holder], holder):
+        holder = further
+    kept = np.flatnonzero(holder == np.arange(len(prompts)))
+    begin, end = at[kept].tolist(), (at[kept] + size[kept]).tolist()
+    left = [hashes[one:other] for one, other in zip(begin, end, strict=True)]
+    at[kept] = np.cumsum(size[kept]) - size[kept]
+    first = np.zeros(len(length), np.int64)
+    first[prompts] = at[holder]
+    return np.concatenate([hashes[:0], *left]), first
 
 
 def block_hashes(prompts: Sequence[bytes]) -> tuple[Hashes, Ints]:

@@ -3,7 +3,6 @@
 Only of such calls is the input looked at; most calls have no sibling that failed.
 """
 
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -13,10 +12,12 @@ import numpy as np
 from millstream.store.arrays import UNKNOWN, Bools, Ints
 
 _BYTES: Final = 8
+_MOST_BITS: Final = 22
+_MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-def siblings_of_failed(trace: Ints, parent: Ints, kind: Ints, name: Ints, failed: Bools) -> Iterator[Ints]:
-    """Rows of the same parent, kind and name, ascending, of which at least one failed; several at least.
+def siblings_of_failed(trace: Ints, parent: Ints, kind: Ints, name: Ints, failed: Bools) -> tuple[Ints, Ints]:
+    """Rows of the same parent, kind and name, of which at least one failed; several at least.
 
     Args:
         trace: number of the trace, shape (n,).
@@ -24,17 +25,38 @@ def siblings_of_failed(trace: Ints, parent: Ints, kind: Ints, name: Ints, failed
         kind: shape (n,).
         name: shape (n,).
         failed: shape (n,).
+
+    Returns:
+        The rows, one group behind the other, ascending in each; where each group starts and, last, their
+        number.
     """
-    if not failed.any():
-        return
-    above = np.where(parent >= 0, parent, -1 - trace)
-    order = np.lexsort((name, kind, above))
-    columns = np.stack((above, kind, name))[:, order]
-    first = np.flatnonzero(np.append(True, (columns[:, 1:] != columns[:, :-1]).any(axis=0)))
-    ends = np.append(first[1:], len(order))
-    several = np.logical_or.reduceat(failed[order], first) & (ends - first > 1)
-    for start, end in zip(first[several].tolist(), ends[several].tolist(), strict=True):
-        yield np.sort(order[start:end])
+    rows = _candidates(trace, parent, kind, name, failed)
+    if len(rows) == 0:
+        return rows, np.zeros(1, np.int64)
+    columns = [_above(trace[rows], parent[rows]), kind[rows], name[rows]]
+    order = np.lexsort(columns[::-1])
+    rows, columns = rows[order], [column[order] for column in columns]
+    differs = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
+    first = np.flatnonzero(np.append(True, differs))
+    size = np.diff(np.append(first, len(rows)))
+    wanted = np.logical_or.reduceat(failed[rows], first) & (size > 1)
+    return rows[np.repeat(wanted, size)], np.append(0, np.cumsum(size[wanted]))
+
+
+def _above(trace: Ints, parent: Ints) -> Ints:
+    """What siblings have in common: their parent or, for roots, their trace."""
+    return np.where(parent >= 0, parent, -1 - trace)
+
+
+def _candidates(trace: Ints, parent: Ints, kind: Ints, name: Ints, failed: Bools) -> Ints:
+    """Siblings of the rows that failed, and some others: those whose hashes meet."""
+    wrong = int(failed.sum())
+    bits = min(max(wrong, 1).bit_length() + 4, _MOST_BITS)
+    mixed = (_above(trace, parent).astype(np.int64) << 16) ^ (name.astype(np.int64) << 5) ^ kind
+    slot = (mixed.view(np.uint64) * _MULTIPLIER) >> np.uint64(64 - bits)
+    marked = np.zeros(1 << bits, bool)
+    marked[slot[failed]] = True
+    return np.flatnonzero(marked[slot])
 
 
 def input_hash(value: Any) -> int:

@@ -15,12 +15,13 @@ import numpy as np
 
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
-from millstream.store.arrays import UNKNOWN, Bools, Floats, Ints
+from millstream.store.arrays import UNKNOWN, Bools, Code, Floats, Ints, Place
 from millstream.store.retried import input_hash, siblings_of_failed
 
 __all__ = [
     "KINDS",
     "KIND_CODE",
+    "LATEST_NS",
     "STATUSES",
     "STATUS_CODE",
     "UNKNOWN",
@@ -66,6 +67,8 @@ class Oddities(msgspec.Struct, frozen=True):
 @dataclass(frozen=True, slots=True, eq=False)
 class SpanTable:
     """Spans sorted by trace and start, a parent before its children where they start together.
+
+    Positions and depths are `arrays.Place`, kinds and statuses `arrays.Code`, other whole numbers int64.
 
     Attributes:
         spans: the spans themselves, in row order.
@@ -135,7 +138,9 @@ class SpanTable:
 
     def of_kind(self, *kinds: SpanKind) -> Bools:
         """Which spans are of one of the kinds, shape (n,)."""
-        wanted: Bools = np.isin(self.kind, [KIND_CODE[kind.value] for kind in kinds])
+        wanted = np.zeros(len(self), bool)
+        for kind in kinds:
+            wanted |= self.kind == KIND_CODE[kind.value]
         return wanted
 
     def bounds(self) -> Ints:
@@ -173,8 +178,9 @@ class SpanTable:
         models, model = _codes([model_of(span) for span in rows])
         errors, error = _codes([None if span.error is None else span.error.type for span in rows])
         usage = _usage(rows)
-        trace, kind = trace[order], _ints([KIND_CODE[span.kind.value] for span in rows])
-        status = _ints([UNKNOWN if s.status is None else STATUS_CODE[s.status.value] for s in rows])
+        trace, parent = trace[order].astype(Place), parent.astype(Place)
+        kind = np.array([KIND_CODE[span.kind.value] for span in rows], Code)
+        status = np.array([UNKNOWN if s.status is None else STATUS_CODE[s.status.value] for s in rows], Code)
         failed = (status == STATUS_CODE[Status.ERROR.value]) & (end >= 0)
         return cls(
             spans=rows,
@@ -185,13 +191,13 @@ class SpanTable:
             error_types=errors,
             trace=trace,
             parent=parent,
-            depth=depth[order],
+            depth=depth[order].astype(Place),
             kind=kind,
             name=name,
             model=model,
             status=status,
             error_type=error,
-            input_hash=_input_hashes(rows, siblings_of_failed(trace, parent, kind, name, failed)),
+            input_hash=_input_hashes(rows, siblings_of_failed(trace, parent, kind, name, failed)[0]),
             start_ns=start,
             end_ns=end,
             input_tokens=usage[0],
@@ -216,10 +222,9 @@ def _ints(values: Sequence[int]) -> Ints:
     return np.array(values, np.int64)
 
 
-def _input_hashes(spans: list[Span], compared: Iterable[Ints]) -> Ints:
+def _input_hashes(spans: list[Span], compared: Ints) -> Ints:
     hashes = np.full(len(spans), UNKNOWN, np.int64)
-    for rows in compared:
-        hashes[rows] = [input_hash(spans[row].input) for row in rows.tolist()]
+    hashes[compared] = [input_hash(spans[row].input) for row in compared.tolist()]
     return hashes
 
 
@@ -318,7 +323,7 @@ def _codes(values: Sequence[str | None]) -> tuple[list[str], Ints]:
     distinct = sorted({value for value in values if value is not None})
     place: dict[str | None, int] = {value: at for at, value in enumerate(distinct)}
     place[None] = UNKNOWN
-    return distinct, _ints([place[value] for value in values])
+    return distinct, np.array([place[value] for value in values], Place)
 
 
 def model_of(span: Span) -> str | None:
