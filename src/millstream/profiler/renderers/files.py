@@ -1,10 +1,10 @@
 """How renderers write: whole files or none, strict JSON, content as text."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -24,9 +24,46 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:
-    """Strict JSON (what is not finite is null); structs become objects, whole-number keys text."""
-    encoded = msgspec.json.encode(value, enc_hook=str)
-    return msgspec.json.format(encoded, indent=indent) if indent else encoded
+    """Strict JSON (what is not finite is null); structs become objects, whole-number keys text.
+
+    Half of a character that UTF-8 has no bytes for, which Python's texts may hold, is written as its escape.
+    """
+    try:
+        encoded = _encoder.encode(value)
+    except UnicodeEncodeError:
+        encoded = _encoder.encode(_writable(value))
+    return pretty(encoded, indent=indent) if indent else encoded
+
+
+def json_lines(values: Sequence[Any]) -> list[bytes]:
+    """Strict JSON of each value."""
+    try:
+        return _encoder.encode_lines(values).split(b"\n")[:-1]
+    except UnicodeEncodeError:
+        return [json_bytes(value, indent=0) for value in values]
+
+
+def pretty(encoded: bytes, *, indent: int = 2) -> bytes:
+    """JSON with its parts on lines of their own."""
+    return msgspec.json.format(encoded, indent=indent)
+
+
+def _writable(value: Any) -> Any:
+    """The same value with texts that UTF-8 can hold."""
+    if isinstance(value, str):
+        return _without_halves(value)
+    if isinstance(value, dict):
+        return {_writable(key): _writable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(one) for one in value]
+    return _writable(msgspec.structs.asdict(value)) if isinstance(value, msgspec.Struct) else value
+
+
+def _without_halves(value: Any) -> str:
+    return str(value).encode(errors="backslashreplace").decode()
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_without_halves)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -35,11 +72,14 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json_bytes(value) + b"\n")
 
 
+def known(value: Any) -> Any:
+    """A span's input or output as it is kept; None when it was not captured."""
+    return None if value is msgspec.UNSET else value
+
+
 def content(value: Any) -> Any:
     """The JSON value of a span's input or output; None when it was not captured."""
-    if isinstance(value, msgspec.Raw):
-        return msgspec.json.decode(value)
-    return None if value is msgspec.UNSET else value
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else known(value)
 
 
 def content_text(value: Any) -> str:
@@ -47,7 +87,7 @@ def content_text(value: Any) -> str:
     value = content(value)
     if value is None:
         return ""
-    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    return value if isinstance(value, str) else json_bytes(value, indent=0).decode()
 
 
 def outcome(result: Any) -> Any:
