@@ -18,6 +18,7 @@ import msgspec
 from millstream.errors import InputError, MissingExtraError
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
+from millstream.store.strict_json import json_text
 from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Bools, Ints, Oddities, SpanTable
 
 try:
@@ -172,7 +173,7 @@ def _valid(values: list[Any]) -> pa.Buffer:
 def _json(value: Any) -> str | None:
     if value is msgspec.UNSET or value is None:
         return None
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    return json_text(value)
 
 
 def write_spans(spans: Iterable[Span], file: Path | IO[bytes]) -> None:

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millstream.store.strict_json import json_bytes
+
 UNKNOWN: Final = -1
 _BYTES: Final = 8
 
@@ -46,5 +48,5 @@ def input_hash(value: Any) -> int:
         return UNKNOWN
     if isinstance(value, msgspec.Raw):
         value = msgspec.json.decode(value)
-    told = msgspec.json.encode(value, enc_hook=str, order="deterministic")
+    told = json_bytes(value, order="deterministic")
     return int.from_bytes(blake2b(told, digest_size=_BYTES).digest(), "big") >> 1

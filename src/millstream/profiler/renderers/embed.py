@@ -7,10 +7,11 @@ import numpy as np
 
 from millstream.profiler.critical_path import critical_path_ns
 from millstream.profiler.engine import Profile
-from millstream.profiler.renderers.files import content_text
+from millstream.profiler.renderers.files import content_text, shortened
 from millstream.profiler.requests import Requests, item_id, requests
 from millstream.profiler.tree import self_time_ns, tree_order
 from millstream.span import Span
+from millstream.store.strict_json import json_text
 from millstream.store.table import KINDS, STATUSES, Ints, SpanTable
 
 MAX_SPANS = 60_000
@@ -63,7 +64,7 @@ def embed(profile: Profile, budget: int = TEXT_BUDGET) -> Embedded:
     document = {
         "kinds": KINDS,
         "statuses": STATUSES,
-        "names": table.names,
+        "names": list(map(shortened, table.names)),
         "texts": [text if len(text) <= cap else text[:cap] + _CUT for text in texts.all],
         "requests": data,
         "start": start,
@@ -73,7 +74,7 @@ def embed(profile: Profile, budget: int = TEXT_BUDGET) -> Embedded:
 
 def script_safe(value: Any) -> str:
     """JSON that cannot end or open an element, whatever the texts hold."""
-    text = msgspec.json.encode(value, enc_hook=str).decode()
+    text = json_text(value)
     for sign, escape in _ESCAPES.items():
         text = text.replace(sign, escape)
     return text
@@ -113,10 +114,11 @@ def _request(
         (name for name in ("failed", "cancelled", "unfinished") if getattr(found, name)[number]), "ok"
     )
     run_ns = int(found.run_time_ns[number])
+    item = item_id(table, found, number)
     return {
         "n": number,
-        "t": table.trace_ids[number],
-        "i": item_id(table, found, number),
+        "t": shortened(table.trace_ids[number]),
+        "i": None if item is None else shortened(item),
         "o": outcome,
         "d": run_ns / _NS_PER_US if run_ns >= 0 else None,
         "w": (end_ns - start_ns) / _NS_PER_US,
@@ -151,7 +153,7 @@ def _span(table: SpanTable, row: int, start_ns: int, shares: _Shares, texts: _Te
         texts(content_text(span.output)),
         texts(f"{span.error.type}: {span.error.message}" if span.error is not None else ""),
         texts(_attributes(span)),
-        span.span_id,
+        shortened(span.span_id),
     ]
 
 

@@ -1,7 +1,7 @@
 """How renderers write: whole files or none, strict JSON, content as text."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -9,6 +9,11 @@ from typing import IO, Any, Final
 import msgspec
 
 from millstream.profiler.results import Failure
+from millstream.store import strict_json
+from millstream.store.strict_json import json_text
+
+LONGEST_SHOWN: Final = 4000
+"""Characters of a name in a page."""
 
 
 @contextmanager
@@ -24,46 +29,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:
-    """Strict JSON (what is not finite is null); structs become objects, whole-number keys text.
-
-    Half of a character that UTF-8 has no bytes for, which Python's texts may hold, is written as its escape.
-    """
-    try:
-        encoded = _encoder.encode(value)
-    except UnicodeEncodeError:
-        encoded = _encoder.encode(_writable(value))
-    return pretty(encoded, indent=indent) if indent else encoded
-
-
-def json_lines(values: Sequence[Any]) -> list[bytes]:
-    """Strict JSON of each value."""
-    try:
-        return _encoder.encode_lines(values).split(b"\n")[:-1]
-    except UnicodeEncodeError:
-        return [json_bytes(value, indent=0) for value in values]
+    """Strict JSON with its parts on lines of their own."""
+    return pretty(strict_json.json_bytes(value), indent=indent)
 
 
 def pretty(encoded: bytes, *, indent: int = 2) -> bytes:
-    """JSON with its parts on lines of their own."""
-    return msgspec.json.format(encoded, indent=indent)
-
-
-def _writable(value: Any) -> Any:
-    """The same value with texts that UTF-8 can hold."""
-    if isinstance(value, str):
-        return _without_halves(value)
-    if isinstance(value, dict):
-        return {_writable(key): _writable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_writable(one) for one in value]
-    return _writable(msgspec.structs.asdict(value)) if isinstance(value, msgspec.Struct) else value
-
-
-def _without_halves(value: Any) -> str:
-    return str(value).encode(errors="backslashreplace").decode()
-
-
-_encoder: Final = msgspec.json.Encoder(enc_hook=_without_halves)
+    """JSON with its parts on lines of their own; as it is where the indent is 0."""
+    return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -87,7 +59,12 @@ def content_text(value: Any) -> str:
     value = content(value)
     if value is None:
         return ""
-    return value if isinstance(value, str) else json_bytes(value, indent=0).decode()
+    return value if isinstance(value, str) else json_text(value)
+
+
+def shortened(text: str) -> str:
+    """A name as a page shows it: names may be of any length."""
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def outcome(result: Any) -> Any:

@@ -14,9 +14,10 @@ import numpy as np
 from millstream import semconv
 from millstream.profiler.engine import Profile
 from millstream.profiler.events import Block, blocks
-from millstream.profiler.renderers.files import content, json_bytes, json_lines, known, pretty, replacing
+from millstream.profiler.renderers.files import content, known, pretty, replacing
 from millstream.record.steps import category, step_name, usage_info
 from millstream.span import Span
+from millstream.store.strict_json import json_bytes, json_lines
 from millstream.store.table import Ints, SpanTable
 
 _NS_PER_S: Final = 1e9
@@ -53,7 +54,7 @@ def _requests(table: SpanTable) -> Iterator[tuple[int, list[bytes]]]:
 def _steps(table: SpanTable, block: Block) -> Iterator[bytes]:
     """The events of a block."""
     spans = block.spans
-    nodes = {scope: json_bytes(node, indent=0) for scope, node in block.nodes.items()}
+    nodes = {scope: json_bytes(node) for scope, node in block.nodes.items()}
     kinds = [category(span).encode() for span in spans]
     parents = json_lines([span.parent_id or "root" for span in spans])
     functions = [nodes[scope] for scope in block.scope.tolist()]
@@ -105,4 +106,4 @@ def _end_metadata(span: Span) -> dict[str, Any]:
 
 
 def _seconds(time_ns: Ints) -> list[bytes]:
-    return json_bytes((time_ns / _NS_PER_S).tolist(), indent=0)[1:-1].split(b",")
+    return json_bytes((time_ns / _NS_PER_S).tolist())[1:-1].split(b",")
