@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -25,7 +25,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written to has none of it
+            partial.unlink(missing_ok=True)
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:
