@@ -98,7 +98,7 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(_WORDS)) as writer:
         for start in range(0, len(table), ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
-            spans = [table.spans[row] for row in range(rows.start, rows.stop)]
+            spans = list(table.spans[rows])
             columns = [*_span_columns(spans), *_table_columns(table, rows), _blocks_column(spans)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
