@@ -192,10 +192,20 @@ def test_a_file_in_another_currency_stands_alone(tmp_path):
     assert (table.currency, table.date, list(table.models)) == ("EUR", "2026-11-01", ["my-model"])
 
 
+@pytest.mark.parametrize("ending", ["yml", "yaml"])
+def test_a_file_may_be_yaml(tmp_path, ending):
+    path = tmp_path / f"ours.{ending}"
+    path.write_text("currency: EUR\ndate: 2026-11-01\nmodels:\n  my-model: {input: 1, output: 2.5}\n")
+    assert price_table(path).models["my-model"].output == 2.5
+    path.write_text("currency: [")
+    with pytest.raises(ConfigError, match="is no YAML, which its ending says"):
+        price_table(path)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "neither JSON"),
+        ("{", "is no JSON, which its ending says"),
         ("[]", "object"),
         ('{"currency": "USD"}', "date"),
         ('{"currency": "dollars", "date": "2026-11-01", "models": {}}', "currency"),

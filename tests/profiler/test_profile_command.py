@@ -169,6 +169,40 @@ def test_a_config_file_needs_only_its_profiler_section(source, tmp_path):
     assert "llm_text_input" not in (tmp_path / "out/standardized_data_all.csv").read_text().split("\n", 1)[0]
 
 
+TABLE = "{currency: EUR, date: 2026-11-01, models: {mixtral-8x22b-instruct: {input: 1, output: 2}}}"
+
+
+@pytest.mark.parametrize("prices", [TABLE, "prices.yml"])
+def test_prices_of_the_workflow_file_are_used(source, tmp_path, prices):
+    (tmp_path / "prices.yml").write_text(TABLE)
+    (tmp_path / "config.yml").write_text(f"eval: {{general: {{profiler: {{prices: {prices}}}}}}}")
+    done = run("profile", source, "--config_file", "config.yml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cost = msgspec.json.decode(done.stdout)["cost"]
+    assert (cost["currency"], cost["date"]) == ("EUR", "2026-11-01")
+    assert {one["name"]: one["priced"] > 0 for one in cost["models"]}["mixtral-8x22b-instruct"]
+
+
+@pytest.mark.parametrize("command", ["profile", "validate"])
+@pytest.mark.parametrize(
+    ("prices", "message"),
+    [
+        ("nowhere.yml", "the price table nowhere.yml cannot be read: No such file or directory"),
+        ("{currency: EUR, date: 2026-11-01}", "missing required field `models`"),
+        ("{currency: EUR, date: 2026-11-01, models: {m: {input: -1, output: 2}}}", "`float` >= 0"),
+        ("3", "give the path of a price table, or the table itself"),
+    ],
+)
+def test_prices_that_are_wrong_are_told_before_anything_is_done(source, tmp_path, command, prices, message):
+    (tmp_path / "c.yml").write_text(f"eval: {{general: {{profiler: {{prices: {prices}}}}}}}")
+    what = ["profile", source, "--config_file"] if command == "profile" else ["validate", "--config_file"]
+    done = run(*what, "c.yml", cwd=tmp_path, columns="500")
+    assert done.returncode == 2
+    assert "eval.general.profiler.prices" in done.stderr + done.stdout
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

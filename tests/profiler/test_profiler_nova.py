@@ -13,7 +13,7 @@ from tests.profiler.profiler_synthetic import runs, span
 def columns(spans):
     table = SpanTable.from_spans(spans)
     found, scope = events(table), scopes(table)
-    return table, found, scope, nova(table, found, scope)
+    return table, found, scope, nova(table, found, scope[found.row])
 
 
 def test_every_event_by_counting_forward():

@@ -8,7 +8,7 @@ import click
 
 import millstream.profiler as profiler_room
 from millstream.cli.options import option
-from millstream.errors import ConfigError, InputError, StorageError
+from millstream.errors import ConfigError, InputError, MillstreamError, StorageError
 from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.results import Source
 from millstream.store import open_store
@@ -85,12 +85,18 @@ def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
 
 def _write(found: "Profile", output_dir: Path, *, quiet: bool) -> None:
     """Write all files; those that failed are named, the others are there."""
-    failed: list[str] = []
+    failed: dict[str, list[str]] = {}
     written = profiler_room.write_profile(
-        found,
-        output_dir,
-        on_error=lambda name, error: failed.append(f"{name} ({type(error).__name__}: {error})"),
+        found, output_dir, on_error=lambda name, error: failed.setdefault(_told(error), []).append(name)
     )
-    click.echo(f"{len(written)} files in {output_dir}; open {output_dir / 'report.html'}", err=quiet)
+    report = output_dir / "report.html"
+    hint = f"; open {report}" if report in written else ""
+    click.echo(f"{len(written)} files in {output_dir}{hint}", err=quiet)
     if failed:
-        raise StorageError(f"These files could not be written: {'; '.join(failed)}")
+        each = " ".join(f"{', '.join(names)}: {why}." for why, names in failed.items())
+        raise StorageError(f"These files could not be written: {each}")
+
+
+def _told(error: Exception) -> str:
+    """Ours are sentences; of others the type says more."""
+    return str(error) if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"

@@ -3,9 +3,12 @@
 Dynamo metrics are not in this version: their keys are accepted and give null.
 """
 
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from millstream.errors import ConfigError
 
 
 class _Section(BaseModel):
@@ -89,6 +92,27 @@ class ProfilerConfig(_Section):
     prefix_span_analysis: PrefixSpanAnalysis = PrefixSpanAnalysis()
     prediction_trie: PredictionTrie = PredictionTrie()
     dynamo_metrics: DynamoMetrics = DynamoMetrics()
+    prices: Path | dict[str, Any] | None = None
+    """The user's own price table, over ours: a file or the table itself."""
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _known_form(cls, value: Any) -> Any:
+        """A path or a table that can be read."""
+        if value is None:
+            return None
+        if not isinstance(value, str | Path | dict):
+            raise ValueError("give the path of a price table, or the table itself")  # noqa: TRY004  # for pydantic
+        try:
+            from millstream.profiler.cost import price_table  # noqa: PLC0415  # loads NumPy and SciPy
+        except ModuleNotFoundError:
+            return value  # the profile itself will say which extra is missing
+        users = Path(value) if isinstance(value, str) else value
+        try:
+            price_table(users)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return users
 
     @classmethod
     def everything(cls) -> Self:

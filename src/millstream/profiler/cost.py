@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
+import yaml
 
 from millstream.deliver.plugins import available, load_entry_point
 from millstream.errors import ConfigError
@@ -139,21 +140,21 @@ class Cost(msgspec.Struct, frozen=True):
     models: list[ModelCost]
 
 
-def price_table(path: Path | None = None) -> PriceTable:
-    """Our prices, over them those of installed packages, over these a file of the user's.
+def price_table(users: Path | Mapping[str, Any] | None = None) -> PriceTable:
+    """Our prices, over them those of installed packages, over these the user's own.
 
     Tables in another currency than the last are left out, for prices are not converted.
 
     Args:
-        path: JSON or TOML, in the form of our `prices.json`.
+        users: a file of JSON, YAML or TOML in the form of our `prices.json`, or what would be in it.
 
     Raises:
         ConfigError: a file or an entry point of the group `millstream.prices` is wrong.
     """
     tables = [_file(Path(__file__).with_name("prices.json"))]
     tables += [_plugin(point) for point in available(GROUP).values()]
-    if path is not None:
-        tables.append(_file(path))
+    if users is not None:
+        tables.append(_file(users) if isinstance(users, Path) else _read(users, "the price table"))
     last = tables[-1]
     models = {
         name: msgspec.structs.replace(
@@ -264,14 +265,19 @@ def _sum(price: Price | LongPrice, fresh: Ints, cached: Ints, output: Ints) -> F
 def _file(path: Path) -> PriceTable:
     try:
         text = path.read_bytes()
-        document = tomllib.loads(text.decode()) if path.suffix == ".toml" else msgspec.json.decode(text)
+        document = _parsed(text, path.suffix)
     except OSError as error:
         raise ConfigError(f"the price table {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, msgspec.DecodeError) as error:
-        raise ConfigError(
-            f"the price table {path} is neither JSON nor, with the ending .toml, TOML: {error}"
-        ) from error
+    except (ValueError, msgspec.DecodeError, yaml.YAMLError) as error:
+        form = {".toml": "TOML", ".yml": "YAML", ".yaml": "YAML"}.get(path.suffix, "JSON")
+        raise ConfigError(f"the price table {path} is no {form}, which its ending says: {error}") from error
     return _read(document, f"the price table {path}")
+
+
+def _parsed(text: bytes, suffix: str) -> Any:
+    if suffix == ".toml":
+        return tomllib.loads(text.decode())
+    return yaml.safe_load(text) if suffix in {".yml", ".yaml"} else msgspec.json.decode(text)
 
 
 def _plugin(point: EntryPoint) -> PriceTable:

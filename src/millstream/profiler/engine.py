@@ -146,7 +146,7 @@ class Profile:
     @cached_property
     def cost(self) -> Cost | Failure:
         """Of the LLM calls, by the table of prices."""
-        return _attempt(lambda: cost(self.table, price_table()))
+        return _attempt(lambda: cost(self.table, price_table(self.config.prices)))
 
     @cached_property
     def forecast(self) -> Finding | Failure | None:

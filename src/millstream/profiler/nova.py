@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from millstream.profiler.events import Events
 from millstream.span import SpanKind
-from millstream.store.table import Ints, SpanTable
+from millstream.store.table import KIND_CODE, Ints, SpanTable
 
 NS_PER_MS = 1e6
 NONE_LEFT = -1.0
+_LLM = KIND_CODE[SpanKind.LLM.value]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,10 +38,10 @@ class NovaColumns:
 
 
 def nova(table: SpanTable, found: Events, scope: Ints) -> NovaColumns:
-    """Compute the columns; `scope` is the row of the function of each span, -1 without one."""
+    """Compute the columns; `scope` is the row of the function of each event, -1 without one."""
     trace = table.trace[found.row]
-    run = np.where(scope[found.row] >= 0, scope[found.row], -1 - trace)
-    is_call = table.of_kind(SpanKind.LLM)[found.row] & ~found.is_end
+    run = np.where(scope >= 0, scope, -1 - trace)
+    is_call = (table.kind[found.row] == _LLM) & ~found.is_end
     order = np.lexsort((np.arange(len(run)), run))
     remaining, to_next = _following(run[order], is_call[order], found.time_ns[order])
     back = np.empty_like(order)

@@ -19,6 +19,7 @@ from millstream.profiler.prefixspan import BUDGET, Mined, Pattern, Sequences, mi
 from millstream.profiler.requests import requests
 from millstream.span import Span, SpanKind
 from millstream.store.prompt_blocks import rendered, shown
+from millstream.store.strict_json import json_text
 from millstream.store.table import Ints, SpanTable
 
 MAX_TEXTS: Final = 200_000
@@ -182,7 +183,7 @@ def prompt_text(value: Any, length: int | None = None) -> str:
     if isinstance(value, str):
         return value if length is None else value[:length]
     if not isinstance(value, list):
-        return msgspec.json.encode(value, enc_hook=str).decode()[:length]
+        return json_text(value)[:length]
     parts, known = [], 0
     for message in value:
         parts.append(message_text(message))
@@ -198,9 +199,9 @@ def message_text(message: Any) -> str:
         return message
     if isinstance(message, dict) and isinstance(content := message.get("content"), str):
         others = {key: message[key] for key in message if key not in {"role", "content", "name"}}
-        calls = f"\n{msgspec.json.encode(others, enc_hook=str).decode()}" if others else ""
+        calls = f"\n{json_text(others)}" if others else ""
         return f"{message.get('role', '')}: {content}{calls}"
-    return msgspec.json.encode(message, enc_hook=str).decode()
+    return json_text(message)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

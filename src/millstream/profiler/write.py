@@ -1,10 +1,11 @@
 """All files of a profile. One that cannot be written is reported; the others are still written."""
 
+import errno
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from millstream.errors import MissingExtraError, StorageError
+from millstream.errors import MillstreamError, MissingExtraError, StorageError
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers import (
     chrome_trace,
@@ -22,6 +23,7 @@ from millstream.profiler.renderers import (
 )
 from millstream.profiler.results import EvaluationSummary
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 Writer = Callable[[Profile, Path], None]
 _WRITERS: dict[str, Writer] = {
     "all_requests_profiler_traces.json": traces.write,
@@ -61,8 +63,9 @@ def write_profile(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        why = _in_the_way(output_dir, error)
         raise StorageError(
-            f"Cannot make the folder {output_dir}: {error}. Choose another output_dir."
+            f"Cannot make the folder {output_dir}: {why}. Choose another output_dir."
         ) from error
     profile.complete()  # so that each file can name the analyses that failed
     writers = dict(_WRITERS)
@@ -75,19 +78,33 @@ def write_profile(
         try:
             writer(profile, path)
         except Exception as error:  # noqa: BLE001  # one file must not lose the others
-            (on_error or _warn)(name, _explained(name, error))
+            (on_error or _warn)(name, _explained(path, error))
         else:
             written.append(path)
     return written
 
 
-def _explained(name: str, error: Exception) -> Exception:
+def _explained(path: Path, error: Exception) -> Exception:
+    """What to tell of a file that could not be written."""
     if isinstance(error, ModuleNotFoundError) and not isinstance(error, MissingExtraError):
-        return MissingExtraError(name, "profiling")
-    return error
+        return MissingExtraError(path.name, "profiling")
+    if not isinstance(error, OSError) or isinstance(error, MillstreamError):
+        return error
+    advice = (
+        "make room, or choose another output_dir" if error.errno in _FULL else "choose another output_dir"
+    )
+    older = "; what is there is older" if path.exists() else ""
+    return StorageError(f"{error.strerror or error}; {advice}{older}")
+
+
+def _in_the_way(folder: Path, error: OSError) -> str:
+    """Why a folder cannot be made; of a file the system only says that it exists."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        file = next(path for path in (folder, *folder.parents) if path.exists())
+        return "it is a file" if file == folder else f"{file} is a file"
+    return error.strerror or str(error)
 
 
 def _warn(name: str, error: Exception) -> None:
-    warnings.warn(
-        f"{name} could not be written: {type(error).__name__}: {error}", RuntimeWarning, stacklevel=3
-    )
+    why = str(error) if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
+    warnings.warn(f"{name} could not be written: {why}", RuntimeWarning, stacklevel=3)

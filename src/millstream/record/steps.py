@@ -172,19 +172,24 @@ def _step(
         event_timestamp=time_ns / 1e9,
         span_event_timestamp=span.start_ns / 1e9 if ended else None,
         framework=_text(span.attributes.get(semconv.FRAMEWORK)),
-        name=_text(span.attributes.get(semconv.REQUEST_MODEL)) or span.name
-        if span.kind is SpanKind.LLM
-        else span.name,
+        name=step_name(span),
         tags=None,
         metadata=metadata,
         data=data,
-        usage_info=_usage_info(span.usage) if ended and span.usage is not None else None,
+        usage_info=usage_info(span.usage) if ended and span.usage is not None else None,
         UUID=span.span_id,
     )
     return IntermediateStep(span.parent_id or "root", ancestry, payload)
 
 
-def _usage_info(usage: Usage) -> UsageInfo:
+def step_name(span: Span) -> str:
+    """The model of an LLM call where it is known, else the span's name."""
+    model = _text(span.attributes.get(semconv.REQUEST_MODEL)) if span.kind is SpanKind.LLM else None
+    return model or span.name
+
+
+def usage_info(usage: Usage) -> UsageInfo:
+    """Tokens of a call; the total is of what is known."""
     known = [count for count in (usage.input_tokens, usage.output_tokens) if count is not None]
     tokens = TokenUsage(
         prompt_tokens=usage.input_tokens,

@@ -15,6 +15,7 @@ import msgspec
 from millstream.errors import MissingExtraError
 from millstream.span import Span, Usage
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
+from millstream.store.strict_json import json_text
 from millstream.store.table import Oddities, SpanTable
 
 try:
@@ -98,7 +99,7 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(WORDS)) as writer:
         for start in range(0, len(table), ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
-            spans = [table.spans[row] for row in range(rows.start, rows.stop)]
+            spans = list(table.spans[rows])
             columns = [
                 *span_columns(spans),
                 *_table_columns(table, rows),
@@ -198,7 +199,7 @@ def _valid(values: list[Any]) -> pa.Buffer:
 def _json(value: Any) -> str | None:
     if value is msgspec.UNSET:
         return None
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    return json_text(value)
 
 
 def write_spans(spans: Iterable[Span], file: Path | IO[bytes]) -> None:

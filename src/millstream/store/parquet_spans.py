@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.arrays import Ints
 from millstream.store.arrow import bits
-from millstream.store.parquet import FIELD_NAMES, NO_USAGE, ROWS_AT_ONCE
+from millstream.store.parquet import FIELD_NAMES, ROWS_AT_ONCE
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, once
 
-_TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
+_KIND: Final = {kind.value: kind for kind in SpanKind}
+_STATUS: Final = {status.value: status for status in Status}
 _KEPT_GROUPS: Final = 4
 _AT_ONCE: Final = 2
 _BLOCK: Final = 8
@@ -71,19 +72,39 @@ class StoredSpans(Sequence[Span]):
     def __getitem__(self, at: slice) -> list[Span]: ...
     def __getitem__(self, at: int | slice) -> Span | list[Span]:
         if isinstance(at, slice):
-            return [self[row] for row in range(*at.indices(len(self)))]
+            start, stop, step = at.indices(len(self))
+            rows = range(start, stop, step)
+            return self._between(start, stop) if step == 1 else [self[row] for row in rows]
         row = at + len(self) if at < 0 else at
         if not 0 <= row < len(self):
             raise IndexError(f"there is no row {at}")
-        group = int(np.searchsorted(self._bounds, row, side="right")) - 1
+        group = self._group(row)
+        row -= int(self._bounds[group])
+        return _span([column[row].as_py() for column in self._columns(group)])
+
+    def _between(self, start: int, stop: int) -> list[Span]:
+        """The spans of rows that follow each other, group by group."""
+        found: list[Span] = []
+        while start < stop:
+            group = self._group(start)
+            first, beyond = self._bounds[group : group + 2].tolist()
+            count = min(stop, beyond) - start
+            values = (column.slice(start - first, count).to_pylist() for column in self._columns(group))
+            found += map(_span, zip(*values, strict=True))
+            start += count
+        return found
+
+    def _group(self, row: int) -> int:
+        return int(np.searchsorted(self._bounds, row, side="right")) - 1
+
+    def _columns(self, group: int) -> list[pa.Array]:
         if group not in self._groups:
             rows = self._file.read_row_group(group, columns=FIELD_NAMES)
             self._groups[group] = [rows.column(name).combine_chunks() for name in FIELD_NAMES]
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
-        at = row - int(self._bounds[group])
-        return _span([column[at].as_py() for column in self._groups[group]])
+        return self._groups[group]
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
@@ -139,26 +160,27 @@ def spans_of(rows: "pa.Table | pa.RecordBatch") -> Iterator[Span]:
 
 
 def _span(values: Sequence[Any]) -> Span:
-    """The span of a row with these values of `_FIELDS`."""
-    row = dict(zip(FIELD_NAMES, values, strict=True))
-    counts = Usage(*(row[name] for name in _TOKENS))
+    """The span of a row with these values of `FIELDS`."""
+    trace_id, span_id, parent_id, name, kind, start_ns, end_ns, status, *rest = values
+    error_type, error_message, workload_id, *counts, came_in, came_out, attributes, events, links = rest
+    known = any(count is not None for count in counts)
     return Span(
-        trace_id=row["trace_id"],
-        span_id=row["span_id"],
-        parent_id=row["parent_id"],
-        name=row["name"],
-        kind=SpanKind(row["kind"]),
-        start_ns=row["start_ns"],
-        end_ns=row["end_ns"],
-        status=None if row["status"] is None else Status(row["status"]),
-        error=None if row["error_type"] is None else SpanError(row["error_type"], row["error_message"] or ""),
-        input=_value(row["input"]),
-        output=_value(row["output"]),
-        usage=None if counts == NO_USAGE else counts,
-        workload_id=row["workload_id"],
-        attributes=_decode_attributes(row["attributes"] or "{}"),
-        events=_decode_events(row["events"] or "[]"),
-        links=_decode_links(row["links"] or "[]"),
+        trace_id,
+        span_id,
+        parent_id,
+        name,
+        _KIND[kind],
+        start_ns,
+        end_ns,
+        None if status is None else _STATUS[status],
+        None if error_type is None else SpanError(error_type, error_message or ""),
+        _value(came_in),
+        _value(came_out),
+        Usage(*counts) if known else None,
+        workload_id,
+        _decode_attributes(attributes or "{}"),
+        _decode_events(events) if events and events != "[]" else [],
+        _decode_links(links) if links and links != "[]" else [],
     )
 
 

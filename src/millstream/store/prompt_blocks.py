@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from millstream import semconv
 from millstream.span import Span, SpanKind
 from millstream.store.arrays import Bools, Ints
+from millstream.store.strict_json import json_text
 
 Hashes = NDArray[np.uint64]
 
@@ -208,7 +209,7 @@ def _message(message: Any) -> str:
 
 def _json(value: Any) -> str:
     """A value as JSON; text as it is."""
-    return _escaped(value) if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    return _escaped(value) if isinstance(value, str) else json_text(value)
 
 
 def _escaped(text: str) -> str:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from millstream.store.arrays import UNKNOWN, Bools, Ints
+from millstream.store.strict_json import json_bytes
 
 _BYTES: Final = 8
 _MOST_BITS: Final = 22
@@ -65,5 +66,5 @@ def input_hash(value: Any) -> int:
         return UNKNOWN
     if isinstance(value, msgspec.Raw):
         value = msgspec.json.decode(value)
-    told = msgspec.json.encode(value, enc_hook=str, order="deterministic")
+    told = json_bytes(value, order="deterministic")
     return int.from_bytes(blake2b(told, digest_size=_BYTES).digest(), "big") >> 1

@@ -11,6 +11,7 @@ from typing import Any
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import json_bytes, replacing
 from millstream.profiler.renderers.lanes import lanes
+from millstream.span import Span
 from millstream.store.table import KINDS, SpanTable
 
 _NS_PER_US = 1000
@@ -33,12 +34,12 @@ def _events(table: SpanTable, start_ns: int) -> Iterator[dict[str, Any]]:
         name = f"request {request} ({trace_id})"
         yield {"ph": "M", "pid": request, "tid": 0, "name": "process_name", "args": {"name": name}}
         rows = slice(bounds[request], bounds[request + 1])
-        for row, lane in enumerate(lanes(table, rows, table.end_ns), rows.start):
-            yield _event(table, row, start_ns, lane)
+        found = zip(table.spans[rows], lanes(table, rows, table.end_ns), strict=True)
+        for row, (span, lane) in enumerate(found, rows.start):
+            yield _event(table, row, span, start_ns, lane)
 
 
-def _event(table: SpanTable, row: int, start_ns: int, lane: int) -> dict[str, Any]:
-    span = table.spans[row]
+def _event(table: SpanTable, row: int, span: Span, start_ns: int, lane: int) -> dict[str, Any]:
     begun, ended = int(table.start_ns[row]), int(table.end_ns[row])
     args: dict[str, Any] = {"span_id": span.span_id, "status": span.status and span.status.value}
     if span.error is not None:

@@ -7,10 +7,11 @@ import numpy as np
 
 from millstream.profiler.critical_path import critical_path_ns
 from millstream.profiler.engine import Profile
-from millstream.profiler.renderers.files import content_text
+from millstream.profiler.renderers.files import content_text, shortened
 from millstream.profiler.requests import Requests, item_id, requests
 from millstream.profiler.tree import self_time_ns, tree_order
 from millstream.span import Span
+from millstream.store.strict_json import json_text
 from millstream.store.table import KINDS, STATUSES, Ints, SpanTable
 
 MAX_SPANS = 60_000
@@ -63,7 +64,7 @@ def embed(profile: Profile, budget: int = TEXT_BUDGET) -> Embedded:
     document = {
         "kinds": KINDS,
         "statuses": STATUSES,
-        "names": table.names,
+        "names": list(map(shortened, table.names)),
         "texts": [text if len(text) <= cap else text[:cap] + _CUT for text in texts.all],
         "requests": data,
         "start": start,
@@ -73,7 +74,7 @@ def embed(profile: Profile, budget: int = TEXT_BUDGET) -> Embedded:
 
 def script_safe(value: Any) -> str:
     """JSON that cannot end or open an element, whatever the texts hold."""
-    text = msgspec.json.encode(value, enc_hook=str).decode()
+    text = json_text(value)
     for sign, escape in _ESCAPES.items():
         text = text.replace(sign, escape)
     return text
@@ -106,53 +107,71 @@ def _cap(lengths: list[int], budget: int) -> int:
 def _request(
     table: SpanTable, found: Requests, number: int, shares: _Shares, texts: _Texts
 ) -> dict[str, Any]:
-    rows = tree_order(table, number)
+    rows = np.array(tree_order(table, number))
+    first = int(rows.min())
+    spans = table.spans[first : first + len(rows)]
     start_ns = int(table.start_ns[rows].min())
     end_ns = int(np.maximum(table.end_ns[rows], table.start_ns[rows]).max())
     outcome = next(
         (name for name in ("failed", "cancelled", "unfinished") if getattr(found, name)[number]), "ok"
     )
     run_ns = int(found.run_time_ns[number])
+    item = item_id(table, found, number)
     return {
         "n": number,
-        "t": table.trace_ids[number],
-        "i": item_id(table, found, number),
+        "t": shortened(table.trace_ids[number]),
+        "i": None if item is None else shortened(item),
         "o": outcome,
         "d": run_ns / _NS_PER_US if run_ns >= 0 else None,
         "w": (end_ns - start_ns) / _NS_PER_US,
-        "r": [_span(table, row, start_ns, shares, texts) for row in rows],
+        "r": [
+            (*numbers, tokens if span.usage is not None else 0, *_content(span, texts))
+            for span, numbers, tokens in zip(
+                (spans[at] for at in (rows - first).tolist()),
+                zip(*_numbers(table, rows, start_ns, shares), strict=True),
+                _tokens(table, rows),
+                strict=True,
+            )
+        ],
     }
 
 
-def _span(table: SpanTable, row: int, start_ns: int, shares: _Shares, texts: _Texts) -> list[Any]:
-    span = table.spans[row]
-    duration_ns = int(table.end_ns[row]) - int(table.start_ns[row])
-    return [
-        int(table.name[row]),
-        int(table.kind[row]),
-        int(table.depth[row]),
-        (int(table.start_ns[row]) - start_ns) / _NS_PER_US,
-        duration_ns / _NS_PER_US if table.end_ns[row] >= 0 else -1,
-        int(table.status[row]),
-        int(shares.own_ns[row]) / _NS_PER_US,
-        int(shares.critical_ns[row]) / _NS_PER_US,
-        [
-            int(column[row])
-            for column in (
-                table.input_tokens,
-                table.output_tokens,
-                table.cache_read_tokens,
-                table.reasoning_tokens,
-            )
-        ]
-        if span.usage is not None
-        else 0,
+def _numbers(table: SpanTable, rows: Ints, start_ns: int, shares: _Shares) -> list[list[Any]]:
+    """Columns of what the page shows of each call in numbers; times are microseconds."""
+    duration_ns = table.end_ns[rows] - table.start_ns[rows]
+    columns = (
+        table.name[rows],
+        table.kind[rows],
+        table.depth[rows],
+        (table.start_ns[rows] - start_ns) / _NS_PER_US,
+        np.where(table.end_ns[rows] >= 0, duration_ns / _NS_PER_US, -1),
+        table.status[rows],
+        shares.own_ns[rows] / _NS_PER_US,
+        shares.critical_ns[rows] / _NS_PER_US,
+    )
+    return [column.tolist() for column in columns]
+
+
+def _tokens(table: SpanTable, rows: Ints) -> list[list[int]]:
+    columns = (
+        table.input_tokens,
+        table.output_tokens,
+        table.cache_read_tokens,
+        table.reasoning_tokens,
+    )
+    tokens: list[list[int]] = np.stack([column[rows] for column in columns], axis=1).tolist()
+    return tokens
+
+
+def _content(span: Span, texts: _Texts) -> tuple[int, int, int, int, str]:
+    """Numbers of the texts of a call, and its id."""
+    return (
         texts(content_text(span.input)),
         texts(content_text(span.output)),
         texts(f"{span.error.type}: {span.error.message}" if span.error is not None else ""),
         texts(_attributes(span)),
-        span.span_id,
-    ]
+        shortened(span.span_id),
+    )
 
 
 def _attributes(span: Span) -> str:

@@ -2,13 +2,18 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import msgspec
 
 from millstream.profiler.results import Failure
+from millstream.store import strict_json
+from millstream.store.strict_json import json_text
+
+LONGEST_SHOWN: Final = 4000
+"""Characters of a name in a page."""
 
 
 @contextmanager
@@ -20,12 +25,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written to has none of it
+            partial.unlink(missing_ok=True)
 
 
 def json_bytes(value: Any, *, indent: int = 2) -> bytes:
-    """Strict JSON (what is not finite is null); structs become objects, whole-number keys text."""
-    encoded = msgspec.json.encode(value, enc_hook=str)
+    """Strict JSON with its parts on lines of their own."""
+    return pretty(strict_json.json_bytes(value), indent=indent)
+
+
+def pretty(encoded: bytes, *, indent: int = 2) -> bytes:
+    """JSON with its parts on lines of their own; as it is where the indent is 0."""
     return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
 
@@ -35,11 +45,14 @@ def write_json(path: Path, value: Any) -> None:
         file.write(json_bytes(value) + b"\n")
 
 
+def known(value: Any) -> Any:
+    """A span's input or output as it is kept; None when it was not captured."""
+    return None if value is msgspec.UNSET else value
+
+
 def content(value: Any) -> Any:
     """The JSON value of a span's input or output; None when it was not captured."""
-    if isinstance(value, msgspec.Raw):
-        return msgspec.json.decode(value)
-    return None if value is msgspec.UNSET else value
+    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else known(value)
 
 
 def content_text(value: Any) -> str:
@@ -47,7 +60,12 @@ def content_text(value: Any) -> str:
     value = content(value)
     if value is None:
         return ""
-    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    return value if isinstance(value, str) else json_text(value)
+
+
+def shortened(text: str) -> str:
+    """A name as a page shows it: names may be of any length."""
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def outcome(result: Any) -> Any:

@@ -199,9 +199,8 @@ def _request(table: SpanTable, found: Requests, request: int) -> str:
 
 def _plain(text: str, longest: int) -> str:
     """A text that matplotlib shows as it is: `$` would start a formula, control characters are boxes."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
     text = text if len(text) <= longest else text[: longest - 1] + "…"
-    return text.replace("$", r"\$")
+    return "".join(c if c.isprintable() else "?" for c in text).replace("$", r"\$")
 
 
 def _seconds(length_s: float) -> str:

@@ -20,7 +20,7 @@ from millstream.profiler.estimate import NS_PER_S, Floats, quantile
 from millstream.profiler.forecast.finding import Refused
 from millstream.profiler.renderers import sentences, svg
 from millstream.profiler.renderers.embed import MAX_SPANS, Embedded, embed
-from millstream.profiler.renderers.files import replacing
+from millstream.profiler.renderers.files import replacing, shortened
 from millstream.profiler.renderers.panels import latency_plots, panels
 from millstream.profiler.renderers.summary import Figure, figures, lead
 from millstream.profiler.requests import requests
@@ -74,6 +74,7 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -99,6 +100,11 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
             "script_hash": _hash(script),
         }
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template puts into the page: markup is ours, plain text may be of any length."""
+    return shortened(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _page(profile: Profile, evaluation: EvaluationSummary | None, embedded: Embedded) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from millstream.profiler.estimate import NS_PER_S, Floats
 from millstream.profiler.latency import LatencyRow, groups
 from millstream.profiler.prefixes import ModelPrefixes
 from millstream.profiler.renderers import sentences, svg
+from millstream.profiler.renderers.files import shortened
 from millstream.profiler.renderers.prefix_tree import LEAST_TEXT, Start, prefix_tree
 from millstream.profiler.results import Failure
 from millstream.store.prompt_blocks import BLOCK_BYTES
@@ -69,7 +70,9 @@ def latency_plots(table: SpanTable, rows: list[LatencyRow]) -> dict[str, Any]:
         told = ", ".join(
             f"{name} {svg.seconds(value)}" for name, value in zip(("p50", "p95", "p99"), marks, strict=False)
         )
-        label = f"Latencies of {row.n:,} calls of {row.kind} {row.name} on a logarithmic axis: {told}"
+        label = (
+            f"Latencies of {row.n:,} calls of {row.kind} {shortened(row.name)} on a logarithmic axis: {told}"
+        )
         values = lasted_s.get((row.kind, row.name), np.zeros(0))
         plots[row.kind, row.name] = svg.distribution(values, low, high, marks, label)
     return {"plots": plots, "plot_axis": svg.log_axis(low, high), "axis_low": low, "axis_high": high}
@@ -82,9 +85,8 @@ def _trees(starts: dict[str, ModelPrefixes]) -> list[tuple[str, ModelPrefixes, l
 
 
 def _cache(row: CacheOpportunity) -> dict[str, Any]:
-    label = (
-        f"Hit ratio of caches of 1 to {row.different_blocks:,} blocks of {BLOCK_BYTES} bytes of {row.model}"
-    )
+    sizes = f"1 to {row.different_blocks:,} blocks of {BLOCK_BYTES} bytes"
+    label = f"Hit ratio of caches of {sizes} of {shortened(row.model)}"
     points = [(float(point.blocks), point.hit_ratio) for point in row.curve]
     return {
         "row": row,
