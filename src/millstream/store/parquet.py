@@ -19,6 +19,7 @@ from millstream.errors import InputError, MissingExtraError
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Bools, Ints, Oddities, SpanTable
+from millstream.store.table_checks import holds_together
 
 try:
     import numpy as np
@@ -190,7 +191,8 @@ def read_table(path: Path) -> SpanTable | None:
     """The table of a file, its numbers alone; the spans themselves are read when they are looked at.
 
     Returns:
-        The table; `None` for a file of spans that was not written by `write_table`.
+        The table; `None` for a file of spans that was not written by `write_table`, or changed afterwards:
+        what was worked out has to be worked out again.
 
     Raises:
         InputError: it is no Parquet file, or it is damaged.
@@ -204,7 +206,7 @@ def read_table(path: Path) -> SpanTable | None:
         models, model = _codes(file, "model")
         errors, error = _codes(file, "error_type")
         trace = _numbers(file, "trace")
-        return SpanTable(
+        table = SpanTable(
             spans=StoredSpans(path),
             span_ids=StoredTexts(len(trace), partial(_span_ids, path)),
             trace_ids=StoredTexts(about.traces, partial(_trace_ids, path, trace, about.traces)),
@@ -232,17 +234,19 @@ def read_table(path: Path) -> SpanTable | None:
         )
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+    return table if holds_together(table) else None
 
 
 def _about(schema: pa.Schema) -> _About | None:
     told = (schema.metadata or {}).get(_METADATA)
-    if told is None:
+    known = {field.name: field.type for field in schema}
+    if told is None or any(known.get(field.name) != field.type for field in SCHEMA):
         return None
     try:
         about = msgspec.json.decode(told, type=_About)
     except msgspec.MsgspecError:
         return None
-    return about if about.version == _VERSION else None
+    return about if about.version == _VERSION and about.traces >= 0 else None
 
 
 def _column(file: pq.ParquetFile, name: str) -> pa.Array:
@@ -293,7 +297,7 @@ def _codes(file: pq.ParquetFile, name: str) -> tuple[list[str], Ints]:
 
 def _known_codes(file: pq.ParquetFile, name: str, codes: dict[str, int]) -> Ints:
     column = _column(file, name)
-    return _recoded(column, [codes[word] for word in column.dictionary.to_pylist()])
+    return _recoded(column, [codes.get(word, UNKNOWN) for word in column.dictionary.to_pylist()])
 
 
 def _recoded(column: pa.DictionaryArray, codes: list[int]) -> Ints:

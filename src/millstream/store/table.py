@@ -23,7 +23,7 @@ STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
 KIND_CODE: dict[str, int] = {kind: code for code, kind in enumerate(KINDS)}
 STATUS_CODE: dict[str, int] = {status: code for code, status in enumerate(STATUSES)}
 UNKNOWN = -1
-_LATEST_NS = 2**62
+LATEST_NS = 2**62
 _CYCLE_MARK = -2
 
 Ints = NDArray[np.int64]
@@ -244,10 +244,10 @@ def _times(spans: list[Span]) -> tuple[Ints, Ints, int, int]:
     """Starts, ends (-1 open), how many times were out of range, how many ends were before their start."""
     starts, ends, moved, negative = [], [], 0, 0
     for span in spans:
-        start = min(max(span.start_ns, 0), _LATEST_NS)
+        start = min(max(span.start_ns, 0), LATEST_NS)
         end = UNKNOWN
         if span.end_ns is not None:
-            end = min(max(span.end_ns, 0), _LATEST_NS)
+            end = min(max(span.end_ns, 0), LATEST_NS)
             moved += end != span.end_ns
             negative += end < start
             end = max(end, start)
@@ -343,6 +343,6 @@ def _usage(spans: list[Span]) -> Ints:
             span.usage.reasoning_tokens,
         )
         for column, tokens in enumerate(known):
-            if tokens is not None and 0 <= tokens < _LATEST_NS:
+            if tokens is not None and 0 <= tokens < LATEST_NS:
                 columns[column, at] = tokens
     return columns
