@@ -1,4 +1,4 @@
-"""A file of ours whose worked-out columns were changed is read as spans: no figure comes from them, nothing breaks."""
+"""Of a file of ours whose worked-out columns were changed only the fields of the spans are read."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -19,7 +19,7 @@ import msgspec
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
 from millstream.store.same_call import Given, absorb, is_answered, is_same, may_be_one, take_of
-from millstream.store.spans import Opening
+from millstream.store.spans import UNREADABLE, Opening
 from millstream.store.translate import translate
 
 MOST_HELD: Final = 10_000
@@ -320,7 +320,7 @@ def _openings(lines: Iterable[bytes]) -> Iterator[Opening]:
     for line in lines:
         try:
             one = decode(line)
-        except msgspec.DecodeError:  # it is counted where spans are read
+        except UNREADABLE:  # it is counted where spans are read
             continue
         if _is_merged(one.kind) or one.kind is _UNSURE:
             yield Opening(one.trace_id, one.span_id, one.parent_id, "", one.kind, one.start_ns)
