@@ -53,8 +53,8 @@ def _options() -> argparse.Namespace:
         "--spans", type=_sizes, default="10000,100000,1000000", help="sizes of files without text"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit-s", type=float, default=300, help="seconds after which a process is stopped")
-    parser.add_argument("--limit-mb", type=float, default=8000, help="memory at which a process is stopped")
+    parser.add_argument("--limit-s", type=float, default=600, help="seconds after which a process is stopped")
+    parser.add_argument("--limit-mb", type=float, default=10_000, help="memory at which a process is stopped")
     parser.add_argument(
         "--nat", type=Path, default=beside.NAT_PYTHON, help="the Python that has nvidia-nat-profiler"
     )

@@ -63,6 +63,8 @@ def measure(
         process.returncode = os.waitstatus_to_exitcode(status)
         if reached:
             raise Stopped(reached)
+        if process.returncode < 0:
+            raise Stopped(f"killed by {signal.Signals(-process.returncode).name}")
         if process.returncode:
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip().splitlines() or ["no reason said"]
