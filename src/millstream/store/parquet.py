@@ -18,7 +18,16 @@ import msgspec
 from millstream.errors import InputError, MissingExtraError
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
-from millstream.store.table import KIND_CODE, STATUS_CODE, UNKNOWN, Bools, Ints, Oddities, SpanTable
+from millstream.store.table import (
+    KIND_CODE,
+    STATUS_CODE,
+    UNKNOWN,
+    Bools,
+    Ints,
+    Oddities,
+    SpanTable,
+    possible_tokens,
+)
 from millstream.store.table_checks import holds_together
 
 try:
@@ -282,8 +291,7 @@ def _bits(column: pa.Array, buffer: int) -> Bools:
 
 
 def _tokens(file: pq.ParquetFile, name: str) -> Ints:
-    column = _numbers(file, name)
-    return np.where(column < 0, UNKNOWN, column) if (column < UNKNOWN).any() else column
+    return possible_tokens(_numbers(file, name))
 
 
 def _codes(file: pq.ParquetFile, name: str) -> tuple[list[str], Ints]:
