@@ -98,10 +98,10 @@ def generate(path: Path, spans: int, seed: int = 1) -> int:
     shapes = _shapes(rng)
     chosen = rng.integers(0, SHAPES, int(spans / shapes.size.mean()) + 1)
     start_ns = _FIRST_NS + np.cumsum(rng.exponential(2e7, len(chosen))).astype(np.int64)
-    about = msgspec.json.encode(parquet._About(parquet._VERSION, len(chosen), Oddities()))  # noqa: SLF001  # as it writes
-    schema = parquet.SCHEMA.with_metadata({parquet._METADATA: about})  # noqa: SLF001
+    about = msgspec.json.encode(parquet.About(parquet.VERSION, len(chosen), Oddities()))
+    schema = parquet.SCHEMA.with_metadata({parquet.METADATA: about})
     row = 0
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=list(parquet._WORDS)) as writer:  # noqa: SLF001
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=list(parquet.WORDS)) as writer:
         for first in range(0, len(chosen), REQUESTS_AT_ONCE):
             part = slice(first, first + REQUESTS_AT_ONCE)
             writer.write_table(_rows(rng, shapes, chosen[part], start_ns[part], first, row, schema))

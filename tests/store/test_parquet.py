@@ -14,6 +14,8 @@ from millstream import Span, SpanKind, Usage
 from millstream.errors import InputError
 from millstream.span import SpanError, SpanEvent, SpanLink, Status
 from millstream.store import parquet
+from millstream.store.parquet_spans import spans_of
+from millstream.store.parquet_table import read_table
 from millstream.store.table import SpanTable
 
 INTS = ["trace", "parent", "depth", "kind", "name", "model", "status", "start_ns", "end_ns"]
@@ -76,7 +78,7 @@ def test_a_table_comes_back(tmp_path_factory, made: list[Span], rows_at_once: in
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "ROWS_AT_ONCE", rows_at_once)
         parquet.write_table(table, path)
-        again = parquet.read_table(path)
+        again = read_table(path)
         assert again is not None
         assert list(again.spans) == list(table.spans)
     for column in COLUMNS:
@@ -90,7 +92,7 @@ def test_a_table_comes_back(tmp_path_factory, made: list[Span], rows_at_once: in
 
 def test_rows_that_are_not_there(tmp_path: Path) -> None:
     parquet.write_table(SpanTable.from_spans([]), tmp_path / "none.parquet")
-    table = parquet.read_table(tmp_path / "none.parquet")
+    table = read_table(tmp_path / "none.parquet")
     assert table is not None
     assert (len(table), list(table.trace_ids), list(table.spans)) == (0, [], [])
     with pytest.raises(IndexError):
@@ -99,15 +101,15 @@ def test_rows_that_are_not_there(tmp_path: Path) -> None:
 
 def test_files_of_others_and_damaged_ones(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    assert parquet.read_table(tmp_path / "other.parquet") is None
+    assert read_table(tmp_path / "other.parquet") is None
     parquet.write_spans([], tmp_path / "spans.parquet")
-    assert parquet.read_table(tmp_path / "spans.parquet") is None
+    assert read_table(tmp_path / "spans.parquet") is None
     (tmp_path / "torn.parquet").write_bytes(b"PAR1" + json.dumps({}).encode())
     with pytest.raises(InputError, match="cannot be read as Parquet"):
-        parquet.read_table(tmp_path / "torn.parquet")
+        read_table(tmp_path / "torn.parquet")
 
 
 def test_spans_are_written_as_they_come(tmp_path: Path) -> None:
     made = [Span(f"{n:032x}", "1" * 16, None, "s", SpanKind.LLM, 9 - n, 10, input={"n": n}) for n in range(3)]
     parquet.write_spans(iter(made), tmp_path / "spans.parquet")
-    assert list(parquet.spans_of(pq.read_table(tmp_path / "spans.parquet"))) == made
+    assert list(spans_of(pq.read_table(tmp_path / "spans.parquet"))) == made

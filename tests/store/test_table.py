@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from millstream.semconv import REQUEST_MODEL
 from millstream.span import Span, SpanKind, Status, Usage
 from millstream.store import parquet
+from millstream.store.parquet_table import read_table
 from millstream.store.table import KINDS, Oddities, SpanTable
 
 
@@ -149,7 +150,7 @@ def test_counts_of_tokens_that_cannot_be_are_unknown_also_in_a_file(tmp_path, to
     ]
     table = SpanTable.from_spans(spans)
     parquet.write_table(table, tmp_path / "spans.parquet")
-    for one in (table, parquet.read_table(tmp_path / "spans.parquet")):
+    for one in (table, read_table(tmp_path / "spans.parquet")):
         assert one.input_tokens.tolist() == [-1, 2**40, 2**40]
         assert one.output_tokens.tolist() == [5, 7, -1]
         assert one.cache_read_tokens.tolist() == one.reasoning_tokens.tolist() == [-1, -1, -1]

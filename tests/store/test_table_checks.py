@@ -11,6 +11,7 @@ import pytest
 from millstream import Span, SpanKind, Usage
 from millstream.span import Status
 from millstream.store import parquet
+from millstream.store.parquet_table import read_table
 from millstream.store.table import SpanTable
 
 TRACES = 3
@@ -83,11 +84,11 @@ def changed(folder: Path, column: str, change: Change, new_type: pa.DataType | N
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_does_not_hold_together_is_worked_out_again(tmp_path: Path, what: str) -> None:
     column, change = CHANGES[what]
-    assert parquet.read_table(changed(tmp_path, column, change)) is None
+    assert read_table(changed(tmp_path, column, change)) is None
 
 
 def test_what_was_not_changed_is_taken(tmp_path: Path) -> None:
-    table = parquet.read_table(changed(tmp_path, "name", lambda old: old))
+    table = read_table(changed(tmp_path, "name", lambda old: old))
     assert table is not None
     assert table.depth.tolist() == [0, 1, 2, 3] * TRACES
 
@@ -104,14 +105,14 @@ def test_what_was_not_changed_is_taken(tmp_path: Path) -> None:
 def test_columns_of_another_type_are_not_taken(
     tmp_path: Path, column: str, change: Change, kind: pa.DataType
 ) -> None:
-    assert parquet.read_table(changed(tmp_path, column, change, kind)) is None
+    assert read_table(changed(tmp_path, column, change, kind)) is None
 
 
 @pytest.mark.parametrize("column", ["parent", "model", "declared_root", "prompt_blocks", "input"])
 def test_a_column_that_was_left_out(tmp_path: Path, column: str) -> None:
     path = changed(tmp_path, "name", lambda old: old)
     pq.write_table(pq.read_table(path).drop_columns([column]), path)
-    assert parquet.read_table(path) is None
+    assert read_table(path) is None
 
 
 @pytest.mark.parametrize("traces", [-5, 0, TRACES - 1, 10**12])
@@ -120,12 +121,12 @@ def test_a_number_of_traces_that_cannot_be(tmp_path: Path, traces: int) -> None:
     table = pq.read_table(path)
     told = b'{"version":2,"traces":%d,"oddities":{}}' % traces
     pq.write_table(table.replace_schema_metadata({b"millstream.table": told}), path)
-    assert parquet.read_table(path) is None
+    assert read_table(path) is None
 
 
 @pytest.mark.parametrize("column", ["kind", "status"])
 def test_words_that_nobody_knows(tmp_path: Path, column: str) -> None:
-    table = parquet.read_table(changed(tmp_path, column, lambda old: ["what?", *old[1:]]))
+    table = read_table(changed(tmp_path, column, lambda old: ["what?", *old[1:]]))
     if column == "kind":
         assert table is None
     else:

@@ -34,7 +34,7 @@ from millstream.profiler.retries import RetryRow, retries
 from millstream.profiler.tokens import ModelRow, tokens
 from millstream.profiler.uniqueness import Uniqueness, uniqueness
 from millstream.span import Span
-from millstream.store.parquet import read_table
+from millstream.store.parquet_table import read_table
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from millstream import semconv
 from millstream.span import Span, SpanKind
-from millstream.store.table import Bools, Ints
+from millstream.store.arrays import Bools, Ints
 
 Hashes = NDArray[np.uint64]
 

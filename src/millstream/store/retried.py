@@ -9,13 +9,10 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-UNKNOWN: Final = -1
+from millstream.store.arrays import UNKNOWN, Bools, Ints
+
 _BYTES: Final = 8
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 
 def siblings_of_failed(trace: Ints, parent: Ints, kind: Ints, name: Ints, failed: Bools) -> Iterator[Ints]:

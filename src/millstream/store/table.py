@@ -12,25 +12,33 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
+from millstream.store.arrays import UNKNOWN, Bools, Floats, Ints
 from millstream.store.retried import input_hash, siblings_of_failed
+
+__all__ = [
+    "KINDS",
+    "KIND_CODE",
+    "STATUSES",
+    "STATUS_CODE",
+    "UNKNOWN",
+    "Bools",
+    "Floats",
+    "Ints",
+    "Oddities",
+    "SpanTable",
+]
 
 KINDS: tuple[str, ...] = tuple(kind.value for kind in SpanKind)
 STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
 KIND_CODE: dict[str, int] = {kind: code for code, kind in enumerate(KINDS)}
 STATUS_CODE: dict[str, int] = {status: code for code, status in enumerate(STATUSES)}
-UNKNOWN = -1
 LATEST_NS = 2**62
 MOST_TOKENS = 2**40
 """Of one call: sums of all spans that fit into memory stay within 64 bits."""
 _CYCLE_MARK = -2
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 
 class Oddities(msgspec.Struct, frozen=True):

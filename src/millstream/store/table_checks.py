@@ -5,7 +5,8 @@ from typing import Final
 import numpy as np
 
 from millstream.span import SpanKind
-from millstream.store.table import KIND_CODE, LATEST_NS, UNKNOWN, SpanTable
+from millstream.store.arrays import UNKNOWN
+from millstream.store.table import KIND_CODE, LATEST_NS, SpanTable
 
 _MOST_EMPTY: Final = 1_000_000
 """Traces without a span, such as requests of an evaluation that never ran."""
