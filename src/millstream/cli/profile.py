@@ -96,8 +96,10 @@ def read_config(path: Path) -> ProfilerConfig:
 
 def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
     store = open_store(source)
-    if store.format == "parquet" and (found := profiler_room.profile_file(source, config)) is not None:
-        return found
+    if store.format == "parquet":
+        of_file = profiler_room.profile_file(source, config)
+        if of_file is not None and len(of_file.table):
+            return of_file
     spans = list(store.spans())
     found = profiler_room.profile(spans, config, trace_order=store.trace_order)
     rejected = dict(store.rejected)
