@@ -126,9 +126,4 @@ def test_a_number_of_traces_that_cannot_be(tmp_path: Path, traces: int) -> None:
 
 @pytest.mark.parametrize("column", ["kind", "status"])
 def test_words_that_nobody_knows(tmp_path: Path, column: str) -> None:
-    table = read_table(changed(tmp_path, column, lambda old: ["what?", *old[1:]]))
-    if column == "kind":
-        assert table is None
-    else:
-        assert table is not None
-        assert table.status.tolist() == [-1] + [0] * (ROWS - 1)
+    assert read_table(changed(tmp_path, column, lambda old: ["what?", *old[1:]])) is None

@@ -95,7 +95,7 @@ def _codes(file: pq.ParquetFile, name: str) -> tuple[list[str], Ints]:
 
 def _known_codes(file: pq.ParquetFile, name: str, codes: dict[str, int]) -> Ints:
     found = column(file, name)
-    return _recoded(found, [codes.get(word, UNKNOWN) for word in found.dictionary.to_pylist()])
+    return _recoded(found, [codes.get(word, UNKNOWN - 1) for word in found.dictionary.to_pylist()])
 
 
 def _recoded(words: pa.DictionaryArray, codes: list[int]) -> Ints:

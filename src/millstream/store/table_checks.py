@@ -25,7 +25,7 @@ def holds_together(table: SpanTable) -> bool:
     return (
         traces <= rows + _MOST_EMPTY
         and all(len(column) == rows for column in columns)
-        and bool((table.name >= 0).all() and (table.kind >= 0).all())
+        and bool((table.name >= 0).all() and (table.kind >= 0).all() and (table.status >= UNKNOWN).all())
         and bool((table.model >= 0)[table.kind == KIND_CODE[SpanKind.LLM.value]].all())
         and _is_sorted(table, traces)
         and _are_times(table)
