@@ -13,6 +13,8 @@ import millstream
 from millstream import semconv
 from millstream.profiler.units import duration
 from millstream.span import SpanError, SpanKind, Status, Usage
+from millstream.store.parquet import write_table
+from millstream.store.table import SpanTable
 from tests.profiler.profiler_synthetic import runs, span
 
 PACKAGES = Path(millstream.__file__).parents[1]
@@ -208,12 +210,14 @@ def test_prices_that_are_wrong_are_told_before_anything_is_done(source, tmp_path
     [
         (["profile", "missing"], "missing"),
         (["profile", "empty.jsonl"], "holds no spans"),
+        (["profile", "empty.parquet"], "holds no spans"),
         (["profile", "spans.jsonl", "--config_file", "bare.yml"], "eval.general.profiler"),
         (["profile", "spans.jsonl", "--config_file", "typo.yml"], "spike_threshold"),
     ],
 )
 def test_wrong_input_is_one_sentence(source, tmp_path, arguments, message):
     (tmp_path / "empty.jsonl").write_bytes(b"")
+    write_table(SpanTable.from_spans([]), tmp_path / "empty.parquet")
     (tmp_path / "spans.jsonl").write_bytes(source.read_bytes())
     (tmp_path / "bare.yml").write_text("eval: {general: {output_dir: x}}")
     (tmp_path / "typo.yml").write_text(

@@ -10,6 +10,7 @@ import pytest
 from millstream import semconv
 from millstream.profiler import profile, write_profile
 from millstream.profiler.config import ProfilerConfig
+from millstream.profiler.renderers import text
 from millstream.profiler.renderers.gantt import draw
 from millstream.profiler.renderers.standardized import COLUMNS, NOVA_COLUMNS
 from millstream.semconv import REQUEST_MODEL
@@ -212,14 +213,29 @@ def test_optimization_and_metrics_have_the_references_keys(folder):
 
 
 def test_text_report_has_the_references_headings(folder):
-    text = (folder / "workflow_profiling_report.txt").read_text()
+    told = (folder / "workflow_profiling_report.txt").read_text()
     for heading in (
         "---- BOTTLENECK REPORT ----",
         "=== Multi-Example Nested Call Profiling Report ===",
         "=== Concurrency Spike Analysis ===",
     ):
-        assert f"\n\n\n{heading}\n" in text
-    assert "Call trees of the 20 slowest of 60 requests:" in text
+        assert f"\n\n\n{heading}\n" in told
+    assert "Call trees of the 20 slowest of 60 requests:" in told
+
+
+def test_no_name_can_write_a_line_of_the_text_report_or_steer_a_terminal(tmp_path):
+    evil = "a\n=== Summary ===\r\x1b[31m\x9b1m\x00\u202e"
+    error = SpanError(evil, evil)
+    spans = [
+        span(evil, 0, 10**9, trace_id=evil, name=evil, kind=kind, status=Status.ERROR, error=error)
+        for kind in (SpanKind.WORKFLOW, SpanKind.LLM)
+    ]
+    spans[1].span_id, spans[1].parent_id = "b", evil
+    text.write(profile(spans), tmp_path / "report.txt")
+    report = (tmp_path / "report.txt").read_text(encoding="utf-8")
+    assert report.count("\n=== Summary ===\n") == 1
+    assert report.replace("\n", "").isprintable()
+    assert "a?=== Summary ===??[31m" in report
 
 
 def test_the_picture_stays_small_and_says_what_it_shows(many, many_spans):

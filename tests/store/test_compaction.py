@@ -22,7 +22,9 @@ from millstream.store import compaction, manifest, open_store
 from millstream.store.compacted import CompactedFile, compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_store import JournalStore
+from millstream.store.journal_table import journal_table
 from millstream.store.parquet_table import read_table
+from millstream.store.prompt_blocks import prompt_blocks
 from millstream.store.table import SpanTable
 from tests.store.journals import Home, by_id, end, lines, opening
 
@@ -296,3 +298,46 @@ def test_memory_does_not_grow_with_the_journal(tmp_path):
         done = subprocess.run([sys.executable, "-c", code, str(home)], check=True, capture_output=True)
         peaks.append(int(done.stdout))
     assert peaks[1] < peaks[0] + 150
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lines(), st.data())
+def test_a_journal_is_one_table_however_much_of_it_is_compacted(some, data):
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder))
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(some)), max_size=3)))
+        parts = [some[one:other] for one, other in zip([0, *cuts], [*cuts, len(some)], strict=True)]
+        for number, part in enumerate(parts):
+            home.write(number + 1, part)
+            with home.being_written(number + 1):
+                if data.draw(st.booleans()):
+                    compact(home.path)
+                table = SpanTable.from_spans(JournalStore(home.path).spans())
+                same_table(journal_table(home.path).table, table)
+        table = SpanTable.from_spans(JournalStore(home.path).spans())
+        same_table(journal_table(home.path).table, table)
+
+
+def test_spans_and_prompts_of_several_files_are_those_of_one(recorded):
+    whole = journal_table(recorded).table
+    compact(recorded)
+    first = compacted(recorded).paths[0]
+    subprocess.run([sys.executable, "-c", RECORD, str(recorded), "3"], check=True)
+    compact(recorded)
+    subprocess.run([sys.executable, "-c", RECORD, str(recorded), "2"], check=True)
+    table, rejected = journal_table(recorded)
+    same_table(table, SpanTable.from_spans(JournalStore(recorded).spans()))
+    assert not rejected
+    assert len(compacted(recorded).paths) == 2
+    assert first in compacted(recorded).paths
+    assert list(table.spans[3:9]) == [table.spans[row] for row in range(3, 9)]
+    blocks, expected = table.spans.prompt_blocks(), prompt_blocks(list(table.spans))
+    assert _prompts(blocks) == _prompts(expected)
+    assert _prompts(whole.spans.prompt_blocks()) == _prompts(expected)[: len(whole)]
+
+
+def _prompts(blocks):
+    ends = zip(blocks.first.tolist(), blocks.length.tolist(), blocks.known.tolist(), strict=True)
+    return [
+        blocks.hashes[start : start + length].tolist() if known else None for start, length, known in ends
+    ]

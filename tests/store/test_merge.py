@@ -1,6 +1,7 @@
 """Spans of one call become one, in bounded memory, whatever the order of their ends."""
 
 import random
+import time
 from collections import Counter
 
 import msgspec
@@ -251,6 +252,30 @@ def test_what_is_held_is_bounded(monkeypatch):
     given += merger.rest()
     assert sorted(int(span.name) for span in given) == list(range(1, 1_000))
     assert not merger._traces
+
+
+@pytest.mark.parametrize("response_id", [None, "r"])
+def test_many_calls_at_once_are_read_in_time_in_proportion_to_them(response_id):
+    def seconds(calls):
+        merger = Merger(Counter())
+        told = [
+            a_span(
+                number,
+                LLM,
+                end_ns=100_000,
+                attributes={semconv.RESPONSE_ID: f"{response_id}{number}"} if response_id else {},
+            )
+            for number in range(calls)
+        ]
+        for span in told:
+            merger.opened(span)
+        started = time.process_time()
+        given = [one for span in told for one in merger.ended(span)] + list(merger.rest())
+        assert len(given) == calls
+        return time.process_time() - started
+
+    seconds(1_000)
+    assert seconds(40_000) < 40 * max(seconds(4_000), 0.05)  # 100 times where each waits for each
 
 
 def test_a_parent_that_is_itself_or_goes_round_is_given():

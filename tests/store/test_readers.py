@@ -122,6 +122,21 @@ def test_a_bad_line_is_counted_and_the_next_is_read(tmp_path, compressed):
     assert store.rejected["torn line or not JSON"] == 3
 
 
+@pytest.mark.parametrize("field", ["input", "attributes", "what"])
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_line_that_is_nested_too_deeply_is_counted_and_the_next_is_read(tmp_path, field, ended):
+    spans = [msgspec.to_builtins(span) for span in runs(2, seed=1)]
+    deep = {key: spans[0][key] for key in ("trace_id", "span_id", "parent_id", "name", "kind", "start_ns")}
+    deep |= {field: "deep"} | ({"end_ns": deep["start_ns"] + 1} if ended else {})
+    nested = '{"a":' * 100_000 + "1" + "}" * 100_000
+    line = json.dumps(deep).replace('"deep"', nested).encode()
+    path = tmp_path / "spans.jsonl"
+    path.write_bytes(line + b"\n" + as_lines(spans))
+    store = open_store(path)
+    assert len(list(store.spans())) == len(spans)
+    assert store.rejected == {"not a span: nested too deeply": 1}
+
+
 def test_an_empty_file_of_lines_holds_no_spans(tmp_path):
     for name in ("empty.jsonl", "torn.jsonl", "empty"):
         (tmp_path / name).write_bytes(b"torn\n" if "torn" in name else b"\n\n")

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from millstream.semconv import REQUEST_MODEL
 from millstream.span import Span, SpanKind, Status, Usage
+from millstream.store import parquet
+from millstream.store.parquet_table import read_table
 from millstream.store.table import KINDS, Oddities, SpanTable
 
 
@@ -137,3 +139,19 @@ def test_the_order_of_the_input_does_not_matter(seed):
         for t in (one, other)
     ]
     assert parents[0] == parents[1]
+
+
+@pytest.mark.parametrize("tokens", [-1, 2**40 + 1, 2**62 - 1, 2**63 - 1, 10**30])
+def test_counts_of_tokens_that_cannot_be_are_unknown_also_in_a_file(tmp_path, tokens):
+    spans = [
+        span("a", 0, 1, kind=SpanKind.LLM, usage=Usage(tokens, 5, tokens, tokens)),
+        span("b", 1, 2, kind=SpanKind.LLM, usage=Usage(2**40, 7)),
+        span("c", 2, 3, kind=SpanKind.LLM, usage=Usage(2**40)),
+    ]
+    table = SpanTable.from_spans(spans)
+    parquet.write_table(table, tmp_path / "spans.parquet")
+    for one in (table, read_table(tmp_path / "spans.parquet")):
+        assert one.input_tokens.tolist() == [-1, 2**40, 2**40]
+        assert one.output_tokens.tolist() == [5, 7, -1]
+        assert one.cache_read_tokens.tolist() == one.reasoning_tokens.tolist() == [-1, -1, -1]
+        assert one.oddities.impossible_tokens == 3

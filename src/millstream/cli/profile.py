@@ -11,7 +11,8 @@ from millstream.cli.options import option
 from millstream.errors import ConfigError, InputError, MillstreamError, StorageError
 from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.results import Source
-from millstream.store import open_store
+from millstream.store import Store, open_store
+from millstream.store.journal_store import JournalStore
 
 if TYPE_CHECKING:
     from millstream.profiler import Profile
@@ -70,16 +71,22 @@ def read_config(path: Path) -> ProfilerConfig:
 
 
 def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
-    store = open_store(source)
-    if store.format == "parquet" and (found := profiler_room.profile_file(source, config)) is not None:
-        return found
+    found = _found(open_store(source), source, config)
+    if len(found.table) == 0:
+        unread = sum(found.source.rejected.values())
+        unreadable = f"; {unread} lines could not be read" if unread else ""
+        raise InputError(f"{source} holds no spans{unreadable}. Record a run first, or give another source.")
+    return found
+
+
+def _found(store: Store, source: Path, config: ProfilerConfig | None) -> "Profile":
+    if isinstance(store, JournalStore):
+        return profiler_room.profile_journal(store.home, config)
+    if store.format == "parquet" and (of_file := profiler_room.profile_file(source, config)) is not None:
+        return of_file
     spans = list(store.spans())
     found = profiler_room.profile(spans, config, trace_order=store.trace_order)
-    rejected = dict(store.rejected)
-    if len(found.table) == 0:
-        unreadable = f"; {sum(rejected.values())} lines could not be read" if rejected else ""
-        raise InputError(f"{source} holds no spans{unreadable}. Record a run first, or give another source.")
-    found.source = Source(store.format, found.source.spans, rejected)
+    found.source = Source(store.format, found.source.spans, dict(store.rejected))
     return found
 
 

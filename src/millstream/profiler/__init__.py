@@ -10,7 +10,7 @@ from millstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from millstream.profiler.cache import CacheCurve, cache_curve
-    from millstream.profiler.engine import Profile, profile, profile_file
+    from millstream.profiler.engine import Profile, profile, profile_file, profile_journal
     from millstream.profiler.forecast.forecaster import Forecast, Forecaster, fit_forecast
     from millstream.profiler.renderers.findings import findings
     from millstream.profiler.write import write_profile
@@ -25,6 +25,7 @@ __all__ = [
     "fit_forecast",
     "profile",
     "profile_file",
+    "profile_journal",
     "write_profile",
 ]
 
@@ -38,6 +39,7 @@ _HOMES = {
     "fit_forecast": "millstream.profiler.forecast.forecaster",
     "profile": "millstream.profiler.engine",
     "profile_file": "millstream.profiler.engine",
+    "profile_journal": "millstream.profiler.engine",
     "write_profile": "millstream.profiler.write",
 }
 _EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2", "sklearn"})

@@ -35,6 +35,7 @@ from millstream.profiler.retries import RetryRow, retries
 from millstream.profiler.tokens import ModelRow, tokens
 from millstream.profiler.uniqueness import Uniqueness, uniqueness
 from millstream.span import Span
+from millstream.store.journal_table import journal_table
 from millstream.store.parquet_table import read_table
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
@@ -251,6 +252,21 @@ def profile_file(path: Path, config: ProfilerConfig | None = None) -> Profile | 
     if table is None:
         return None
     return Profile(table, config or ProfilerConfig.everything(), Source("parquet", len(table)))
+
+
+def profile_journal(home: Path, config: ProfilerConfig | None = None) -> Profile:
+    """Profile all that was recorded into a folder, by its numbers: text is read where it is looked at.
+
+    Args:
+        home: the folder of recordings.
+        config: what to compute; all analyses when None.
+
+    Raises:
+        InputError: the folder may not be read.
+    """
+    table, rejected = journal_table(home)
+    source = Source("journal", len(table) + table.oddities.duplicate_span_ids, dict(rejected))
+    return Profile(table, config or ProfilerConfig.everything(), source)
 
 
 def _attempt(analysis: Callable[[], T]) -> T | Failure:

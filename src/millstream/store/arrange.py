@@ -3,6 +3,7 @@
 The same as `SpanTable.from_spans` of the same spans, by operations on whole columns; a test compares them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -15,10 +16,10 @@ from millstream.store.arrays import UNKNOWN, Bools, Ints
 from millstream.store.arrow import plain
 from millstream.store.parquet import SCHEMA
 from millstream.store.retried import input_hash, siblings_of_failed
-from millstream.store.table import LATEST_NS, Oddities
+from millstream.store.table import LATEST_NS, MOST_TOKENS, TOKENS, Oddities
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Arrangement:
     """The order of a table's rows, and its columns that tell of other rows, as in `SpanTable`.
 
@@ -99,6 +100,7 @@ def arrange(rows: pa.Table) -> tuple[pa.Table, Arrangement]:
     found = arrangement(*ids)
     sorted_rows = rows.take(pa.array(found.order))
     columns = {name: _one(sorted_rows, name) for name in sorted_rows.column_names}
+    found.oddities = msgspec.structs.replace(found.oddities, impossible_tokens=impossible_tokens(columns))
     columns |= {
         "trace": pa.array(found.trace.astype(np.int32)),
         "parent": _known(found.parent.astype(np.int32)),
@@ -109,6 +111,12 @@ def arrange(rows: pa.Table) -> tuple[pa.Table, Arrangement]:
         "input_hash": _known(_input_hashes(found, columns)),
     }
     return pa.Table.from_arrays([columns[field.name] for field in SCHEMA], schema=SCHEMA), found
+
+
+def impossible_tokens(columns: Mapping[str, pa.Array]) -> int:
+    """How many counts of tokens cannot be."""
+    counts = (plain(columns[name], 0) for name in TOKENS)
+    return sum(int(((count < 0) | (count > MOST_TOKENS)).sum()) for count in counts)
 
 
 def _input_hashes(found: Arrangement, columns: dict[str, pa.Array]) -> Ints:

@@ -156,6 +156,19 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         lines.close()
 
 
+def stable(path: Path) -> bytes:
+    """What stands in a segment that is being written, as far as it is whole now."""
+    end = end_of_content(path)
+    lines = Lines(path)
+    try:
+        while lines.offset < end and lines.take(live=True):
+            pass
+        with path.open("rb") as file:
+            return file.read(lines.offset)
+    finally:
+        lines.close()
+
+
 def _last(chunk: bytes, offset: int, *, at_end: bool) -> tuple[list[tuple[int, bytes]], int]:
     """The lines of a chunk that nobody writes any more, and how much of it they are."""
     used = len(chunk) if at_end else max(chunk.rfind(b"\n"), chunk.rfind(_NUL)) + 1

@@ -6,7 +6,8 @@ stays and takes what it does not know from the inner one, whose children become 
 
 Spans come in the order in which they ended, after their openings. One is held only while another is open, or
 held, that it may turn out to be one with, and at most `MOST_HELD` are. A duplicate that is only told of after
-the call has ended, and has been given, is dropped.
+the call has ended, and has been given, is dropped: also where more than `MOST_AWAITED` model calls of a trace
+are open at once, unless the one is directly inside the other.
 """
 
 from collections import Counter, defaultdict
@@ -19,11 +20,14 @@ import msgspec
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
 from millstream.store.same_call import Given, absorb, is_answered, is_same, may_be_one, take_of
-from millstream.store.spans import Opening
+from millstream.store.spans import UNREADABLE, Opening
 from millstream.store.translate import translate
 
 MOST_HELD: Final = 10_000
 """Spans that are held at one time, and ids of merged ones that are remembered."""
+
+MOST_AWAITED: Final = 1_000
+"""Open model calls of one trace that another waits for: else each would wait for each."""
 
 _LLM: Final = SpanKind.LLM
 _TOOL: Final = SpanKind.TOOL
@@ -47,18 +51,42 @@ class _Trace:
 
     Attributes:
         open: openings, by span id.
+        open_calls: ids of those that are model calls, or may be.
+        open_below: ids of those that may be merged, by their parent.
         held: by span id.
         waiting: ids of held spans, by the open span that they wait for.
         below: ids of held spans, by their parent.
     """
 
-    __slots__ = ("below", "held", "open", "waiting")
+    __slots__ = ("below", "held", "open", "open_below", "open_calls", "waiting")
 
     def __init__(self) -> None:
         self.open: dict[str, Opening | Span] = {}
+        self.open_calls: dict[str, None] = {}
+        self.open_below: defaultdict[str, dict[str, SpanKind]] = defaultdict(dict)
         self.held: dict[str, _Held] = {}
         self.waiting: defaultdict[str, list[str]] = defaultdict(list)
         self.below: defaultdict[str, list[str]] = defaultdict(list)
+
+    def opened(self, span: Opening | Span) -> None:
+        """A span has started."""
+        key, kind = span.span_id, span.kind
+        self.open[key] = span
+        if kind is _UNSURE or _is_merged(kind):
+            if kind is _LLM or kind is _UNSURE:
+                self.open_calls[key] = None
+            if span.parent_id is not None:
+                self.open_below[span.parent_id][key] = kind
+
+    def closed(self, span_id: str) -> None:
+        """A span is open no longer."""
+        opening = self.open.pop(span_id, None)
+        if opening is None:
+            return
+        self.open_calls.pop(span_id, None)
+        beside = self.open_below.get(opening.parent_id or "")
+        if beside is not None and beside.pop(span_id, None) is not None and not beside:
+            del self.open_below[opening.parent_id or ""]
 
 
 class Merger:
@@ -86,12 +114,12 @@ class Merger:
 
     def opened(self, span: Opening | Span) -> None:
         """A span has started; only its opening is known."""
-        self._traces[span.trace_id].open[span.span_id] = span
+        self._traces[span.trace_id].opened(span)
 
     def dropped(self, span: Span) -> None:
         """A span that had started will not come."""
         trace = self._traces[span.trace_id]
-        trace.open.pop(span.span_id, None)
+        trace.closed(span.span_id)
         self._ready += [(span.trace_id, key) for key in self._waited(span.span_id, trace)]
 
     def ended(self, span: Span) -> Iterable[Span]:
@@ -102,7 +130,7 @@ class Merger:
         """
         translate(span)
         trace = self._traces[span.trace_id]
-        trace.open.pop(span.span_id, None)
+        trace.closed(span.span_id)
         while span.parent_id in self._survivors:
             span.parent_id = self._survivors[span.parent_id]
         waits_for = self._candidates(span, trace)
@@ -165,15 +193,13 @@ class Merger:
 
     def _candidates(self, span: Span, trace: _Trace) -> set[str]:
         """Open spans that may be the same call, or may change who the parent is."""
-        kind, found = span.kind, set()
-        if kind is _LLM:
-            for other in trace.open.values():
-                if other.kind is _LLM or other.kind is _UNSURE:
-                    found.add(other.span_id)
-        elif _is_merged(kind):
-            for other in trace.open.values():
-                if other.parent_id == span.span_id and (other.kind is kind or other.kind is _UNSURE):
-                    found.add(other.span_id)
+        kind, found = span.kind, set[str]()
+        if _is_merged(kind):
+            inside = trace.open_below.get(span.span_id, {})
+            found.update(key for key, other in inside.items() if other is kind or other is _UNSURE)
+        tells = kind is _LLM and span.attributes.get(semconv.RESPONSE_ID) is not None
+        if tells and len(trace.open_calls) <= MOST_AWAITED:
+            found.update(trace.open_calls)
         above = trace.open.get(span.parent_id or "")
         if above is None:
             return found
@@ -320,7 +346,7 @@ def _openings(lines: Iterable[bytes]) -> Iterator[Opening]:
     for line in lines:
         try:
             one = decode(line)
-        except msgspec.DecodeError:  # it is counted where spans are read
+        except UNREADABLE:  # it is counted where spans are read
             continue
         if _is_merged(one.kind) or one.kind is _UNSURE:
             yield Opening(one.trace_id, one.span_id, one.parent_id, "", one.kind, one.start_ns)

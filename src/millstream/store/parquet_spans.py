@@ -1,7 +1,7 @@
 """Spans of a Parquet file by row, and its texts: read when they are looked at."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, overload
@@ -108,22 +108,13 @@ class StoredSpans(Sequence[Span]):
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
-        found: list[Hashes] = []
-        first, length = np.zeros(len(self), np.int64), np.zeros(len(self), np.int32)
-        known = np.zeros(len(self), bool)
-        row = end = 0
-        for group in self._read_ahead(["prompt_blocks"]):  # all at once would take many times the memory
-            for some in group.column(0).chunks:
-                rows, row = slice(row, row + len(some)), row + len(some)
-                known[rows] = bits(some, 0)
-                ends = np.frombuffer(some.buffers()[1], np.int64, len(some) + 1, some.offset * 8) // _BLOCK
-                length[rows] = np.diff(ends)
-                hashes = np.frombuffer(some.buffers()[2] or b"", "<u8", int(ends[-1]))[ends[0] :]
-                hashes, first[rows] = once(hashes, length[rows])
-                first[rows] += end
-                end += len(hashes)
-                found.append(hashes)
-        return PromptBlocks(np.concatenate([np.zeros(0, np.uint64), *found]), first, length, known)
+        return _blocks(
+            chunk for group in self._read_ahead(["prompt_blocks"]) for chunk in group.column(0).chunks
+        )
+
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some of the columns."""
+        return self._file.read(names)
 
     def _read_ahead(self, columns: list[str]) -> Iterator[pa.Table]:
         """The groups of rows in order, some read while others are worked on."""
@@ -151,6 +142,38 @@ class StoredSpans(Sequence[Span]):
             chosen = pc.is_in(ids, value_set=wanted)
             if pc.any(chosen).as_py():
                 yield from spans_of(self._file.read_row_group(number, columns=FIELD_NAMES).filter(chosen))
+
+
+class RowSpans(Sequence[Span]):
+    """The spans of rows in memory.
+
+    Args:
+        rows: with the columns of `loose.SCHEMA`, each in one piece.
+    """
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Span]: ...
+    def __getitem__(self, at: int | slice) -> Span | list[Span]:
+        if not isinstance(at, slice):
+            return self[at : at + 1 or None][0]
+        start, stop, step = at.indices(len(self))
+        return list(spans_of(self._rows.slice(start, max(stop - start, 0))))[::step]
+
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some of the columns."""
+        return self._rows.select(names)
+
+    def prompt_blocks(self) -> PromptBlocks:
+        """The prompts of all spans, as they were hashed when the rows were made."""
+        return _blocks(self._rows.column("prompt_blocks").chunks)
 
 
 def spans_of(rows: "pa.Table | pa.RecordBatch") -> Iterator[Span]:
@@ -181,6 +204,28 @@ def _span(values: Sequence[Any]) -> Span:
         _decode_attributes(attributes or "{}"),
         _decode_events(events) if events and events != "[]" else [],
         _decode_links(links) if links and links != "[]" else [],
+    )
+
+
+def _blocks(chunks: Iterable[pa.Array]) -> PromptBlocks:
+    """Prompts as they lie in a column, chunk by chunk: all at once would take many times the memory."""
+    found: list[Hashes] = [np.zeros(0, np.uint64)]
+    first, lengths, known = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, bool)]
+    end = 0
+    for some in chunks:
+        if not len(some):  # it may be without buffers
+            continue
+        ends = np.frombuffer(some.buffers()[1], np.int64, len(some) + 1, some.offset * 8) // _BLOCK
+        length = np.diff(ends).astype(np.int32)
+        hashes = np.frombuffer(some.buffers()[2] or b"", "<u8", int(ends[-1]))[ends[0] :]
+        hashes, starts = once(hashes, length)
+        first.append(starts + end)
+        lengths.append(length)
+        known.append(bits(some, 0))
+        end += len(hashes)
+        found.append(hashes)
+    return PromptBlocks(
+        np.concatenate(found), np.concatenate(first), np.concatenate(lengths), np.concatenate(known)
     )
 
 

@@ -16,9 +16,9 @@ from millstream.store.arrays import UNKNOWN, Code, Ints, Place
 from millstream.store.arrow import bits, plain
 from millstream.store.parquet import METADATA, SCHEMA, VERSION, About
 from millstream.store.parquet_spans import StoredSpans, StoredTexts
-from millstream.store.table import KIND_CODE, LATEST_NS, STATUS_CODE, SpanTable
+from millstream.store.table import KIND_CODE, STATUS_CODE, TOKENS, SpanTable, possible_tokens
+from millstream.store.table_checks import holds_together
 
-_TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
 _NUMBERS: Final[Mapping[str, Any]] = {
     "trace": Place,
     "parent": Place,
@@ -26,7 +26,7 @@ _NUMBERS: Final[Mapping[str, Any]] = {
     "input_hash": np.int64,
     "table_start_ns": np.int64,
     "table_end_ns": np.int64,
-    **dict.fromkeys(_TOKENS, np.int64),
+    **dict.fromkeys(TOKENS, np.int64),
     "time_to_first_chunk_s": np.float64,
 }
 _CODED: Final = {"name": Place, "model": Place, "error_type": Place, "kind": Code, "status": Code}
@@ -38,7 +38,8 @@ def read_table(path: Path) -> SpanTable | None:
     """The table of a file, its numbers alone; the spans themselves are read when they are looked at.
 
     Returns:
-        The table; `None` for a file of spans that was not written by `write_table`.
+        The table; `None` for a file of spans that was not written by `write_table`, or changed afterwards:
+        what was worked out has to be worked out again.
 
     Raises:
         InputError: it is no Parquet file, or it is damaged.
@@ -52,9 +53,8 @@ def read_table(path: Path) -> SpanTable | None:
         spans = StoredSpans(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
-    _check(found, about.traces, path)
     names, models, errors = (_sorted(words[name], found[name]) for name in ("name", "model", "error_type"))
-    return SpanTable(
+    table = SpanTable(
         spans=spans,
         span_ids=StoredTexts(len(spans), partial(_span_ids, path)),
         trace_ids=StoredTexts(about.traces, partial(_trace_ids, path, found["trace"], about.traces)),
@@ -64,19 +64,20 @@ def read_table(path: Path) -> SpanTable | None:
         trace=found["trace"],
         parent=found["parent"],
         depth=found["depth"],
-        kind=_known(words["kind"], found["kind"], KIND_CODE, path),
+        kind=_known(words["kind"], found["kind"], KIND_CODE),
         name=found["name"],
         model=found["model"],
-        status=_known(words["status"], found["status"], STATUS_CODE, path),
+        status=_known(words["status"], found["status"], STATUS_CODE),
         error_type=found["error_type"],
         input_hash=found["input_hash"],
         start_ns=found["table_start_ns"],
         end_ns=found["table_end_ns"],
-        **{name: np.maximum(found[name], UNKNOWN, out=found[name]) for name in _TOKENS},
+        **{name: possible_tokens(found[name]) for name in TOKENS},
         time_to_first_chunk_s=found["time_to_first_chunk_s"],
         declared_root=found[_FLAG],
         oddities=about.oddities,
     )
+    return table if holds_together(table) else None
 
 
 def _about(schema: pa.Schema) -> About | None:
@@ -90,7 +91,7 @@ def _about(schema: pa.Schema) -> About | None:
         about = msgspec.json.decode(told, type=About)
     except msgspec.MsgspecError:
         return None
-    return about if about.version == VERSION else None
+    return about if about.version == VERSION and about.traces >= 0 else None
 
 
 def _columns(file: pq.ParquetFile) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, dict[str, int]]]:
@@ -130,37 +131,11 @@ def _sorted(number: dict[str, int], codes: Ints) -> list[str]:
     return distinct
 
 
-def _known(number: dict[str, int], codes: Ints, known: Mapping[str, int], path: Path) -> Ints:
-    """The same for words that have numbers of ours."""
-    others = number.keys() - known.keys()
-    if others:
-        raise InputError(
-            f"{path} is damaged: it has spans of {', '.join(sorted(others))}, not of {', '.join(known)}"
-        )
-    ours: Ints = np.array([*(known[word] for word in number), UNKNOWN], codes.dtype)[codes]
+def _known(number: dict[str, int], codes: Ints, known: Mapping[str, int]) -> Ints:
+    """The same for words that have numbers of ours, -2 for others."""
+    of_word = [known.get(word, UNKNOWN - 1) for word in number]
+    ours: Ints = np.array([*of_word, UNKNOWN], codes.dtype)[codes]
     return ours
-
-
-def _check(found: Mapping[str, "np.ndarray[Any, Any]"], traces: int, path: Path) -> None:
-    """Whether rows and traces that are pointed to are there, and times within limits.
-
-    Raises:
-        InputError: they are not.
-    """
-    trace, parent = found["trace"], found["parent"]
-    if not len(trace):
-        return
-    limits = (
-        ("trace", 0, traces - 1),
-        ("parent", UNKNOWN, len(parent) - 1),
-        ("table_start_ns", 0, LATEST_NS),
-        ("table_end_ns", UNKNOWN, LATEST_NS),
-    )
-    for name, least, most in limits:
-        if found[name].min() < least or found[name].max() > most:
-            raise InputError(f"{path} is damaged: values of its column {name} are outside {least} to {most}")
-    if (trace[1:] < trace[:-1]).any():
-        raise InputError(f"{path} is damaged: its spans are not sorted by trace")
 
 
 def _span_ids(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from millstream.span import SpanKind, Status
 from millstream.store.arrays import Bools, Ints
 from millstream.store.blobs import BLOB as BLOB_START
 from millstream.store.segments import lines_of
+from millstream.store.table import TOKENS
 
 try:
     from millstream.store import _scan
@@ -25,7 +26,6 @@ ENDED, OPENED, DROPPED, OTHER, BLOB = range(5)
 _NUMBERS: Final = (
     "at", "size", "what", "flags", "start_ns", "end_ns", "kind", "status", "trace", "span", "parent",
 )  # fmt: skip
-_TOKENS: Final = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
 _TEXTS: Final = (
     "trace_id", "span_id", "parent_id", "name", "error_type", "error_message", "workload_id",
     "input", "output", "attributes",
@@ -57,7 +57,7 @@ def _read(data: bytes) -> tuple[bytes, bytes, bytes, int, int]:
     if COMPILED:
         return _scan.scan(data, _KIND_WORDS, _STATUS_WORDS, _NAME_WORDS)
     found = list(lines_of(BytesIO(data)))
-    numbers = np.full((len(_NUMBERS) + len(_TOKENS), len(found)), -1, np.int64)
+    numbers = np.full((len(_NUMBERS) + len(TOKENS), len(found)), -1, np.int64)
     numbers[0] = [at for at, _ in found]
     numbers[1] = [len(line) for _, line in found]
     numbers[2] = [BLOB if line.startswith(BLOB_START) else OTHER for _, line in found]
@@ -82,7 +82,7 @@ class Lines:
     def __init__(self, data: bytes) -> None:
         self.data = data
         numbers, at, size, *counts = _read(data)
-        names, texts = (*_NUMBERS, *_TOKENS), (*_TEXTS, *_TOLD)
+        names, texts = (*_NUMBERS, *TOKENS), (*_TEXTS, *_TOLD)
         columns = np.frombuffer(numbers, np.int64).reshape(len(names), -1)
         self.numbers: dict[str, Ints] = dict(zip(names, columns, strict=True))
         self.counts: dict[str, int] = dict(zip(("trace", "span"), counts, strict=True))

@@ -43,6 +43,10 @@ _decode: Final = msgspec.json.Decoder(Span).decode
 _decode_opening: Final = msgspec.json.Decoder(Opening).decode
 
 
+UNREADABLE: Final = (msgspec.DecodeError, RecursionError)
+"""What a line that is no span makes a decoder raise: it is not JSON, or it is nested too deeply."""
+
+
 class NotWholeError(Exception):
     """A line is being written at this moment."""
 
@@ -119,8 +123,9 @@ class SpanReader:
             return None
         try:
             span = _decode(line)
-        except msgspec.DecodeError as error:
-            if growing and not (isinstance(error, msgspec.ValidationError) and line.startswith(b"{")):
+        except UNREADABLE as error:
+            is_torn = not isinstance(error, msgspec.ValidationError | RecursionError) or line[:1] != b"{"
+            if growing and is_torn:
                 raise NotWholeError from error
             rescued = self._rescue(line, error)
             if rescued is None:
@@ -149,7 +154,7 @@ class SpanReader:
             return True
         try:
             opening = _decode_opening(line)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return False
         if self._wanted is None or opening.trace_id.encode() in self._wanted:
             self._opened(opening)
@@ -164,7 +169,7 @@ class SpanReader:
         """A processor dropped a span that had begun."""
         try:
             span = _decode(line)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return
         if self._open.pop(span.span_id, None) is None and self._unopened is not None:
             self._unopened.add(span.span_id)
@@ -193,8 +198,11 @@ class SpanReader:
             yield span
         self._open.clear()
 
-    def _rescue(self, line: bytes, error: msgspec.DecodeError) -> Span | None:
+    def _rescue(self, line: bytes, error: Exception) -> Span | None:
         """What can be known of a span from a line that is not one; the line is counted."""
+        if isinstance(error, RecursionError):
+            self._rejected["not a span: nested too deeply"] += 1
+            return None
         if isinstance(error, msgspec.ValidationError):
             self._rejected[f"not a span: {str(error).partition(' - ')[0]}"] += 1
             return None

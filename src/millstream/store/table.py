@@ -37,6 +37,9 @@ STATUSES: tuple[str, ...] = tuple(status.value for status in Status)
 KIND_CODE: dict[str, int] = {kind: code for code, kind in enumerate(KINDS)}
 STATUS_CODE: dict[str, int] = {status: code for code, status in enumerate(STATUSES)}
 LATEST_NS = 2**62
+MOST_TOKENS = 2**40
+"""Of one call: sums of all spans that fit into memory stay within 64 bits."""
+TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens")
 _CYCLE_MARK = -2
 
 
@@ -52,6 +55,7 @@ class Oddities(msgspec.Struct, frozen=True):
         starts_before_parent: clipped to the parent where time is shared out.
         outlives_parent: likewise.
         impossible_times: before 1970 or after 2116; moved to that limit.
+        impossible_tokens: counts below 0 or above 2**40 tokens of a call; unknown.
     """
 
     open_spans: int = 0
@@ -62,6 +66,7 @@ class Oddities(msgspec.Struct, frozen=True):
     starts_before_parent: int = 0
     outlives_parent: int = 0
     impossible_times: int = 0
+    impossible_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +182,7 @@ class SpanTable:
         names, name = _codes([span.name for span in rows])
         models, model = _codes([model_of(span) for span in rows])
         errors, error = _codes([None if span.error is None else span.error.type for span in rows])
-        usage = _usage(rows)
+        usage, impossible_tokens = _usage(rows)
         trace, parent = trace[order].astype(Place), parent.astype(Place)
         kind = np.array([KIND_CODE[span.kind.value] for span in rows], Code)
         status = np.array([UNKNOWN if s.status is None else STATUS_CODE[s.status.value] for s in rows], Code)
@@ -214,6 +219,7 @@ class SpanTable:
                 parent_cycles=cycles,
                 negative_durations=negative,
                 impossible_times=moved,
+                impossible_tokens=impossible_tokens,
             ),
         )
 
@@ -343,9 +349,15 @@ def first_chunk_s(span: Span) -> float:
     return float(value) if known else math.nan  # type: ignore[arg-type]  # it is a number where it is known
 
 
-def _usage(spans: list[Span]) -> Ints:
-    """Token columns, shape (4, n): input, output, cache read, reasoning; -1 unknown."""
+def possible_tokens(column: Ints) -> Ints:
+    """Counts of tokens, -1 where they are unknown or impossible."""
+    return np.where((column < 0) | (column > MOST_TOKENS), UNKNOWN, column)
+
+
+def _usage(spans: list[Span]) -> tuple[Ints, int]:
+    """Input, output, cache read and reasoning, shape (4, n), -1 unknown; and how many are impossible."""
     columns = np.full((4, len(spans)), UNKNOWN, np.int64)
+    impossible = 0
     for at, span in enumerate(spans):
         if span.usage is None:
             continue
@@ -356,6 +368,10 @@ def _usage(spans: list[Span]) -> Ints:
             span.usage.reasoning_tokens,
         )
         for column, tokens in enumerate(known):
-            if tokens is not None and 0 <= tokens < LATEST_NS:
+            if tokens is None:
+                continue
+            if 0 <= tokens <= MOST_TOKENS:
                 columns[column, at] = tokens
-    return columns
+            else:
+                impossible += 1
+    return columns, impossible

@@ -59,6 +59,7 @@ _ODD = {
     "starts_before_parent": "that started before their parent; clipped where time is shared out",
     "outlives_parent": "that ended after their parent; clipped where time is shared out",
     "impossible_times": "times outside 1970 to 2116; moved to that limit",
+    "impossible_tokens": "counts below 0 or above 2**40 tokens of a call; taken as unknown",
 }
 
 

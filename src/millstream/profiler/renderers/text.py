@@ -11,7 +11,7 @@ from millstream.profiler.concurrency import Concurrency, Spike
 from millstream.profiler.engine import Profile
 from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.renderers.files import replacing
-from millstream.profiler.renderers.sentences import sentences
+from millstream.profiler.renderers.sentences import plain, sentences
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Failure
 from millstream.profiler.tree import self_time_ns, tree_order
@@ -38,7 +38,7 @@ def write(profile: Profile, path: Path) -> None:
 def sections(profile: Profile) -> Iterator[str]:
     """The summary, and the sections that are switched on."""
     spikes = profile.config.concurrency_spike_analysis.enable
-    yield "\n".join(["=== Summary ===", *_summary(profile)])
+    yield "\n".join(["=== Summary ===", *map(plain, _summary(profile))])
     if profile.simple_stack is not None:
         yield _section("---- BOTTLENECK REPORT ----", profile.simple_stack, _simple)
     if profile.nested_stack is not None:
@@ -110,7 +110,7 @@ def _count(tokens: int | None) -> str:
 
 def _section(heading: str, found: T | Failure, lines: Callable[[T], Iterable[str]]) -> str:
     body = [f"This analysis failed: {found.error}"] if isinstance(found, Failure) else lines(found)
-    return "\n".join([heading, *body])
+    return "\n".join([heading, *map(plain, body)])
 
 
 def _simple(found: dict[str, SimpleOperation]) -> Iterator[str]:

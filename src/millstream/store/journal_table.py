@@ -1,0 +1,208 @@
+"""A whole journal as a `SpanTable`: the files it was compacted into, and the segments that are left.
+
+Numbers are read at once. Spans are made when they are looked at: those of files from there, those of segments
+that are left from rows in memory.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, overload
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from millstream.span import Span, Status
+from millstream.store import loose
+from millstream.store.arrange import Arrangement, arrangement, impossible_tokens
+from millstream.store.arrays import UNKNOWN, Code, Ints, Place
+from millstream.store.arrow import plain
+from millstream.store.compacted import Compacted, compacted
+from millstream.store.following import stable
+from millstream.store.journal_rows import JournalRows
+from millstream.store.parquet_spans import RowSpans, StoredSpans
+from millstream.store.parquet_table import read_table
+from millstream.store.prompt_blocks import PromptBlocks
+from millstream.store.retried import input_hash, siblings_of_failed
+from millstream.store.segments import Segment, State, list_segments
+from millstream.store.table import KIND_CODE, STATUS_CODE, TOKENS, SpanTable, possible_tokens
+
+_IDS: Final = ("trace_id", "span_id", "parent_id", "start_ns", "end_ns")
+_READ: Final = [*_IDS, "name", "kind", "status", "error_type", "model", "time_to_first_chunk_s", *TOKENS]
+
+
+class JournalTable(NamedTuple):
+    """A journal's spans, and what could not be read of it, by reason."""
+
+    table: SpanTable
+    rejected: Counter[str]
+
+
+def journal_table(home: Path) -> JournalTable:
+    """All spans of a journal.
+
+    Args:
+        home: the folder of recordings.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    rejected: Counter[str] = Counter()
+    known = compacted(home)
+    files = [StoredSpans(path) for path in known.paths]
+    for file in known.files:
+        rejected.update(file.covered.rejected)
+    rejected.update(known.complaints)
+    left = loose.SCHEMA.empty_table()
+    for rows in _left(home, known, rejected):
+        left = pa.concat_tables([left, rows])
+    if len(files) == 1 and not len(left):
+        table = read_table(known.paths[0])
+        if table is not None:
+            return JournalTable(table, rejected)
+    parts: list[StoredSpans | RowSpans] = [*files, RowSpans(left.combine_chunks())]
+    return JournalTable(_table(parts), rejected)
+
+
+def _left(home: Path, known: Compacted, rejected: Counter[str]) -> Iterator[pa.Table]:
+    """Loose rows of what is in no file."""
+    of_writer: defaultdict[str, list[Segment]] = defaultdict(list)
+    for segment in known.left(list_segments(home)):
+        of_writer[segment.writer].append(segment)
+    for writer in known.writers:
+        of_writer[writer] += []
+    merged: Counter[str] = Counter()
+    for writer, segments in of_writer.items():
+        rows = JournalRows(rejected, merged, known.carried(writer))
+        lives = any(segment.state is State.LIVE for segment in segments)
+        for segment in segments:
+            if segment.state is State.LIVE:
+                yield rows.take(segment.path, stable(segment.path))
+            else:
+                yield from rows.read(segment.path)
+        yield rows.finish(None if lives else Status.INTERRUPTED)
+
+
+def _table(parts: Sequence[StoredSpans | RowSpans]) -> SpanTable:
+    rows = pa.concat_tables([part.columns(_READ) for part in parts]).combine_chunks()
+    columns = {name: _one(rows, name) for name in _READ}
+    found = arrangement(*(columns[name] for name in _IDS))
+    order = found.order
+    names, name = _coded(columns["name"], order)
+    models, model = _coded(columns["model"], order)
+    errors, error = _coded(columns["error_type"], order)
+    spans = _JoinedSpans(parts, order)
+    kind = _known(columns["kind"], KIND_CODE)[order]
+    status = _known(columns["status"], STATUS_CODE)[order]
+    trace, parent = found.trace.astype(Place), found.parent.astype(Place)
+    trace_ids = columns["trace_id"].take(pa.array(_first_of_traces(order, trace, found.traces)))
+    return SpanTable(
+        spans=spans,
+        span_ids=columns["span_id"].take(pa.array(order)).to_pylist(),
+        trace_ids=trace_ids.to_pylist(),
+        names=names,
+        models=models,
+        error_types=errors,
+        trace=trace,
+        parent=parent,
+        depth=found.depth.astype(Place),
+        kind=kind,
+        name=name,
+        model=model,
+        status=status,
+        error_type=error,
+        input_hash=_input_hashes(spans, found, kind, name, status),
+        start_ns=found.start_ns,
+        end_ns=found.end_ns,
+        **{name: possible_tokens(plain(columns[name], UNKNOWN)[order]) for name in TOKENS},
+        time_to_first_chunk_s=plain(columns["time_to_first_chunk_s"], math.nan)[order],
+        declared_root=found.declared_root,
+        oddities=msgspec.structs.replace(found.oddities, impossible_tokens=impossible_tokens(columns)),
+    )
+
+
+def _one(rows: pa.Table, name: str) -> pa.Array:
+    column = rows.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _coded(column: pa.Array, order: Ints) -> tuple[list[str], Ints]:
+    """The distinct words of a column in sorted order, and each row's position there, -1 where it has none."""
+    encoded = column.dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    distinct = sorted(words)
+    place = {word: at for at, word in enumerate(distinct)}
+    codes = np.array([*(place[word] for word in words), UNKNOWN], Place)
+    return distinct, codes[plain(encoded.indices, UNKNOWN)[order]]
+
+
+def _known(column: pa.Array, known: dict[str, int]) -> Ints:
+    encoded = column.dictionary_encode()
+    codes = np.array([*(known[word] for word in encoded.dictionary.to_pylist()), UNKNOWN], Code)
+    found: Ints = codes[plain(encoded.indices, UNKNOWN)]
+    return found
+
+
+def _first_of_traces(order: Ints, trace: Ints, traces: int) -> Ints:
+    """A row of each trace, as it was given, shape (traces,)."""
+    return order[np.searchsorted(trace, np.arange(traces))]
+
+
+def _input_hashes(spans: Sequence[Span], found: Arrangement, kind: Ints, name: Ints, status: Ints) -> Ints:
+    hashes = np.full(len(spans), UNKNOWN, np.int64)
+    failed = (status == STATUS_CODE[Status.ERROR.value]) & (found.end_ns >= 0)
+    compared = siblings_of_failed(found.trace, found.parent, kind, name, failed)[0]
+    hashes[compared] = [input_hash(spans[row].input) for row in compared.tolist()]
+    return hashes
+
+
+class _JoinedSpans(Sequence[Span]):
+    """The spans of several sources, in the order of a table.
+
+    Args:
+        parts: the sources.
+        order: for each row of the table which it is of all of theirs.
+    """
+
+    def __init__(self, parts: Sequence[StoredSpans | RowSpans], order: Ints) -> None:
+        self._parts = parts
+        self._order = order
+        self._bounds = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Span]: ...
+    def __getitem__(self, at: int | slice) -> Span | list[Span]:
+        if isinstance(at, slice):
+            return self._several(self._order[at])
+        return self._several(self._order[at : at + 1 or None])[0]
+
+    def _several(self, rows: Ints) -> list[Span]:
+        """Spans by runs: what lies together in a source is read together."""
+        found: list[Span] = []
+        of_part = np.searchsorted(self._bounds, rows, side="right") - 1
+        ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(of_part) != 0)) + 1
+        for run in np.split(rows, ends) if len(rows) else []:
+            part = int(np.searchsorted(self._bounds, run[0], side="right")) - 1
+            start = int(run[0] - self._bounds[part])
+            found += self._parts[part][start : start + len(run)]
+        return found
+
+    def prompt_blocks(self) -> PromptBlocks:
+        """The prompts of all spans, as they were hashed."""
+        found = [part.prompt_blocks() for part in self._parts]
+        hashes = np.concatenate([one.hashes for one in found])
+        before = (np.cumsum([len(one.hashes) for one in found]) - [len(one.hashes) for one in found]).tolist()
+        first = [one.first + start for one, start in zip(found, before, strict=True)]
+        return PromptBlocks(
+            hashes,
+            np.concatenate(first)[self._order],
+            np.concatenate([one.length for one in found])[self._order],
+            np.concatenate([one.known for one in found])[self._order],
+        )
