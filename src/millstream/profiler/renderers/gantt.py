@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -138,12 +139,10 @@ def _requests(table: SpanTable) -> Figure:
     at = place[table.trace[rows]]
     left = (table.start_ns[rows] - found.start_ns[table.trace[rows]]) / NS_PER_S
     right = left + table.duration_ns[rows] / NS_PER_S
-    box = np.stack([left, at - 0.42, left, at + 0.42, right, at + 0.42, right, at - 0.42], axis=1).reshape(
-        -1, 4, 2
-    )
-    axes.add_collection(
-        PolyCollection(list(box), facecolors=[_colour(table, row) for row in rows.tolist()], linewidths=0)
-    )
+    corners = (left, at - 0.42), (left, at + 0.42), (right, at + 0.42), (right, at - 0.42)
+    box = np.stack([np.stack(corner, axis=1) for corner in corners], axis=1)
+    colours = to_rgba_array([_COLOURS.get(kind, _OTHER) for kind in KINDS])
+    axes.add_collection(PolyCollection(box, facecolors=colours[table.kind[rows]], linewidths=0))
     failed = found.bad[shown]
     axes.plot(
         np.full(int(failed.sum()), 0.0),
