@@ -107,7 +107,7 @@ class _Fold(NamedTuple):
 
 
 class _HeldOut(NamedTuple):
-    """All held-out states: their block, request and value, and the forecasts of each model."""
+    """Held-out states: their block, request and value, and the forecasts of each model."""
 
     block: Ints
     request: Ints
@@ -129,23 +129,24 @@ def evaluate(target: str, states: States, values: Floats, *, whole: bool) -> Cho
         MissingExtraError: scikit-learn is not installed.
     """
     folds = [_fold(states, values, *split) for split in _splits(states.request)]
-    held = _held_out(folds, (BASELINE,))
-    baseline_error = _error(held, BASELINE, whole=whole)
+    measured = _held_out(folds[1:], (BASELINE,))
+    baseline_error = _error(measured, BASELINE, whole=whole)
     model, error = BASELINE, baseline_error
     if baseline_error > 0:
-        held = _held_out(folds, (BASELINE, *models.NAMES))
-        errors = {name: _error(held, name, whole=whole) for name in models.NAMES if _beats(held, name, whole)}
+        measured = _held_out(folds[1:], (BASELINE, *models.NAMES))
+        better = [name for name in models.NAMES if _beats(measured, name, whole)]
+        errors = {name: _error(measured, name, whole=whole) for name in better}
         if errors:
             model, error = min(errors.items(), key=lambda item: item[1])
-    seen = held.block > 0
+    held = _with_first(folds[0], measured, model)
     row = EvaluationRow(
         target=target,
         model=model,
         error=error,
         baseline_error=baseline_error,
         coverage=_coverage(held, model, whole=whole),
-        n=len(np.unique(held.request[seen])),
-        states=int(seen.sum()),
+        n=len(np.unique(measured.request)),
+        states=len(measured.values),
     )
     return Choice(row, _correction(held, model, held.block >= 0))
 
@@ -220,6 +221,18 @@ def _held_out(folds: list[_Fold], names: tuple[str, ...]) -> _HeldOut:
     )
 
 
+def _with_first(first: _Fold, later: _HeldOut, model: str) -> _HeldOut:
+    """All blocks. The first has no error of its own, so only the model that was chosen forecasts it."""
+    before = _held_out([first], (model,))
+    return _HeldOut(
+        block=np.concatenate((before.block, later.block)),
+        request=np.concatenate((before.request, later.request)),
+        values=np.concatenate((before.values, later.values)),
+        floor=np.concatenate((before.floor, later.floor)),
+        raw={model: _joined([before.raw[model], later.raw[model]])},
+    )
+
+
 def _joined(found: list[Interval]) -> Interval:
     return Interval(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
@@ -229,10 +242,9 @@ def _part(held: _HeldOut, name: str, seen: Bools) -> Interval:
 
 
 def _misses(held: _HeldOut, name: str, *, whole: bool) -> Floats:
-    """Absolute errors of the median in the blocks that are measured."""
-    seen = held.block > 0
-    median = np.maximum(held.raw[name].median[seen], 0)
-    return np.abs(held.values[seen] - (np.round(median) if whole else median))
+    """Absolute errors of the median."""
+    median = np.maximum(held.raw[name].median, 0)
+    return np.abs(held.values - (np.round(median) if whole else median))
 
 
 def _error(held: _HeldOut, name: str, *, whole: bool) -> float:
@@ -246,7 +258,7 @@ def _beats(held: _HeldOut, name: str, whole: bool) -> bool:  # noqa: FBT001
     `NOISE` shared by the models that are tried.
     """
     less = _misses(held, BASELINE, whole=whole) - _misses(held, name, whole=whole)
-    _, of = np.unique(held.request[held.block > 0], return_inverse=True)
+    _, of = np.unique(held.request, return_inverse=True)
     gain: Floats = np.bincount(of, weights=less).astype(np.float64)
     half = student_half_width(gain, 1 - 2 * NOISE / len(models.NAMES))
     return half is not None and float(gain.mean()) - half > 0

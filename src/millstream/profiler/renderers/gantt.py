@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -138,12 +139,11 @@ def _requests(table: SpanTable) -> Figure:
     at = place[table.trace[rows]]
     left = (table.start_ns[rows] - found.start_ns[table.trace[rows]]) / NS_PER_S
     right = left + table.duration_ns[rows] / NS_PER_S
-    box = np.stack([left, at - 0.42, left, at + 0.42, right, at + 0.42, right, at - 0.42], axis=1).reshape(
-        -1, 4, 2
-    )
-    axes.add_collection(
-        PolyCollection(list(box), facecolors=[_colour(table, row) for row in rows.tolist()], linewidths=0)
-    )
+    corners = (left, at - 0.42), (left, at + 0.42), (right, at + 0.42), (right, at - 0.42)
+    box = np.stack([np.stack(corner, axis=1) for corner in corners], axis=1)
+    colours = to_rgba_array([_COLOURS.get(kind, _OTHER) for kind in KINDS])
+    bars = PolyCollection(box, facecolors=colours[table.kind[rows]], linewidths=0)  # type: ignore[arg-type]
+    axes.add_collection(bars)
     failed = found.bad[shown]
     axes.plot(
         np.full(int(failed.sum()), 0.0),
@@ -172,10 +172,9 @@ def _explain(figure: Figure, axes: Axes, table: SpanTable, rows: Ints, shown: st
     kinds = [KINDS[kind] for kind in np.unique(table.kind[rows]).tolist()]
     figure.suptitle("Where the time goes", x=0.01, ha="left", fontsize=14, fontweight="bold")
     axes.set_title(shown, loc="left", fontsize=9, color="#5b6470")
-    axes.legend(
+    figure.legend(
         handles=[Patch(color=_COLOURS.get(kind, _OTHER), label=kind) for kind in kinds],
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
+        loc="upper right",
         ncols=len(kinds),
         frameon=False,
         fontsize=8,
