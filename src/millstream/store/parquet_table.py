@@ -30,6 +30,8 @@ _NUMBERS: Final[Mapping[str, Any]] = {
     "time_to_first_chunk_s": np.float64,
 }
 _CODED: Final = {"name": Place, "model": Place, "error_type": Place, "kind": Code, "status": Code}
+_KNOWN: Final = {"kind": KIND_CODE, "status": STATUS_CODE}
+"""Words that have numbers of ours."""
 _FLAG: Final = "declared_root"
 _COLUMNS: Final = (*_NUMBERS, *_CODED, _FLAG)
 
@@ -38,7 +40,8 @@ def read_table(path: Path) -> SpanTable | None:
     """The table of a file, its numbers alone; the spans themselves are read when they are looked at.
 
     Returns:
-        The table; `None` for a file of spans that was not written by `write_table`.
+        The table; `None` for a file of spans that was not written by `write_table`, or was changed since so
+        that what was worked out does not hold together.
 
     Raises:
         InputError: it is no Parquet file, or it is damaged.
@@ -52,7 +55,10 @@ def read_table(path: Path) -> SpanTable | None:
         spans = StoredSpans(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
-    _check(found, about.traces, path)
+    if any(len(words[name]) > len(known) for name, known in _KNOWN.items()) or not _is_sound(
+        found, about.traces
+    ):
+        return None
     names, models, errors = (_sorted(words[name], found[name]) for name in ("name", "model", "error_type"))
     return SpanTable(
         spans=spans,
@@ -64,10 +70,10 @@ def read_table(path: Path) -> SpanTable | None:
         trace=found["trace"],
         parent=found["parent"],
         depth=found["depth"],
-        kind=_known(words["kind"], found["kind"], KIND_CODE, path),
+        kind=found["kind"],
         name=found["name"],
         model=found["model"],
-        status=_known(words["status"], found["status"], STATUS_CODE, path),
+        status=found["status"],
         error_type=found["error_type"],
         input_hash=found["input_hash"],
         start_ns=found["table_start_ns"],
@@ -97,7 +103,7 @@ def _columns(file: pq.ParquetFile) -> tuple[dict[str, "np.ndarray[Any, Any]"], d
     """All columns, -1 or NaN where there is no value; words as numbers, which are theirs in the second."""
     rows = file.metadata.num_rows
     found = {name: np.empty(rows, kind) for name, kind in {**_NUMBERS, **_CODED, _FLAG: np.bool_}.items()}
-    words: dict[str, dict[str, int]] = {name: {} for name in _CODED}
+    words: dict[str, dict[str, int]] = {name: dict(_KNOWN.get(name, {})) for name in _CODED}
     before = 0
     for group in range(file.num_row_groups):  # all at once would take twice the memory
         some = file.read_row_group(group, columns=_COLUMNS)
@@ -130,37 +136,20 @@ def _sorted(number: dict[str, int], codes: Ints) -> list[str]:
     return distinct
 
 
-def _known(number: dict[str, int], codes: Ints, known: Mapping[str, int], path: Path) -> Ints:
-    """The same for words that have numbers of ours."""
-    others = number.keys() - known.keys()
-    if others:
-        raise InputError(
-            f"{path} is damaged: it has spans of {', '.join(sorted(others))}, not of {', '.join(known)}"
-        )
-    ours: Ints = np.array([*(known[word] for word in number), UNKNOWN], codes.dtype)[codes]
-    return ours
-
-
-def _check(found: Mapping[str, "np.ndarray[Any, Any]"], traces: int, path: Path) -> None:
-    """Whether rows and traces that are pointed to are there, and times within limits.
-
-    Raises:
-        InputError: they are not.
-    """
-    trace, parent = found["trace"], found["parent"]
+def _is_sound(found: Mapping[str, "np.ndarray[Any, Any]"], traces: int) -> bool:
+    """Whether rows and traces that are pointed to are there, and times within limits."""
+    trace = found["trace"]
     if not len(trace):
-        return
+        return True
     limits = (
         ("trace", 0, traces - 1),
-        ("parent", UNKNOWN, len(parent) - 1),
+        ("parent", UNKNOWN, len(trace) - 1),
+        ("kind", 0, len(KIND_CODE) - 1),
         ("table_start_ns", 0, LATEST_NS),
         ("table_end_ns", UNKNOWN, LATEST_NS),
     )
-    for name, least, most in limits:
-        if found[name].min() < least or found[name].max() > most:
-            raise InputError(f"{path} is damaged: values of its column {name} are outside {least} to {most}")
-    if (trace[1:] < trace[:-1]).any():
-        raise InputError(f"{path} is damaged: its spans are not sorted by trace")
+    inside = all(least <= found[name].min() and found[name].max() <= most for name, least, most in limits)
+    return inside and bool((trace[1:] >= trace[:-1]).all())
 
 
 def _span_ids(path: Path) -> list[str]:
