@@ -110,27 +110,27 @@ def test_files_of_others_and_damaged_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "said"),
+    ("column", "values"),
     [
-        ("trace", [1, 0], "not sorted"),
-        ("trace", [0, 2], "column trace"),
-        ("parent", [2, 0], "column parent"),
-        ("parent", [-7, 0], "column parent"),
-        ("table_start_ns", [-(2**63), 0], "column table_start_ns"),
-        ("table_end_ns", [2**63 - 1, 0], "column table_end_ns"),
-        ("kind", ["LLM", "TOLL"], "spans of TOLL"),
+        ("trace", [1, 0]),
+        ("trace", [0, 2]),
+        ("parent", [2, 0]),
+        ("parent", [-7, 0]),
+        ("table_start_ns", [-(2**63), 0]),
+        ("table_end_ns", [2**63 - 1, 0]),
+        ("kind", ["LLM", "TOLL"]),
     ],
 )
-def test_a_table_that_was_changed_by_hand(tmp_path: Path, column, values, said) -> None:
+def test_a_table_that_was_changed_by_hand_is_a_file_of_spans(tmp_path: Path, column, values) -> None:
     spans = [Span(f"{n:032x}", "1" * 16, None, "s", SpanKind.LLM, 1, 2) for n in range(2)]
     path = tmp_path / "spans.parquet"
     parquet.write_table(SpanTable.from_spans(spans), path)
+    assert read_table(path) is not None
     table = pq.read_table(path)
     place = table.schema.get_field_index(column)
     changed = pa.array(values, table.schema.field(column).type)
     pq.write_table(table.set_column(place, table.schema.field(column), changed), path)
-    with pytest.raises(InputError, match=said):
-        read_table(path)
+    assert read_table(path) is None
 
 
 def test_a_table_with_columns_of_other_types_is_a_file_of_spans(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from millstream.profiler.latency import groups
 from millstream.profiler.sweep import Levels, sweep, weighted_percentiles
 from millstream.profiler.tree import self_time_ns, subtree_time_ns
 from millstream.span import SpanKind
-from millstream.store.table import KINDS, Ints, SpanTable
+from millstream.store.table import KINDS, Floats, Ints, SpanTable
 
 TOP = 5
 
@@ -159,8 +159,9 @@ def _node(table: SpanTable, row: int, own: Ints, subtree: Ints, at_once: int) ->
 def _node_concurrency(levels: Levels) -> NodeConcurrency:
     busy = levels.level > 0
     length, level = levels.length_ns[busy], levels.level[busy]
+    at_level: Floats = np.bincount(level, weights=length).astype(np.float64)
     begin, finish = levels.time_ns[:-1][busy] / NS_PER_S, levels.time_ns[1:][busy] / NS_PER_S
     return NodeConcurrency(
         list(zip(begin.tolist(), finish.tolist(), level.tolist(), strict=True)),
-        *weighted_percentiles(level, length, (0.50, 0.90, 0.95, 0.99)),
+        *weighted_percentiles(at_level, (0.50, 0.90, 0.95, 0.99)),
     )

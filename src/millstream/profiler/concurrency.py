@@ -9,7 +9,7 @@ from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.requests import pauses
 from millstream.profiler.sweep import Levels, passed, sweep, weighted_percentiles
 from millstream.span import SpanKind
-from millstream.store.table import Ints, SpanTable
+from millstream.store.table import Floats, Ints, SpanTable
 
 
 class Spike(msgspec.Struct, frozen=True):
@@ -70,20 +70,21 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
     rows = calls(table)
     start, end = table.start_ns[rows], table.end_ns[rows]
     levels = sweep(start, end)
-    busy = levels.level > 0
-    outside_pauses = Levels(pauses(table).without(levels.time_ns), levels.level)
-    length, level = outside_pauses.length_ns[busy], levels.level[busy]
-    percentiles = weighted_percentiles(level, length, (0.50, 0.90, 0.95, 0.99))
+    length = Levels(pauses(table).without(levels.time_ns), levels.level).length_ns
+    at_level: Floats = np.bincount(levels.level, weights=length).astype(np.float64)
+    busy = at_level.copy()
+    busy[:1] = 0
+    percentiles = weighted_percentiles(busy, (0.50, 0.90, 0.95, 0.99))
     threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
-    spans_ns, busy_ns = int(outside_pauses.length_ns.sum()), int(length.sum())
+    spans_ns, busy_ns = int(length.sum()), int(length.sum(where=levels.level > 0))
     begin, finish, _ = _stretches(levels, threshold)
     first, stop = _met(table, rows, begin, finish)
     return Concurrency(
         n=len(rows),
-        max=int(level.max()) if len(level) else 0,
+        max=max(len(at_level) - 1, 0),
         busy_s=busy_ns / NS_PER_S,
         idle_share=1 - busy_ns / spans_ns if spans_ns else None,
-        concurrency_distribution=_sums(levels.level, outside_pauses.length_ns),
+        concurrency_distribution=_seconds(levels.level, at_level),
         p50_concurrency=percentiles[0],
         p90_concurrency=percentiles[1],
         p95_concurrency=percentiles[2],
@@ -106,11 +107,8 @@ def call_levels(table: SpanTable) -> Levels:
     return sweep(table.start_ns[rows], table.end_ns[rows])
 
 
-def _sums(level: Ints, length_ns: Ints) -> dict[int, float]:
-    if len(level) == 0:
-        return {}
-    seconds = np.bincount(level, weights=length_ns) / NS_PER_S
-    return {at: float(seconds[at]) for at in np.flatnonzero(np.bincount(level)).tolist()}
+def _seconds(level: Ints, at_level: Floats) -> dict[int, float]:
+    return {at: float(at_level[at] / NS_PER_S) for at in np.flatnonzero(np.bincount(level)).tolist()}
 
 
 def spikes(table: SpanTable, threshold: int) -> list[Spike]:

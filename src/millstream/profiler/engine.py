@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +41,6 @@ from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
 
 T = TypeVar("T")
-_AT_ONCE = 2
 LEAST_SHARE = 0.05
 """Of a model's calls: a start that fewer share is not in the tree of prompts."""
 
@@ -79,13 +78,13 @@ class Profile:
             if isinstance(member, cached_property):
                 getattr(self, name)
 
-    def prepare(self, names: Iterable[str]) -> None:
-        """Run these analyses, none of which builds on another, two at a time.
+    def prepare(self, *rows: Sequence[str]) -> None:
+        """Run analyses, those of each row one after the other, and the rows side by side.
 
-        Most of their work is done outside the interpreter.
+        Most of their work is done outside the interpreter. None may build on one of another row.
         """
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(partial(getattr, self), names))
+        with ThreadPoolExecutor(len(rows)) as pool:
+            list(pool.map(lambda names: [getattr(self, name) for name in names], rows))
 
     @cached_property
     def requests(self) -> RequestCounts | Failure:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from millstream.store.arrays import Ints
+from millstream.store.arrays import Floats, Ints
 
 try:
     from millstream.profiler import _sweep
@@ -49,7 +48,9 @@ class Levels:
 def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
     """Levels of the intervals; empty intervals (start = end) open nothing."""
     lasting = end_ns > start_ns
-    starts, ends = np.sort(start_ns[lasting]), np.sort(end_ns[lasting])
+    starts, ends = start_ns[lasting], end_ns[lasting]
+    starts.sort()
+    ends.sort()
     return _merged(starts, ends) if COMPILED else _merged_slowly(starts, ends)
 
 
@@ -81,10 +82,14 @@ def passed(times: Ints, moments: Ints) -> Ints:
     return found
 
 
-def weighted_percentiles(level: Ints, weight: Ints, shares: Sequence[float]) -> list[int | None]:
-    """The smallest level at or below which at least each share of the weight lies; None without weight."""
-    if len(level) == 0 or weight.sum() <= 0:
+def weighted_percentiles(at_level: Floats, shares: Sequence[float]) -> list[int | None]:
+    """The smallest level at or below which at least each share of the weight lies; None without weight.
+
+    Args:
+        at_level: the weight of level 0, 1, 2, …
+        shares: between 0 and 1.
+    """
+    if len(at_level) == 0 or at_level.sum() <= 0:
         return [None] * len(shares)
-    at_level = np.bincount(level, weights=weight)  # levels are whole numbers, at most that of the intervals
-    below: NDArray[np.float64] = np.cumsum(at_level) / at_level.sum()
+    below = np.cumsum(at_level) / at_level.sum()
     return [min(int(np.searchsorted(below, share - 1e-12)), len(at_level) - 1) for share in shares]

@@ -30,6 +30,8 @@ _NUMBERS: Final[Mapping[str, Any]] = {
     "time_to_first_chunk_s": np.float64,
 }
 _CODED: Final = {"name": Place, "model": Place, "error_type": Place, "kind": Code, "status": Code}
+_KNOWN: Final = {"kind": KIND_CODE, "status": STATUS_CODE}
+"""Words that have numbers of ours."""
 _FLAG: Final = "declared_root"
 _COLUMNS: Final = (*_NUMBERS, *_CODED, _FLAG)
 
@@ -53,6 +55,8 @@ def read_table(path: Path) -> SpanTable | None:
         spans = StoredSpans(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+    if any(len(words[name]) > len(known) for name, known in _KNOWN.items()):
+        return None
     names, models, errors = (_sorted(words[name], found[name]) for name in ("name", "model", "error_type"))
     table = SpanTable(
         spans=spans,
@@ -64,10 +68,10 @@ def read_table(path: Path) -> SpanTable | None:
         trace=found["trace"],
         parent=found["parent"],
         depth=found["depth"],
-        kind=_known(words["kind"], found["kind"], KIND_CODE),
+        kind=found["kind"],
         name=found["name"],
         model=found["model"],
-        status=_known(words["status"], found["status"], STATUS_CODE),
+        status=found["status"],
         error_type=found["error_type"],
         input_hash=found["input_hash"],
         start_ns=found["table_start_ns"],
@@ -98,7 +102,7 @@ def _columns(file: pq.ParquetFile) -> tuple[dict[str, "np.ndarray[Any, Any]"], d
     """All columns, -1 or NaN where there is no value; words as numbers, which are theirs in the second."""
     rows = file.metadata.num_rows
     found = {name: np.empty(rows, kind) for name, kind in {**_NUMBERS, **_CODED, _FLAG: np.bool_}.items()}
-    words: dict[str, dict[str, int]] = {name: {} for name in _CODED}
+    words: dict[str, dict[str, int]] = {name: dict(_KNOWN.get(name, {})) for name in _CODED}
     before = 0
     for group in range(file.num_row_groups):  # all at once would take twice the memory
         some = file.read_row_group(group, columns=_COLUMNS)
@@ -129,13 +133,6 @@ def _sorted(number: dict[str, int], codes: Ints) -> list[str]:
         place = {word: at for at, word in enumerate(distinct)}
         codes[:] = np.array([*(place[word] for word in number), UNKNOWN], codes.dtype)[codes]
     return distinct
-
-
-def _known(number: dict[str, int], codes: Ints, known: Mapping[str, int]) -> Ints:
-    """The same for words that have numbers of ours, -2 for others."""
-    of_word = [known.get(word, UNKNOWN - 1) for word in number]
-    ours: Ints = np.array([*of_word, UNKNOWN], codes.dtype)[codes]
-    return ours
 
 
 def _span_ids(path: Path) -> list[str]:
