@@ -87,9 +87,8 @@ def read_table(path: Path) -> SpanTable | None:
 def _about(schema: pa.Schema) -> About | None:
     """What a file says of its table, where it holds one that we can read."""
     told = (schema.metadata or {}).get(METADATA)
-    if told is None or not set(_COLUMNS) <= set(schema.names):
-        return None
-    if any(schema.field(name).type != SCHEMA.field(name).type for name in _COLUMNS):
+    known = {field.name: field.type for field in schema}
+    if told is None or any(known.get(field.name) != field.type for field in SCHEMA):
         return None
     try:
         about = msgspec.json.decode(told, type=About)
