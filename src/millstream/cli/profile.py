@@ -17,8 +17,8 @@ from millstream.store.journal_store import JournalStore
 if TYPE_CHECKING:
     from millstream.profiler import Profile
 
-_OTHERS = ("cache", "concurrency", "retries", "latency", "tokens", "self_time", "critical_path", "cost")
-"""All together they take as long as the forecast."""
+_OTHERS = ("latency", "tokens", "self_time", "critical_path", "cost", "retries", "concurrency", "cache")
+"""Those that need the most memory last, when the forecast of many spans is done."""
 
 
 @click.command()
