@@ -1,6 +1,8 @@
 """`millstream profile`: where the time and the tokens of recorded runs went."""
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +11,20 @@ import click
 import millstream.profiler as profiler_room
 from millstream.cli.options import option
 from millstream.errors import ConfigError, InputError, MillstreamError, StorageError
-from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.results import Source
 from millstream.store import Store, open_store
 from millstream.store.journal_store import JournalStore
 
 if TYPE_CHECKING:
     from millstream.profiler import Profile
+    from millstream.profiler.config import ProfilerConfig
+    from millstream.store.table import SpanTable
 
-_OTHERS = ("latency", "tokens", "self_time", "critical_path", "cost", "retries", "concurrency", "cache")
-"""Those that need the most memory last, when the forecast of many spans is done."""
+_ROWS = (
+    ("cache", "forecast"),
+    ("latency", "tokens", "self_time", "critical_path", "cost", "retries", "concurrency"),
+)
+"""Findings that take about as long as each other."""
 
 
 @click.command()
@@ -30,18 +36,21 @@ _OTHERS = ("latency", "tokens", "self_time", "critical_path", "cost", "retries",
     help="A workflow file: its eval.general.profiler is used.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def profile(source: Path, output_dir: Path | None, config_file: Path | None, *, as_json: bool) -> None:
+@click.option("--forecast", is_flag=True, help="Forecast the next request, too; seconds more.")
+def profile(
+    source: Path, output_dir: Path | None, config_file: Path | None, *, as_json: bool, forecast: bool
+) -> None:
     """Show where the time and the tokens of recorded runs went.
 
     SOURCE is the folder that was recorded into (by default .millstream), or a file of spans. Without
     --output_dir no file is written.
     """
-    config = None if config_file is None else read_config(config_file)
-    found = _profile(source, config)
+    with_forecast = forecast or output_dir is not None
+    found = _profile(source, lambda: _config(config_file, with_forecast=with_forecast))
     if as_json:
         from millstream.profiler.renderers.files import json_bytes  # noqa: PLC0415  # each way loads its own
 
-        found.prepare(["forecast"], _OTHERS)
+        found.prepare(*_ROWS)
         click.echo(json_bytes(profiler_room.findings(found)))
     else:
         from millstream.cli.profile_tables import print_tables  # noqa: PLC0415  # likewise
@@ -51,12 +60,22 @@ def profile(source: Path, output_dir: Path | None, config_file: Path | None, *, 
         _write(found, output_dir, quiet=as_json)
 
 
-def read_config(path: Path) -> ProfilerConfig:
+def _config(path: Path | None, *, with_forecast: bool) -> "ProfilerConfig":
+    """What to compute: what a file says, else everything."""
+    from millstream.profiler.config import ProfilerConfig  # noqa: PLC0415  # a file is read meanwhile
+
+    if path is not None:
+        return read_config(path)
+    return ProfilerConfig.everything().model_copy(update={"token_usage_forecast": with_forecast})
+
+
+def read_config(path: Path) -> "ProfilerConfig":
     """The section `eval.general.profiler` of a workflow file; the rest of the file is not looked at.
 
     Raises:
         ConfigError: the file cannot be read, has no such section, or a key in it is wrong.
     """
+    from millstream.profiler.config import ProfilerConfig  # noqa: PLC0415
     from millstream.workflow.environment import expand  # noqa: PLC0415  # with all that workflows need
     from millstream.workflow.validation import parse_model  # noqa: PLC0415
     from millstream.workflow.yaml_file import read_yaml  # noqa: PLC0415
@@ -71,7 +90,7 @@ def read_config(path: Path) -> ProfilerConfig:
     return parse_model(ProfilerConfig, expand(tree, os.environ)[0], "eval.general.profiler")
 
 
-def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
+def _profile(source: Path, config: Callable[[], "ProfilerConfig"]) -> "Profile":
     found = _found(open_store(source), source, config)
     if len(found.table) == 0:
         unread = sum(found.source.rejected.values())
@@ -80,15 +99,31 @@ def _profile(source: Path, config: ProfilerConfig | None) -> "Profile":
     return found
 
 
-def _found(store: Store, source: Path, config: ProfilerConfig | None) -> "Profile":
-    if isinstance(store, JournalStore):
-        return profiler_room.profile_journal(store.home, config)
-    if store.format == "parquet" and (of_file := profiler_room.profile_file(source, config)) is not None:
+def _found(store: Store, source: Path, config: Callable[[], "ProfilerConfig"]) -> "Profile":
+    if store.format == "parquet" and (of_file := _of_file(source, config)) is not None:
         return of_file
+    wanted = config()
+    if isinstance(store, JournalStore):
+        return profiler_room.profile_journal(store.home, wanted)
     spans = list(store.spans())
-    found = profiler_room.profile(spans, config, trace_order=store.trace_order)
+    found = profiler_room.profile(spans, wanted, trace_order=store.trace_order)
     found.source = Source(store.format, found.source.spans, dict(store.rejected))
     return found
+
+
+def _of_file(path: Path, config: Callable[[], "ProfilerConfig"]) -> "Profile | None":
+    """The profile of a table in a file; `None` where there is none. It is read while analyses are loaded."""
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(_table, path)
+        wanted, make = config(), profiler_room.Profile
+        table = reading.result()
+    return None if table is None else make(table, wanted, Source("parquet", len(table)))
+
+
+def _table(path: Path) -> "SpanTable | None":
+    from millstream.store.parquet_table import read_table  # noqa: PLC0415  # needs the extra
+
+    return read_table(path)
 
 
 def _write(found: "Profile", output_dir: Path, *, quiet: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import outcome, write_json
 
-OFF = "eval.general.profiler.token_usage_forecast is off"
+OFF = "not asked for, by --forecast or eval.general.profiler.token_usage_forecast"
 
 
 def findings(profile: Profile) -> dict[str, Any]:
