@@ -24,6 +24,7 @@ enum flag { HAS_BLOBS = 1, FIRST_ESCAPED = 1 };
 #define NONE INT64_MIN
 #define MOST_WORDS 32
 #define DEEPEST 512
+#define FEW 128 /* rows */
 
 typedef struct {
     const char *at;
@@ -636,6 +637,7 @@ typedef struct {
     Entry *entries;
     size_t room; /* a power of two */
     int64_t count;
+    Entry last; /* the one that was asked for before: lines of one trace, and children of one span, lie together */
 } Codes;
 
 static uint64_t
@@ -669,8 +671,11 @@ entry_of(const Codes *codes, const unsigned char *at, int64_t size)
 static int64_t
 code_of(Codes *codes, const unsigned char *at, int64_t size)
 {
+    if (codes->last.at != NULL && codes->last.size == size && memcmp(codes->last.at, at, (size_t)size) == 0) {
+        return codes->last.code;
+    }
     if ((size_t)codes->count * 2 >= codes->room) {
-        Codes more = {.room = codes->room ? codes->room * 2 : 1024, .count = codes->count};
+        Codes more = {.room = codes->room ? codes->room * 2 : 4096, .count = codes->count};
         more.entries = PyMem_RawCalloc(more.room, sizeof(Entry));
         if (more.entries == NULL) {
             return -1;
@@ -688,6 +693,7 @@ code_of(Codes *codes, const unsigned char *at, int64_t size)
     if (entry->at == NULL) {
         *entry = (Entry){at, size, codes->count++};
     }
+    codes->last = *entry;
     return entry->code;
 }
 
@@ -797,13 +803,18 @@ columns_of(const Rows *rows)
     if (numbers != NULL && at != NULL && size != NULL) {
         int64_t *to_numbers = (int64_t *)PyBytes_AS_STRING(numbers);
         int32_t *to_at = (int32_t *)PyBytes_AS_STRING(at), *to_size = (int32_t *)PyBytes_AS_STRING(size);
-        for (Py_ssize_t i = 0; i < rows->count; i++) { /* row by row into columns */
+        for (Py_ssize_t first = 0; first < rows->count; first += FEW) { /* so that they stay in the cache */
+            Py_ssize_t end = first + FEW < rows->count ? first + FEW : rows->count;
             for (int column = 0; column < NUMBERS; column++) {
-                to_numbers[column * rows->count + i] = rows->rows[i].numbers[column];
+                for (Py_ssize_t i = first; i < end; i++) {
+                    to_numbers[column * rows->count + i] = rows->rows[i].numbers[column];
+                }
             }
             for (int column = 0; column < TEXTS; column++) {
-                to_at[column * rows->count + i] = rows->rows[i].at[column];
-                to_size[column * rows->count + i] = rows->rows[i].size[column];
+                for (Py_ssize_t i = first; i < end; i++) {
+                    to_at[column * rows->count + i] = rows->rows[i].at[column];
+                    to_size[column * rows->count + i] = rows->rows[i].size[column];
+                }
             }
         }
         found = Py_BuildValue("OOOLL", numbers, at, size, rows->traces.count, rows->spans.count);

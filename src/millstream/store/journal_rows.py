@@ -68,7 +68,7 @@ class JournalRows:
                 yield self.take(path, piece, offset)
                 offset += len(piece)
 
-    def take(self, path: Path, data: bytes, offset: int = 0) -> pa.Table:
+    def take(self, path: Path, data: bytes | memoryview, offset: int = 0) -> pa.Table:
         """The rows of the traces that are whole where some lines end.
 
         Args:
@@ -77,7 +77,7 @@ class JournalRows:
             offset: where they begin in it.
         """
         self._blobs.begin(path)
-        found = _Stretch(self.carried + data, self._rejected)
+        found = _Stretch(b"".join((self.carried, data)), self._rejected)
         at = found.lines.numbers["at"] - len(self.carried) + offset
         for row in np.flatnonzero(found.lines.numbers["what"] == BLOB).tolist():
             self._blobs.note(int(at[row]), found.lines.line(row))
@@ -131,14 +131,14 @@ class JournalRows:
             yield line
 
 
-def _whole_lines(file: BinaryIO) -> bytes:
+def _whole_lines(file: BinaryIO) -> bytes | memoryview:
     """The next lines of a file, some megabytes of them; the rest of it at its end."""
     piece = file.read(_PIECE)
-    while len(piece) and not piece.endswith(b"\n"):
+    while piece and not piece.endswith(b"\n"):
         end = piece.rfind(b"\n") + 1
         if end:
             file.seek(end - len(piece), os.SEEK_CUR)
-            return piece[:end]
+            return memoryview(piece)[:end]
         more = file.read(len(piece))
         if not more:
             break
