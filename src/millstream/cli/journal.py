@@ -28,6 +28,9 @@ from millstream.store.summaries import SegmentSummary, summarise
 if TYPE_CHECKING:
     from millstream.store.compaction import Compaction
 
+_WIDE = 140
+"""Columns of tables where the output is no terminal."""
+
 _home_option = option(
     "--home",
     type=click.Path(path_type=Path),
@@ -77,7 +80,7 @@ def status(home: Path | None, *, as_json: bool) -> None:
     )
     if files:
         click.echo(f"compacted: {_files(files)}")
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
     console.print(_table(summaries))
     if sinks:
         console.print()
@@ -257,6 +260,35 @@ def export(home: Path | None, output: Path | None, trace_ids: tuple[str, ...]) -
             raise
         raise StorageError(f"{output or 'the output'} cannot be written: {error.strerror}") from error
     _report(store.rejected, store.merged)
+
+
+@journal.command()
+@_home_option
+@click.argument("sql")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def query(home: Path | None, sql: str, *, as_json: bool) -> None:
+    """Answer SQL over the view `spans`, of one row a span: the columns of spans.parquet, and duration_s.
+
+    millstream journal query "SELECT kind, name, count(*), median(duration_s) FROM spans GROUP BY ALL"
+    """
+    from millstream.store.query import connect, rows_of  # noqa: PLC0415  # needs an extra
+
+    found = rows_of(connect(home or journal_home()), sql)
+    if as_json:
+        for row in found.rows:
+            click.echo(msgspec.json.encode(dict(zip(found.columns, row, strict=True)), enc_hook=str))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in found.columns:
+        table.add_column(escape(column), overflow="fold")
+    for row in found.rows:
+        table.add_row(*("" if value is None else escape(_plain(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+def _plain(value: object) -> str:
+    """A value without signs that a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in str(value))
 
 
 def _report(rejected: Counter[str], merged: Counter[str]) -> None:

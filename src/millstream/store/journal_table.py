@@ -8,7 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, overload
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from millstream.store.arrow import plain
 from millstream.store.compacted import Compacted, compacted
 from millstream.store.following import stable
 from millstream.store.journal_rows import JournalRows
+from millstream.store.lazy_spans import LazySpans
 from millstream.store.parquet_spans import RowSpans, StoredSpans
 from millstream.store.parquet_table import read_table
 from millstream.store.prompt_blocks import PromptBlocks
@@ -40,8 +41,16 @@ class JournalTable(NamedTuple):
     rejected: Counter[str]
 
 
-def journal_table(home: Path) -> JournalTable:
-    """All spans of a journal.
+class OpenJournal(NamedTuple):
+    """A journal at one moment: its files, the loose rows of the rest, and what could not be read."""
+
+    files: Compacted
+    left: pa.Table
+    rejected: Counter[str]
+
+
+def open_journal(home: Path) -> OpenJournal:
+    """What a journal holds now.
 
     Args:
         home: the folder of recordings.
@@ -51,18 +60,21 @@ def journal_table(home: Path) -> JournalTable:
     """
     rejected: Counter[str] = Counter()
     known = compacted(home)
-    files = [StoredSpans(path) for path in known.paths]
     for file in known.files:
         rejected.update(file.covered.rejected)
     rejected.update(known.complaints)
-    left = loose.SCHEMA.empty_table()
-    for rows in _left(home, known, rejected):
-        left = pa.concat_tables([left, rows])
-    if len(files) == 1 and not len(left):
+    left = pa.concat_tables([loose.SCHEMA.empty_table(), *_left(home, known, rejected)])
+    return OpenJournal(known, left.combine_chunks(), rejected)
+
+
+def journal_table(home: Path) -> JournalTable:
+    """All spans of a journal; as `open_journal`."""
+    known, left, rejected = open_journal(home)
+    if len(known.files) == 1 and not len(left):
         table = read_table(known.paths[0])
         if table is not None:
             return JournalTable(table, rejected)
-    parts: list[StoredSpans | RowSpans] = [*files, RowSpans(left.combine_chunks())]
+    parts: list[StoredSpans | RowSpans] = [*map(StoredSpans, known.paths), RowSpans(left)]
     return JournalTable(_table(parts), rejected)
 
 
@@ -158,7 +170,7 @@ def _input_hashes(spans: Sequence[Span], found: Arrangement, kind: Ints, name: I
     return hashes
 
 
-class _JoinedSpans(Sequence[Span]):
+class _JoinedSpans(LazySpans):
     """The spans of several sources, in the order of a table.
 
     Args:
@@ -170,28 +182,18 @@ class _JoinedSpans(Sequence[Span]):
         self._parts = parts
         self._order = order
         self._bounds = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+        super().__init__(len(order))
 
-    def __len__(self) -> int:
-        return len(self._order)
-
-    @overload
-    def __getitem__(self, at: int) -> Span: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Span]: ...
-    def __getitem__(self, at: int | slice) -> Span | list[Span]:
-        if isinstance(at, slice):
-            return self._several(self._order[at])
-        return self._several(self._order[at : at + 1 or None])[0]
-
-    def _several(self, rows: Ints) -> list[Span]:
+    def between(self, start: int, stop: int) -> list[Span]:
         """Spans by runs: what lies together in a source is read together."""
-        found: list[Span] = []
+        rows = self._order[start:stop]
         of_part = np.searchsorted(self._bounds, rows, side="right") - 1
         ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(of_part) != 0)) + 1
-        for run in np.split(rows, ends) if len(rows) else []:
-            part = int(np.searchsorted(self._bounds, run[0], side="right")) - 1
-            start = int(run[0] - self._bounds[part])
-            found += self._parts[part][start : start + len(run)]
+        found: list[Span] = []
+        for first, beyond in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):
+            part = int(of_part[first])
+            at = int(rows[first] - self._bounds[part])
+            found += self._parts[part].between(at, at + beyond - first)
         return found
 
     def prompt_blocks(self) -> PromptBlocks:

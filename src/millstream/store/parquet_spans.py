@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.arrays import Ints
 from millstream.store.arrow import bits
+from millstream.store.lazy_spans import LazySpans
 from millstream.store.parquet import FIELD_NAMES, ROWS_AT_ONCE
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, once
 
@@ -52,8 +53,8 @@ class StoredTexts(Sequence[str]):
         return self._texts[at]
 
 
-class StoredSpans(Sequence[Span]):
-    """The spans of a file, row by row; a group of rows is read when one of them is looked at."""
+class StoredSpans(LazySpans):
+    """The spans of a file; a group of rows is read when one of them is looked at."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -62,27 +63,9 @@ class StoredSpans(Sequence[Span]):
         self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
         self._groups: OrderedDict[int, list[pa.Array]] = OrderedDict()
         """Columns of the groups that were looked at last."""
+        super().__init__(int(self._bounds[-1]))
 
-    def __len__(self) -> int:
-        return int(self._bounds[-1])
-
-    @overload
-    def __getitem__(self, at: int) -> Span: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Span]: ...
-    def __getitem__(self, at: int | slice) -> Span | list[Span]:
-        if isinstance(at, slice):
-            start, stop, step = at.indices(len(self))
-            rows = range(start, stop, step)
-            return self._between(start, stop) if step == 1 else [self[row] for row in rows]
-        row = at + len(self) if at < 0 else at
-        if not 0 <= row < len(self):
-            raise IndexError(f"there is no row {at}")
-        group = self._group(row)
-        row -= int(self._bounds[group])
-        return _span([column[row].as_py() for column in self._columns(group)])
-
-    def _between(self, start: int, stop: int) -> list[Span]:
+    def between(self, start: int, stop: int) -> list[Span]:
         """The spans of rows that follow each other, group by group."""
         found: list[Span] = []
         while start < stop:
@@ -144,7 +127,7 @@ class StoredSpans(Sequence[Span]):
                 yield from spans_of(self._file.read_row_group(number, columns=FIELD_NAMES).filter(chosen))
 
 
-class RowSpans(Sequence[Span]):
+class RowSpans(LazySpans):
     """The spans of rows in memory.
 
     Args:
@@ -153,19 +136,11 @@ class RowSpans(Sequence[Span]):
 
     def __init__(self, rows: pa.Table) -> None:
         self._rows = rows
+        super().__init__(len(rows))
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, at: int) -> Span: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Span]: ...
-    def __getitem__(self, at: int | slice) -> Span | list[Span]:
-        if not isinstance(at, slice):
-            return self[at : at + 1 or None][0]
-        start, stop, step = at.indices(len(self))
-        return list(spans_of(self._rows.slice(start, max(stop - start, 0))))[::step]
+    def between(self, start: int, stop: int) -> list[Span]:
+        """The spans of rows that follow each other."""
+        return list(spans_of(self._rows.slice(start, stop - start)))
 
     def columns(self, names: list[str]) -> pa.Table:
         """Some of the columns."""
