@@ -25,6 +25,8 @@ _ROWS = (
     ("latency", "tokens", "self_time", "critical_path", "cost", "retries", "concurrency"),
 )
 """Findings that take about as long as each other."""
+_MANY = 4_000_000
+"""Spans from which they are made one after the other: together they need twice the memory."""
 
 
 @click.command()
@@ -50,7 +52,7 @@ def profile(
     if as_json:
         from millstream.profiler.renderers.files import json_bytes  # noqa: PLC0415  # each way loads its own
 
-        found.prepare(*_ROWS)
+        found.prepare(*(_ROWS if len(found.table) < _MANY else ()))
         click.echo(json_bytes(profiler_room.findings(found)))
     else:
         from millstream.cli.profile_tables import print_tables  # noqa: PLC0415  # likewise

@@ -83,7 +83,7 @@ class Profile:
 
         Most of their work is done outside the interpreter. None may build on one of another row.
         """
-        with ThreadPoolExecutor(len(rows)) as pool:
+        with ThreadPoolExecutor(max(len(rows), 1)) as pool:
             list(pool.map(lambda names: [getattr(self, name) for name in names], rows))
 
     @cached_property
