@@ -18,7 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_benchmark_measures_what_is_installed_names_what_is_not_and_compares_figures() -> None:
-    done = run("--requests", "2,5", "--spans", "0", "--nat", "/nowhere/python")
+    done = run("--requests", "2,5", "--spans", "0", "--compaction", "0", "--nat", "/nowhere/python")
     assert done.returncode == 0, done.stderr
     for row in (beside.OURS, "millstream profile --json", beside.PANDAS, beside.NAT):
         assert done.stdout.count(f"  {row}  ") == 2
@@ -30,11 +30,19 @@ def test_the_benchmark_measures_what_is_installed_names_what_is_not_and_compares
 
 
 def test_growth_is_measured_by_spans() -> None:
-    done = run("--requests", "0", "--spans", "300,600")
+    done = run("--requests", "0", "--spans", "300,600", "--compaction", "0")
     assert done.returncode == 0, done.stderr
     *_, small, large = done.stdout.splitlines()
     assert small.split()[0] == "300"
     assert len(large.split()) == len(small.split()) + 1  # the exponent
+
+
+def test_compaction_is_measured_on_a_journal_of_its_own() -> None:
+    done = run("--requests", "0", "--spans", "0", "--compaction", "130")
+    assert done.returncode == 0, done.stderr
+    spans, journal_mb, *_, each_second = done.stdout.splitlines()[-1].split()
+    assert (spans, journal_mb) == ("130", "0.1")
+    assert int(each_second.replace(",", "")) > 0
 
 
 def test_a_process_is_stopped_at_its_limits_and_a_failure_says_why(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
 
 All figures are of whole processes that begin with nothing loaded, medians of the rounds (NAT: of one); the
 exponent of those side by side is of what a size adds to the one before it. NAT comes from `.venv-bench-nat`.
-`--spans 10000000` generates some 400 MB, in bounded memory; `--requests 0` and `--spans 0` leave a part out.
+`--spans 10000000` generates some 400 MB, in bounded memory; `--requests 0`, `--spans 0` and `--compaction 0`
+leave a part out.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import platform
 import tempfile
 from pathlib import Path
 
-from benchmarks.profiler import beside, growth
+from benchmarks.profiler import beside, compaction, growth
 
 
 def main() -> None:
@@ -35,6 +36,10 @@ def main() -> None:
             print("\nmillstream profile FILE --json, a file of numbers and hashes\n")
             for line in growth.lines(options.spans, options.rounds, folder):
                 print(line, flush=True)
+        if options.compaction:
+            print("\nmillstream journal compact, some 650 bytes a span in the journal\n")
+            for line in compaction.lines(options.compaction, options.rounds, folder):
+                print(line, flush=True)
 
 
 def _sizes(text: str) -> list[int]:
@@ -52,6 +57,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--spans", type=_sizes, default="10000,100000,1000000", help="sizes of files without text"
     )
+    parser.add_argument("--compaction", type=int, default=500_000, help="spans of the journal to compact")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit-s", type=float, default=600, help="seconds after which a process is stopped")
     parser.add_argument("--limit-mb", type=float, default=10_000, help="memory at which a process is stopped")

@@ -194,3 +194,46 @@ def test_doctor_of_a_server_that_does_not_speak_http(monkeypatch):
         thread.join()
     assert (result.returncode, result.stderr) == (4, "")
     assert "does not speak HTTP" in result.stdout
+
+
+def test_compact_status_prune_and_query(home, recorded):
+    assert millstream("journal", "compact").stdout == f"{home}: nothing new; 1 segment is being written\n"
+    every = [json.loads(line) for line in millstream("journal", "export").stdout.splitlines()]
+    environment = {**os.environ, "MILLSTREAM_HOME": str(home)}
+    subprocess.run(
+        [sys.executable, "-c", "import millstream\nwith millstream.start_span('ended'): pass"],
+        check=True,
+        env=environment,
+    )
+    assert millstream("journal", "compact").stdout == (
+        f"{home}: 1 span of 1 segment written to 1 file; 1 segment is being written\n"
+    )
+    assert json.loads(millstream("journal", "compact", "--json").stdout)["files"] == []
+    assert "compacted: 1 span in 1 Parquet file, 0.0 MB" in millstream("journal", "status").stdout
+    assert json.loads(millstream("journal", "status", "--json").stdout)["parquet"]["spans"] == 1
+    pruned = millstream("journal", "prune", "--compacted").stdout
+    assert pruned == f"{home}: 1 segment was removed (0.0 MB, 1 span); 1 of the spans is kept in Parquet\n"
+    found = [json.loads(line) for line in millstream("journal", "export").stdout.splitlines()]
+    assert sorted(one["name"] for one in found) == sorted([*(one["name"] for one in every), "ended"])
+    rows = millstream(
+        "journal", "query", "--json", "SELECT name, count(*) AS n FROM spans GROUP BY ALL ORDER BY 1"
+    )
+    assert [json.loads(line) for line in rows.stdout.splitlines()] == [
+        {"name": "ended", "n": 1},
+        {"name": "f", "n": 2},
+        {"name": "first", "n": 1},
+    ]
+    table = millstream(
+        "journal", "query", "SELECT input->>'number' AS number FROM spans WHERE name = 'f' ORDER BY 1"
+    )
+    assert table.stdout.split() == ["number", "1", "2"]
+    assert millstream("journal", "prune", "--max-age", "0s").stdout.startswith(
+        f"{home}: 1 Parquet file was removed"
+    )
+
+
+def test_query_errors(recorded):
+    wrong = millstream("journal", "query", "SELEC name FROM spans")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("millstream: The query cannot be answered: Parser Error")
+    assert millstream("journal", "query", "--home", "/nowhere", "SELECT 1").returncode == 2

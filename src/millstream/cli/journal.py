@@ -92,8 +92,8 @@ def status(home: Path | None, *, as_json: bool) -> None:
 
 def _files(files: list["parquet.CompactedFile"]) -> str:
     megabytes = sum(file.size for file in files) / 1e6
-    count = f"{len(files)} Parquet file{'s' * (len(files) != 1)}"
-    return f"{sum(file.spans for file in files):,} spans in {count}, {megabytes:,.1f} MB"
+    spans, count = sum(file.spans for file in files), _some(len(files), "Parquet file")
+    return f"{_some(spans, 'span')} in {count}, {megabytes:,.1f} MB"
 
 
 def _sinks(sinks: list[SinkStatus]) -> Table:
@@ -206,17 +206,19 @@ def compact(home: Path | None, *, as_json: bool) -> None:
 
 
 def _compaction(done: "Compaction") -> str:
-    files = f"{len(done.files)} file{'s' * (len(done.files) != 1)}"
-    text = (
-        f"{done.spans:,} spans of {done.segments} segments written to {files}"
-        if done.files
-        else "nothing new"
-    )
+    text = "nothing new"
+    if done.files:
+        segments, files = _some(done.segments, "segment"), _some(len(done.files), "file")
+        text = f"{_some(done.spans, 'span')} of {segments} written to {files}"
     if done.joined:
         text += f"; {done.joined} small files joined"
     if done.left:
-        text += f"; {done.left} segments are being written, and are left for the next time"
+        text += f"; {_some(done.left, 'segment')} {'is' if done.left == 1 else 'are'} being written"
     return text
+
+
+def _some(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'s' * (count != 1)}"
 
 
 def _amount(text: str, units: Mapping[str, int], option_name: str, example: str) -> float:

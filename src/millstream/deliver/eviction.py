@@ -165,14 +165,17 @@ def _tell(home: Path, sink: str, gone: dict[str, int]) -> None:
 
 def told(evicted: Evicted) -> str:
     """What was removed, for people."""
-    removed = f"{evicted.segments} segment{'s' * (evicted.segments != 1)}"
-    if evicted.files:
-        removed += f" and {evicted.files} Parquet file{'s' * (evicted.files != 1)}"
+    removed = [
+        f"{count} {thing}{'s' * (count != 1)}"
+        for count, thing in ((evicted.segments, "segment"), (evicted.files, "Parquet file"))
+        if count or (thing == "segment" and not evicted.files)
+    ]
     was = "was" if evicted.segments + evicted.files == 1 else "were"
     spans = f"{evicted.spans:,} span{'s' * (evicted.spans != 1)}"
-    text = f"{removed} {was} removed ({evicted.size / 1e6:,.1f} MB, {spans})"
+    text = f"{' and '.join(removed)} {was} removed ({evicted.size / 1e6:,.1f} MB, {spans})"
     if evicted.compacted:
-        text += f"; {evicted.compacted:,} of the spans are kept in Parquet"
+        are = "is" if evicted.compacted == 1 else "are"
+        text += f"; {evicted.compacted:,} of the spans {are} kept in Parquet"
     for sink, count in evicted.undelivered.items():
         text += f"; {count:,} of the spans had not been delivered to {sink}"
     if evicted.over_by:

@@ -32,7 +32,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("Compacting a journal", "profiling") from error
 
-BYTES_A_FILE: Final = 256 << 20
+BYTES_A_FILE: Final = 128 << 20
 """Of rows in memory, before they are compressed."""
 SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8

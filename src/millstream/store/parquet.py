@@ -66,6 +66,8 @@ WORKED_OUT: Final = (
 SCHEMA: Final = pa.schema(FIELDS + WORKED_OUT)
 WORDS: Final = ("trace_id", "name", "kind", "status", "model", "workload_id", "error_type")
 """Columns of few different texts."""
+_NUMBERS: Final = [field.name for field in SCHEMA if pa.types.is_primitive(field.type)]
+"""Columns whose least and most values are kept for each group of rows: of text nobody asks for them."""
 NO_USAGE: Final = Usage()
 METADATA: Final = b"millstream.table"
 VERSION: Final = 3
@@ -96,7 +98,7 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     """Write a table in row groups, in bounded memory."""
     about = msgspec.json.encode(About(VERSION, len(table.trace_ids), table.oddities))
     schema = SCHEMA.with_metadata({METADATA: about})
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(WORDS)) as writer:
+    with _writer(file, schema) as writer:
         for start in range(0, len(table), ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
             spans = list(table.spans[rows])
@@ -122,8 +124,14 @@ def write_rows(
     """
     about = msgspec.json.encode(About(VERSION, traces, oddities))
     schema = SCHEMA.with_metadata({METADATA: about, **more})
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=list(WORDS)) as writer:
+    with _writer(file, schema) as writer:
         writer.write_table(rows.replace_schema_metadata(schema.metadata), row_group_size=ROWS_AT_ONCE)
+
+
+def _writer(file: Path | IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        file, schema, compression="zstd", use_dictionary=list(WORDS), write_statistics=_NUMBERS
+    )
 
 
 def span_columns(spans: list[Span]) -> Iterator[pa.Array]:
