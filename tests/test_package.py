@@ -65,7 +65,7 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/recording.md", "docs/delivery.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/recording.md", "docs/delivery.md", "docs/profiler.md"])
 def test_the_python_of_a_page_runs_and_so_do_its_commands(page, tmp_path):
     """Blocks run in order, as one module; then each command about `.millstream` is typed as it stands."""
     text = (ROOT / page).read_text()
