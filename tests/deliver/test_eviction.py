@@ -12,10 +12,11 @@ import pytest
 import millstream
 from millstream import open_store, start_span
 from millstream.deliver.cursor import Cursor, read_state
-from millstream.deliver.eviction import evict
+from millstream.deliver.eviction import Evicted, evict
 from millstream.deliver.tail import Tail
 from millstream.deliver.undelivered import sink_statuses, undelivered
 from millstream.errors import InputError
+from millstream.store.segments import list_segments
 
 
 def journal_command(*arguments):
@@ -128,6 +129,11 @@ def test_a_segment_that_is_written_stays_and_is_said(recorded):
         assert "900 spans" in done.stdout
         assert "MB more than max_bytes stay: they are being written" in done.stdout
     assert [span.name for span in open_store(recorded).spans()] == ["open"]
+
+
+def test_without_limits_nothing_goes(recorded):
+    assert evict(recorded) == Evicted()
+    assert len(list_segments(recorded)) > 1
 
 
 def test_by_age(recorded):

@@ -1,5 +1,7 @@
 """A profile of a realistic set of runs, made once."""
 
+import csv
+
 import pytest
 
 from millstream.profiler import profile
@@ -16,3 +18,11 @@ def many(many_spans):
     found = profile(many_spans)
     assert found.failures == {}
     return found
+
+
+@pytest.fixture(autouse=True)
+def csv_fields_of_any_length():
+    """The limit is one for the whole process."""
+    before = csv.field_size_limit(10**9)
+    yield
+    csv.field_size_limit(before)

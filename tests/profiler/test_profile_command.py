@@ -69,7 +69,7 @@ def test_errors_cost_caches_and_the_forecast_are_a_line_each(tmp_path):
         span("u", 5_000_000_000, 6_000_000_000, "r", kind=SpanKind.LLM, name="other"),
     ]  # fmt: skip
     (tmp_path / "spans.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, spans)))
-    done = run("profile", "spans.jsonl", cwd=tmp_path)
+    done = run("profile", "spans.jsonl", "--forecast", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     failed = "1 of 2 calls (50.0 %; TimeoutError 1), 1 retry of which 1 went well; 1.00 s lost."
@@ -80,6 +80,7 @@ def test_errors_cost_caches_and_the_forecast_are_a_line_each(tmp_path):
     assert "1 of 3 calls not priced: no price for the model: 1 call." in said
     assert any(line.startswith("Cache of gpt-4o: 12.5 % of the input was read, ") for line in said)
     assert any(re.fullmatch(r"No forecast: .*30 .*", line) for line in said)
+    assert "orecast" not in run("profile", "spans.jsonl", cwd=tmp_path).stdout
 
 
 def rows(text, title):

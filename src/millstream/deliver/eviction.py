@@ -73,14 +73,14 @@ def evict(
     files: list[Path] = []
     size = sum(segment.size for segment in segments) + sum(file.size for file in known.files)
     oldest_ns = None if max_age_s is None else time.time_ns() - max_age_s * 1e9
-    no_limits = max_bytes is None and max_age_s is None
+    every = max_bytes is None and max_age_s is None and (only_delivered or only_compacted)
     for time_ns, item in _in_turn(segments, known, only_compacted=only_compacted):
         is_old = oldest_ns is not None and time_ns <= oldest_ns
         is_over = max_bytes is not None and size > max_bytes
-        if not (is_old or is_over or no_limits):
+        if not (is_old or is_over or every):
             continue
         if isinstance(item, CompactedFile):
-            if not no_limits:
+            if not every:
                 files.append(home / FOLDER / item.name)
                 size -= item.size
             continue
