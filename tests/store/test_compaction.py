@@ -197,6 +197,18 @@ def test_a_folder_that_cannot_be_made_is_said(recorded):
         compact(recorded)
 
 
+def test_files_of_others_stay(recorded):
+    compact(recorded)
+    (recorded / "spans" / "notes.txt").touch()
+    (recorded / "spans" / "00000007.parquet.tmp").touch()
+    compact(recorded)
+    assert sorted(path.name for path in (recorded / "spans").iterdir()) == [
+        "00000001.parquet",
+        "lock",
+        "notes.txt",
+    ]
+
+
 def test_nothing_there(tmp_path):
     assert compact(tmp_path).files == []
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ journal is read as before. Compaction removes nothing of the journal, and those 
 import contextlib
 import fcntl
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8
 """So many files of fewer than `SMALL_ROWS` spans become one."""
 _LOCK: Final = "lock"
+_OURS: Final = re.compile(r"\d{8}\.parquet|\d+-\d+-\d+\.carried\.jsonl|.*\.tmp")
+"""Names of files that may be removed: others are somebody else's."""
 
 Progress = Callable[[int, int], object]
 """Is told how many spans were written so far, and bytes of the journal read."""
@@ -238,7 +241,10 @@ class _Work:
     def join_small(self) -> int:
         """Make one of many small files; how many there were."""
         known = compacted(self._home)
-        small = [file for file in known.files if file.spans < SMALL_ROWS]
+        abouts = {
+            file: read_about(self._folder / file.name) for file in known.files if file.spans < SMALL_ROWS
+        }
+        small = [file for file, about in abouts.items() if about is not None]
         if len(small) < MANY_SMALL:
             return 0
         paths = [self._folder / file.name for file in small]
@@ -251,7 +257,7 @@ class _Work:
                 rejected=dict(sum((Counter(file.covered.rejected) for file in small), Counter())),
                 merged=dict(sum((Counter(file.covered.merged) for file in small), Counter())),
             ),
-            sum(about.oddities.duplicate_span_ids for about in map(read_about, paths) if about is not None),
+            sum(about.oddities.duplicate_span_ids for about in abouts.values() if about is not None),
         )
         return len(small)
 
@@ -260,7 +266,7 @@ class _Work:
         known = compacted(self._home)
         wanted = {file.name for file in known.files} | {writer.carried for writer in known.writers.values()}
         for path in self._folder.iterdir():
-            if path.name not in wanted | known.broken.keys() | {_LOCK}:
+            if _OURS.fullmatch(path.name) and path.name not in wanted | known.broken.keys():
                 path.unlink(missing_ok=True)
 
 
