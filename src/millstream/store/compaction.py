@@ -241,10 +241,9 @@ class _Work:
     def join_small(self) -> int:
         """Make one of many small files; how many there were."""
         known = compacted(self._home)
-        abouts = {
-            file: read_about(self._folder / file.name) for file in known.files if file.spans < SMALL_ROWS
-        }
-        small = [file for file, about in abouts.items() if about is not None]
+        of_few = [file for file in known.files if file.spans < SMALL_ROWS]
+        abouts = [read_about(self._folder / file.name) for file in of_few]
+        small = [file for file, about in zip(of_few, abouts, strict=True) if about is not None]
         if len(small) < MANY_SMALL:
             return 0
         paths = [self._folder / file.name for file in small]
@@ -257,7 +256,7 @@ class _Work:
                 rejected=dict(sum((Counter(file.covered.rejected) for file in small), Counter())),
                 merged=dict(sum((Counter(file.covered.merged) for file in small), Counter())),
             ),
-            sum(about.oddities.duplicate_span_ids for about in abouts.values() if about is not None),
+            sum(about.oddities.duplicate_span_ids for about in abouts if about is not None),
         )
         return len(small)
 
