@@ -101,7 +101,7 @@ def test_status(home, recorded):
     status = json.loads(millstream("journal", "status", "--json").stdout)
     assert (status["spans"], status["segments"], status["live"], status["open_spans"]) == (3, 1, 1, 0)
     text = millstream("journal", "status").stdout
-    assert "3 spans in 1 segments" in text
+    assert "3 spans in 1 segment, " in text
     again = json.loads(millstream("journal", "status", "--json").stdout)
     assert again["spans"] == 3
     (home / "manifest.sqlite").unlink()

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -53,7 +53,7 @@ def status(home: Path | None, *, as_json: bool) -> None:
     files = parquet.compacted(home).files
     sinks = sink_statuses(home)
     megabytes = sum(one.size for one in summaries) / 1e6
-    totals = {
+    totals: dict[str, Any] = {
         "home": str(home),
         "segments": len(summaries),
         "live": sum(1 for one in summaries if one.state.value == "live"),
@@ -74,14 +74,15 @@ def status(home: Path | None, *, as_json: bool) -> None:
         click.echo(f"{home}: nothing is recorded yet")
         return
     click.echo(
-        f"{home}: {totals['spans']:,} spans in {totals['segments']} segments, {megabytes:,.1f} MB; "
-        f"{totals['open_spans']} open or interrupted, {totals['rejected_lines']} torn lines, "
-        f"{totals['live']} segments being written"
+        f"{home}: {_some(totals['spans'], 'span')} in {_some(totals['segments'], 'segment')}, "
+        f"{megabytes:,.1f} MB; {totals['open_spans']} open or interrupted, "
+        f"{_some(totals['rejected_lines'], 'torn line')}, {_some(totals['live'], 'segment')} being written"
     )
     if files:
         click.echo(f"compacted: {_files(files)}")
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
-    console.print(_table(summaries))
+    if summaries:
+        console.print(_table(summaries))
     if sinks:
         console.print()
         console.print(_sinks(sinks))
