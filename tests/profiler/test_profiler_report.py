@@ -255,7 +255,7 @@ def test_the_chooser_names_items_and_cancelled_requests(opened):
     ]  # fmt: skip
     page = opened(profile(spans))
     options = page.get_by_label("Request", exact=True).evaluate("e => [...e.options].map(o => o.text)")
-    assert options == ["#0 · 007 · 2.01 s · 4a7e6b25", "#1 · 0 µs · bbbbbbbb · cancelled"]
+    assert options == ["#0 · 007 · 2.01 s · 4a7e6b25", "#1 · 0.01 µs · bbbbbbbb · cancelled"]
     page.get_by_role("button", name="Next failed, cancelled or unfinished").click()
     assert page.locator("#shown").inner_text().endswith(", cancelled.")
     assert "failed" in page.locator("#calls .span-bar").first.get_attribute("class")
@@ -354,8 +354,17 @@ def test_twenty_thousand_spans_are_shown_without_lag(opened):
         document.body.offsetHeight;
         return performance.now() - from;
     }"""
+    plain = """() => {
+        const table = document.body.appendChild(document.createElement("table"));
+        const cells = "<td>a<td>b<td>c<td><b>d</b>".repeat(2);
+        for (let row = 0; row < 5000; row++) table.insertRow().innerHTML = cells;
+        document.body.offsetHeight;
+        table.remove();
+    }"""
+    by_itself_ms = page.evaluate(f"({took})({plain})")  # what so many rows take this browser on this machine
     chooser = "document.getElementById('request').dispatchEvent(new Event('change'))"
-    assert min(page.evaluate(f"({took})(() => {chooser})") for _ in range(4)) < 500  # 180 ms undisturbed
+    shown_ms = min(page.evaluate(f"({took})(() => {chooser})") for _ in range(4))
+    assert shown_ms < 0.6 * by_itself_ms  # a seventh; 180 ms undisturbed
     drawn = page.locator("#flame button").count()
     assert 1000 < drawn <= 1500
     left = f"{20_001 - drawn:,} more are too short or too deep to draw"
@@ -365,7 +374,7 @@ def test_twenty_thousand_spans_are_shown_without_lag(opened):
     page.get_by_role("button", name="Zoom in on the chosen call").click()
     assert page.locator("#flame button").count() < 12
     click = "document.getElementById('more').click()"
-    assert page.evaluate(f"({took})(() => {click})") < 3000
+    assert page.evaluate(f"({took})(() => {click})") < 6 * by_itself_ms  # twice
     assert page.locator("#calls tr").count() == 5400
 
 

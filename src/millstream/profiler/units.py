@@ -1,4 +1,4 @@
-"""Durations as people read them, in plain text."""
+"""Durations and other numbers as people read them."""
 
 
 def duration(value_s: float | None) -> str:
@@ -17,3 +17,8 @@ def duration(value_s: float | None) -> str:
             number, unit = number / 1000, larger
     digits = 2 if number < 9.995 else 1 if number < 99.95 else 0  # noqa: PLR2004
     return f"{number:,.{digits}f} {unit}"
+
+
+def number(value: float) -> str:
+    """Three digits, or as many as it has before the point: `0.0123`, `12.3`, `1,840`."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004  # three digits

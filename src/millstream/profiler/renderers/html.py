@@ -26,6 +26,7 @@ from millstream.profiler.renderers.summary import Figure, figures, lead
 from millstream.profiler.requests import requests
 from millstream.profiler.results import EvaluationSummary, Failure, ItemSummary
 from millstream.profiler.tokens import ModelRow
+from millstream.profiler.units import number
 from millstream.store.table import KINDS
 
 MAX_ROWS = 60
@@ -208,9 +209,7 @@ def _hash(text: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    if value is None:
-        return "–"  # noqa: RUF001  # the sign for "no value"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004  # three digits
+    return "–" if value is None else number(value)  # noqa: RUF001  # the sign for "no value"
 
 
 def _count(value: int | None) -> str:

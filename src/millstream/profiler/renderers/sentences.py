@@ -11,7 +11,7 @@ from millstream.profiler.engine import Profile
 from millstream.profiler.forecast.finding import Finding, Refused, TargetFinding
 from millstream.profiler.results import Failure
 from millstream.profiler.retries import RetryRow
-from millstream.profiler.units import duration
+from millstream.profiler.units import duration, number
 
 MOST: Final = 3
 """Names, reasons or models that one sentence names."""
@@ -24,8 +24,6 @@ WORDS: Final = {
 }
 """Why input was not read from a cache."""
 UNITS: Final = {"remaining_llm_calls": " LLM calls", "remaining_tokens": " tokens"}
-_WHOLE = 100
-"""From here on no decimals are shown."""
 
 
 def sentences(profile: Profile) -> list[str]:
@@ -124,7 +122,7 @@ def amount(target: str, value: float) -> str:
     """A figure of a forecast with the digits that it has."""
     if target.endswith("_s"):
         return duration(value)
-    return f"{value:,.0f}" if abs(value) >= _WHOLE else f"{value:.3g}"
+    return number(value)
 
 
 def money(value: float | None, currency: str = "") -> str:

@@ -6,6 +6,7 @@ from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.svg import seconds
 from millstream.profiler.results import Failure
 from millstream.profiler.tokens import ModelRow
+from millstream.profiler.units import number
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -67,13 +68,13 @@ def _run_time(profile: Profile) -> list[Figure]:
     counts = profile.requests
     sessions = 1 if isinstance(counts, Failure) else counts.sessions
     notes = [f"over {sessions} sessions, without the pauses"] if sessions > 1 else []
-    notes += [] if between is None else [f"95 %: {between[0]:.3g} to {between[1]:.3g}"]
+    notes += [] if between is None else [f"95 %: {number(between[0])} to {number(between[1])}"]
     return [
         Figure("Mean run time", seconds(run_time.mean), _interval(run_time.ninety_fifth_interval)),
         Figure("p95 run time", seconds(run_time.p95), f"of {run_time.n:,} that ended"),
         Figure(
             "Finished per second",
-            "–" if rate is None else f"{rate:.3g}",  # noqa: RUF001  # the sign for "no value"
+            "–" if rate is None else number(rate),  # noqa: RUF001  # the sign for "no value"
             "; ".join(notes),
         ),
     ]

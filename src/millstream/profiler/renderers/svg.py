@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from millstream.profiler.estimate import Floats
 from millstream.profiler.sweep import Levels
+from millstream.profiler.units import duration
 
 _NS_PER_S = 1e9
 _WIDTH = 1150.0
@@ -224,14 +225,4 @@ def _anchor(part: float) -> str:
 
 def seconds(value: float | None) -> str:
     """A duration for people: three digits with the unit that fits."""
-    if value is None:
-        return "–"  # noqa: RUF001  # the sign for "no value"
-    for limit, factor, unit, digits in (
-        (1e-3, 1e6, "µs", 0),
-        (1, 1e3, "ms", 0),
-        (10, 1, "s", 2),
-        (100, 1, "s", 1),
-    ):
-        if value < limit and value > 0:
-            return f"{value * factor:.{digits}f} {unit}"
-    return "0 s" if value == 0 else f"{value:,.0f} s"
+    return "–" if value is None else duration(value).replace(" us", " µs")  # noqa: RUF001  # the sign for "no value"

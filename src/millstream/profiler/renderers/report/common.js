@@ -10,8 +10,8 @@ const make = (tag, text, className) => {
 const seconds = (us) => {
   if (us === null || us < 0) return "open";
   if (us === 0) return "0 s";
-  if (us < 1e3) return `${Math.round(us)} µs`;
-  if (us < 1e6) return `${Math.round(us / 1e3)} ms`;
-  const s = us / 1e6;
-  return s < 10 ? `${s.toFixed(2)} s` : s < 100 ? `${s.toFixed(1)} s` : `${Math.round(s).toLocaleString("en")} s`;
+  let [value, unit] = [us, "µs"];
+  for (const larger of ["ms", "s"]) if (Math.round(value) >= 1e3) [value, unit] = [value / 1e3, larger];
+  if (value >= 99.95) return `${Math.round(value).toLocaleString("en")} ${unit}`;
+  return `${value.toFixed(value < 9.995 ? 2 : 1)} ${unit}`;
 };
