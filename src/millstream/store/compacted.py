@@ -4,7 +4,7 @@ A file says in its footer which segments it covers, so that it is published, wit
 rename. What was read of footers is kept in the manifest.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -109,6 +109,24 @@ class Compacted(msgspec.Struct, frozen=True):
         if known is None or known.carried is None:
             return b""
         return (self.home / FOLDER / known.carried).read_bytes()
+
+    def without(self, file: CompactedFile) -> "Compacted":
+        """The same, once a file is removed."""
+        return msgspec.structs.replace(self, files=[one for one in self.files if one is not file])
+
+    def can_spare(self, file: CompactedFile, segments: Collection[str]) -> bool:
+        """Whether a file may be removed: what it says of its processes is known without it, or nobody asks.
+
+        Args:
+            file: one of these.
+            segments: names of those that stay in the journal; of what this covers, they would be read again.
+        """
+        known, rest = self.writers, self.without(file).writers
+        return not any(name in segments for name in file.covered.segments) and all(
+            rest.get(name) == known[name]
+            or (known[name].carried is None and (name not in rest or rest[name].carried is None))
+            for name in file.covered.writers
+        )
 
     def left(self, segments: list[Segment]) -> Iterator[Segment]:
         """Segments that are not covered."""

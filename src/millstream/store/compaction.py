@@ -246,7 +246,7 @@ class _Work:
             [pq.read_table(path, columns=loose.SCHEMA.names) for path in paths],
             Covered(
                 segments=[name for file in small for name in file.covered.segments],
-                writers=Compacted(self._home, small).writers,
+                writers={name: known.writers[name] for name in Compacted(self._home, small).writers},
                 replaces=[name for file in small for name in (file.name, *file.covered.replaces)],
                 rejected=dict(sum((Counter(file.covered.rejected) for file in small), Counter())),
                 merged=dict(sum((Counter(file.covered.merged) for file in small), Counter())),
