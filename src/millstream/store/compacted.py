@@ -4,6 +4,7 @@ A file says in its footer which segments it covers, so that it is published, wit
 rename. What was read of footers is kept in the manifest.
 """
 
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -58,12 +59,17 @@ class Covered(msgspec.Struct, frozen=True):
 
 
 class CompactedFile(msgspec.Struct, frozen=True):
-    """A Parquet file of spans, in `<home>/spans`; `size` is in bytes."""
+    """A Parquet file of spans, in `<home>/spans`; `size` is in bytes, `mtime_ns` in Unix nanoseconds."""
 
     name: str
     size: int
+    mtime_ns: int
     spans: int
     covered: Covered
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether a file of this name is this one: numbers come again where all files were removed."""
+        return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
 class Compacted(msgspec.Struct, frozen=True):
@@ -149,7 +155,7 @@ def compacted(home: Path) -> Compacted:
     for path in found:
         kept = known.get(path.name)
         try:
-            files[path.name] = kept if kept and kept.size == path.stat().st_size else _read(path)
+            files[path.name] = kept if kept and kept.is_of(path.stat()) else _read(path)
         except MissingExtraError:
             raise
         except (
@@ -173,6 +179,6 @@ def _read(path: Path) -> CompactedFile:
     told = (about.metadata or {}).get(METADATA)
     if told is None:
         raise ValueError("it does not say which segments it covers")
-    return CompactedFile(
-        path.name, path.stat().st_size, about.num_rows, msgspec.json.decode(told, type=Covered)
-    )
+    status = path.stat()
+    covered = msgspec.json.decode(told, type=Covered)
+    return CompactedFile(path.name, status.st_size, status.st_mtime_ns, about.num_rows, covered)

@@ -10,6 +10,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final
 
@@ -38,6 +39,8 @@ SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8
 """So many files of fewer than `SMALL_ROWS` spans become one."""
 _LOCK: Final = "lock"
+_CARRIED: Final = ".carried.jsonl"
+_UNFINISHED: Final = ".tmp"
 
 Progress = Callable[[int, int], object]
 """Is told how many spans were written so far, and bytes of the journal read."""
@@ -164,13 +167,14 @@ class _Work:
 
     def _read_writer(self, writer: str, segments: list[Segment]) -> None:
         goes_on = any(segment.state is State.LIVE for segment in segments) or may_go_on(writer)
-        final = [one for one in segments if one.state is State.CLOSED or not goes_on]
-        self.done = msgspec.structs.replace(self.done, left=self.done.left + len(segments) - len(final))
         before = self._known.writers.get(writer)
+        through = "" if before is None else before.through
+        segments = [one for one in segments if one.path.stem > through]  # earlier ones: of a damaged file
+        final = list(takewhile(lambda one: one.state is State.CLOSED or not goes_on, segments))
+        self.done = msgspec.structs.replace(self.done, left=self.done.left + len(segments) - len(final))
         if not final and (goes_on or before is None):
             return
         rows = JournalRows(self._rejected, self._merged, self._known.carried(writer))
-        through = "" if before is None else before.through
         for segment in final:
             try:
                 for table in rows.read(segment.path):
@@ -215,7 +219,7 @@ class _Work:
     def _carry(self, through: str, lines: bytes) -> Writer:
         if not lines:
             return Writer(through)
-        name = f"{through}.carried.jsonl"
+        name = f"{through}{_CARRIED}"
         _publish(self._folder / name, lambda file: file.write(lines))
         return Writer(through, name)
 
@@ -258,15 +262,18 @@ class _Work:
     def tidy(self) -> None:
         """Remove files that others replace, carried lines that are written now, and what is half-written."""
         known = compacted(self._home)
-        wanted = {file.name for file in known.files} | {writer.carried for writer in known.writers.values()}
-        for path in self._folder.iterdir():
-            if path.name not in wanted | known.broken.keys() | {_LOCK}:
-                path.unlink(missing_ok=True)
+        unwanted = {name for file in known.files for name in file.covered.replaces}
+        unwanted |= {path.name for path in self._folder.glob(f"*{_UNFINISHED}")}
+        if not known.broken:  # which may ask for some that no other file asks for
+            carried = {path.name for path in self._folder.glob(f"*{_CARRIED}")}
+            unwanted |= carried - {writer.carried for writer in known.writers.values()}
+        for name in unwanted:
+            (self._folder / name).unlink(missing_ok=True)
 
 
 def _publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file, and give it its name when it is on disk."""
-    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
     try:
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             write(file)
