@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ from millstream.errors import StorageError
 from millstream.record.journal import Journal
 from millstream.span import Status
 from millstream.store import compaction, manifest, open_store
-from millstream.store.compacted import CompactedFile, compacted
+from millstream.store.compacted import METADATA, CompactedFile, compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_store import JournalStore
 from millstream.store.journal_table import journal_table
@@ -353,3 +354,20 @@ def _prompts(blocks):
     return [
         blocks.hashes[start : start + length].tolist() if known else None for start, length, known in ends
     ]
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/hostname", "..", ""])
+def test_a_file_that_names_others_elsewhere_is_damaged(recorded, name):
+    compact(recorded)
+    expected = Home(recorded).read()[0]
+    (path,) = compacted(recorded).paths
+    (recorded / "victim").touch()
+    rows = pq.read_table(path)
+    told = msgspec.json.decode(rows.schema.metadata[METADATA]) | {"replaces": [name]}
+    pq.write_table(
+        rows.replace_schema_metadata({**rows.schema.metadata, METADATA: msgspec.json.encode(told)}), path
+    )
+    assert compacted(recorded).files == []
+    compact(recorded)
+    assert (recorded / "victim").exists()
+    assert Home(recorded).read()[0] == expected

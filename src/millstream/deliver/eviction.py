@@ -1,7 +1,7 @@
 """Room in a journal: what nobody writes any more removed, and what nobody had of it counted.
 
 Segments that are in Parquet, too, go first: with them no span goes. Then the oldest go, segments and Parquet
-files alike.
+files alike; a Parquet file stays as long as one of its segments, and as what is carried on from it.
 """
 
 import contextlib
@@ -70,7 +70,8 @@ def evict(
     known = compacted(home)
     left: dict[str, Counter[str]] | None = None
     chosen: list[Segment] = []
-    files: list[Path] = []
+    files: list[CompactedFile] = []
+    staying = {segment.path.stem for segment in segments}
     size = sum(segment.size for segment in segments) + sum(file.size for file in known.files)
     oldest_ns = None if max_age_s is None else time.time_ns() - max_age_s * 1e9
     every = max_bytes is None and max_age_s is None and (only_delivered or only_compacted)
@@ -80,8 +81,9 @@ def evict(
         if not (is_old or is_over or every):
             continue
         if isinstance(item, CompactedFile):
-            if not every:
-                files.append(home / FOLDER / item.name)
+            if not every and known.can_spare(item, staying):
+                files.append(item)
+                known = known.without(item)
                 size -= item.size
             continue
         if item.state is State.LIVE:
@@ -90,6 +92,7 @@ def evict(
         if only_delivered and any(counts[item.path.stem] for counts in left.values()):
             continue
         chosen.append(item)
+        staying.discard(item.path.stem)
         size -= item.size
     over_by = 0 if max_bytes is None else max(0, size - max_bytes)
     return _remove(home, chosen, files, left or {}, over_by) if chosen or files else Evicted(over_by=over_by)
@@ -117,36 +120,35 @@ def _state(home: Path, name: str) -> SinkState:
 
 
 def _remove(
-    home: Path, chosen: list[Segment], files: list[Path], left: dict[str, Counter[str]], over_by: int
+    home: Path, chosen: list[Segment], files: list[CompactedFile], left: dict[str, Counter[str]], over_by: int
 ) -> Evicted:
     spans = {summary.name: summary.spans for summary in summarise(home)}
-    known = compacted(home)
-    covered = known.segments
-    of_file = {file.name: file for file in known.files}
+    covered = compacted(home).segments
     removed: list[Segment] = []
     try:
         for segment in chosen:
             segment.path.unlink(missing_ok=True)
             removed.append(segment)
-        for path in files:
-            path.unlink(missing_ok=True)
+        for file in files:
+            for name in (*file.covered.replaces, file.name):
+                (home / FOLDER / name).unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{error.filename} cannot be removed: {error.strerror}") from error
     finally:
-        for sink, counts in left.items():
-            _tell(home, sink, {segment.path.stem: counts[segment.path.stem] for segment in removed})
+        for sink, waiting in left.items():
+            _tell(home, sink, {segment.path.stem: waiting[segment.path.stem] for segment in removed})
     undelivered_ = {
-        sink: n for sink, counts in left.items() if (n := sum(counts[one.path.stem] for one in removed))
+        sink: n for sink, waiting in left.items() if (n := sum(waiting[one.path.stem] for one in removed))
     }
-    kept = sum(spans.get(one.path.name, 0) for one in removed if one.path.stem in covered)
+    gone = {name for file in files for name in file.covered.segments}
+    counts = {one.path.stem: spans.get(one.path.name, 0) for one in removed if one.path.stem not in gone}
     return Evicted(
         segments=len(removed),
-        size=sum(one.size for one in removed) + sum(of_file[path.name].size for path in files),
-        spans=sum(spans.get(one.path.name, 0) for one in removed)
-        + sum(of_file[path.name].spans for path in files),
+        size=sum(one.size for one in removed) + sum(file.size for file in files),
+        spans=sum(counts.values()) + sum(file.spans for file in files),
         undelivered=undelivered_,
         over_by=over_by,
-        compacted=kept,
+        compacted=sum(count for name, count in counts.items() if name in covered),
         files=len(files),
     )
 

@@ -4,7 +4,9 @@ A file says in its footer which segments it covers, so that it is published, wit
 rename. What was read of footers is kept in the manifest.
 """
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,7 @@ from millstream.store import manifest
 from millstream.store.segments import Segment
 
 FOLDER: Final = "spans"
+_NAME: Final = re.compile(r"[\w.-]+\.\w+", re.ASCII)
 METADATA: Final = b"millstream.compacted"
 """Of a file's footer: its `Covered`, as JSON."""
 
@@ -56,14 +59,24 @@ class Covered(msgspec.Struct, frozen=True):
     start_ns: int | None = None
     end_ns: int | None = None
 
+    def __post_init__(self) -> None:
+        carried = (writer.carried for writer in self.writers.values() if writer.carried is not None)
+        if not all(_NAME.fullmatch(name) for name in (*self.replaces, *carried)):
+            raise ValueError("it names files of other folders")
+
 
 class CompactedFile(msgspec.Struct, frozen=True):
-    """A Parquet file of spans, in `<home>/spans`; `size` is in bytes."""
+    """A Parquet file of spans, in `<home>/spans`; `size` is in bytes, `mtime_ns` in Unix nanoseconds."""
 
     name: str
     size: int
+    mtime_ns: int
     spans: int
     covered: Covered
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether a file of this name is this one: numbers come again where all files were removed."""
+        return (self.size, self.mtime_ns) == (status.st_size, status.st_mtime_ns)
 
 
 class Compacted(msgspec.Struct, frozen=True):
@@ -110,6 +123,24 @@ class Compacted(msgspec.Struct, frozen=True):
             return b""
         return (self.home / FOLDER / known.carried).read_bytes()
 
+    def without(self, file: CompactedFile) -> "Compacted":
+        """The same, once a file is removed."""
+        return msgspec.structs.replace(self, files=[one for one in self.files if one is not file])
+
+    def can_spare(self, file: CompactedFile, segments: Collection[str]) -> bool:
+        """Whether a file may be removed: what it says of its processes is known without it, or nobody asks.
+
+        Args:
+            file: one of these.
+            segments: names of those that stay in the journal; of what this covers, they would be read again.
+        """
+        known, rest = self.writers, self.without(file).writers
+        return not any(name in segments for name in file.covered.segments) and all(
+            rest.get(name) == known[name]
+            or (known[name].carried is None and (name not in rest or rest[name].carried is None))
+            for name in file.covered.writers
+        )
+
     def left(self, segments: list[Segment]) -> Iterator[Segment]:
         """Segments that are not covered."""
         covered = self.segments
@@ -131,7 +162,7 @@ def compacted(home: Path) -> Compacted:
     for path in found:
         kept = known.get(path.name)
         try:
-            files[path.name] = kept if kept and kept.size == path.stat().st_size else _read(path)
+            files[path.name] = kept if kept and kept.is_of(path.stat()) else _read(path)
         except MissingExtraError:
             raise
         except (
@@ -155,6 +186,6 @@ def _read(path: Path) -> CompactedFile:
     told = (about.metadata or {}).get(METADATA)
     if told is None:
         raise ValueError("it does not say which segments it covers")
-    return CompactedFile(
-        path.name, path.stat().st_size, about.num_rows, msgspec.json.decode(told, type=Covered)
-    )
+    status = path.stat()
+    covered = msgspec.json.decode(told, type=Covered)
+    return CompactedFile(path.name, status.st_size, status.st_mtime_ns, about.num_rows, covered)

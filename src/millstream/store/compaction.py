@@ -7,10 +7,10 @@ journal is read as before. Compaction removes nothing of the journal, and those 
 import contextlib
 import fcntl
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Final
 
@@ -39,8 +39,8 @@ SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8
 """So many files of fewer than `SMALL_ROWS` spans become one."""
 _LOCK: Final = "lock"
-_OURS: Final = re.compile(r"\d{8}\.parquet|\d+-\d+-\d+\.carried\.jsonl|.*\.tmp")
-"""Names of files that may be removed: others are somebody else's."""
+_CARRIED: Final = ".carried.jsonl"
+_UNFINISHED: Final = ".tmp"
 
 Progress = Callable[[int, int], object]
 """Is told how many spans were written so far, and bytes of the journal read."""
@@ -167,13 +167,14 @@ class _Work:
 
     def _read_writer(self, writer: str, segments: list[Segment]) -> None:
         goes_on = any(segment.state is State.LIVE for segment in segments) or may_go_on(writer)
-        final = [one for one in segments if one.state is State.CLOSED or not goes_on]
-        self.done = msgspec.structs.replace(self.done, left=self.done.left + len(segments) - len(final))
         before = self._known.writers.get(writer)
+        through = "" if before is None else before.through
+        segments = [one for one in segments if one.path.stem > through]  # earlier ones: of a damaged file
+        final = list(takewhile(lambda one: one.state is State.CLOSED or not goes_on, segments))
+        self.done = msgspec.structs.replace(self.done, left=self.done.left + len(segments) - len(final))
         if not final and (goes_on or before is None):
             return
         rows = JournalRows(self._rejected, self._merged, self._known.carried(writer))
-        through = "" if before is None else before.through
         for segment in final:
             try:
                 for table in rows.read(segment.path):
@@ -218,7 +219,7 @@ class _Work:
     def _carry(self, through: str, lines: bytes) -> Writer:
         if not lines:
             return Writer(through)
-        name = f"{through}.carried.jsonl"
+        name = f"{through}{_CARRIED}"
         _publish(self._folder / name, lambda file: file.write(lines))
         return Writer(through, name)
 
@@ -251,7 +252,7 @@ class _Work:
             [pq.read_table(path, columns=loose.SCHEMA.names) for path in paths],
             Covered(
                 segments=[name for file in small for name in file.covered.segments],
-                writers=Compacted(self._home, small).writers,
+                writers={name: known.writers[name] for name in Compacted(self._home, small).writers},
                 replaces=[name for file in small for name in (file.name, *file.covered.replaces)],
                 rejected=dict(sum((Counter(file.covered.rejected) for file in small), Counter())),
                 merged=dict(sum((Counter(file.covered.merged) for file in small), Counter())),
@@ -263,15 +264,19 @@ class _Work:
     def tidy(self) -> None:
         """Remove files that others replace, carried lines that are written now, and what is half-written."""
         known = compacted(self._home)
-        wanted = {file.name for file in known.files} | {writer.carried for writer in known.writers.values()}
+        unwanted = {name for file in known.files for name in file.covered.replaces}
+        unwanted |= {path.name for path in self._folder.glob(f"*{_UNFINISHED}")}
+        if not known.broken:  # which may ask for some that no other file asks for
+            carried = {path.name for path in self._folder.glob(f"*{_CARRIED}")}
+            unwanted |= carried - {writer.carried for writer in known.writers.values()}
         for path in self._folder.iterdir():
-            if _OURS.fullmatch(path.name) and path.name not in wanted | known.broken.keys():
+            if path.name in unwanted:
                 path.unlink(missing_ok=True)
 
 
 def _publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file, and give it its name when it is on disk."""
-    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished = path.with_name(f"{path.name}{_UNFINISHED}")
     try:
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             write(file)

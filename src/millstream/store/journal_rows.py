@@ -6,6 +6,7 @@ readers of the journal. A trace that has open spans where a segment ends is carr
 that its spans come together and are merged.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,10 +23,10 @@ from millstream.span import Span, SpanKind, Status
 from millstream.store import loose
 from millstream.store.arrays import UNKNOWN, Bools, Ints
 from millstream.store.arrow import plain
-from millstream.store.blobs import BlobReader
+from millstream.store.blobs import MARK, BlobReader
 from millstream.store.merge import Merger
 from millstream.store.scan import BLOB, DROPPED, ENDED, OPENED, OTHER, Lines
-from millstream.store.spans import Opening, SpanReader
+from millstream.store.spans import UNREADABLE, Opening, SpanReader
 from millstream.store.table import KIND_CODE
 
 MOST_CARRIED: Final = 64 << 20
@@ -124,10 +125,11 @@ class JournalRows:
         """Lines with their large values in place."""
         for row in rows.tolist():
             line = found.lines.line(row)
-            if found.lines.has_blobs[row]:
-                span = _decode(line)
-                self._blobs.fill(span, line)
-                line = msgspec.json.encode(span)
+            if MARK in line:
+                with contextlib.suppress(*UNREADABLE):  # torn: of such a line, only its start counts
+                    span = _decode(line)
+                    self._blobs.fill(span, line)
+                    line = msgspec.json.encode(span)
             yield line
 
 

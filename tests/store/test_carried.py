@@ -1,0 +1,62 @@
+"""Lines that are carried from segment to segment, with their large values, whatever they are."""
+
+import subprocess
+import sys
+
+import pytest
+
+from millstream.store.compacted import compacted
+from millstream.store.compaction import compact
+from millstream.store.journal_table import journal_table
+from tests.store.journals import Home, by_id, end, opening
+from tests.store.test_compaction_removed import family
+
+BLOB = b"f" * 32
+LARGE = ["x" * 5000, {"y": 1}]
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+def with_blob(line):
+    return line[:-1] + b',"blobs":{"/input":"%b"}}' % BLOB
+
+
+def blob_line():
+    return b'{"blob":"%b","value":["%b",{"y":1}]}' % (BLOB, b"x" * 5000)
+
+
+def test_a_torn_line_that_names_a_large_value_is_carried(home):
+    """Killed while it was written: `blobs` had been, what follows had not."""
+    first, _ = family()
+    torn = with_blob(end(first))[:-1] + b',"attrib'
+    home.write(1, [blob_line(), opening(first), torn])
+    expected = home.read()
+    home.write(2, [])
+    with home.being_written(2):
+        assert len(journal_table(home.path).table) == 1
+    compact(home.path)
+    assert home.read() == expected
+
+
+def test_without_a_compiler_large_values_are_carried(home):
+    first, second = family()
+    home.write(1, [blob_line(), opening(first), opening(second), with_blob(end(second))])
+    home.write(2, [])
+    code = (
+        "import sys; sys.modules['millstream.store._scan'] = None\n"
+        "from pathlib import Path\n"
+        "from millstream.store.compaction import compact; compact(Path(sys.argv[1]))"
+    )
+    with home.being_written(2):
+        subprocess.run([sys.executable, "-c", code, str(home.path)], check=True)
+    assert compacted(home.path).segments == {home.segment(1).stem}
+    home.segment(1).unlink()
+    home.write(2, [end(first)])
+    second.input = LARGE
+    spans, rejected, _ = home.read()
+    assert (spans, dict(rejected)) == (by_id([first, second]), {})
+    compact(home.path)
+    assert home.read()[0] == by_id([first, second])
