@@ -47,8 +47,8 @@ def test_without_a_compiler_large_values_are_carried(home):
     home.write(2, [])
     code = (
         "import sys; sys.modules['millstream.store._scan'] = None\n"
-        "from pathlib import Path\n"
-        "from millstream.store.compaction import compact; compact(Path(sys.argv[1]))"
+        "from pathlib import Path; from millstream.store.compaction import compact\n"
+        "compact(Path(sys.argv[1]))"
     )
     with home.being_written(2):
         subprocess.run([sys.executable, "-c", code, str(home.path)], check=True)

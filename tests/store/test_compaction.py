@@ -345,11 +345,11 @@ def test_spans_and_prompts_of_several_files_are_those_of_one(recorded):
     assert first in compacted(recorded).paths
     assert list(table.spans[3:9]) == [table.spans[row] for row in range(3, 9)]
     blocks, expected = table.spans.prompt_blocks(), prompt_blocks(list(table.spans))
-    assert _prompts(blocks) == _prompts(expected)
-    assert _prompts(whole.spans.prompt_blocks()) == _prompts(expected)[: len(whole)]
+    assert prompts(blocks) == prompts(expected)
+    assert prompts(whole.spans.prompt_blocks()) == prompts(expected)[: len(whole)]
 
 
-def _prompts(blocks):
+def prompts(blocks):
     ends = zip(blocks.first.tolist(), blocks.length.tolist(), blocks.known.tolist(), strict=True)
     return [
         blocks.hashes[start : start + length].tolist() if known else None for start, length, known in ends

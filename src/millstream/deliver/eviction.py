@@ -141,14 +141,14 @@ def _remove(
         sink: n for sink, waiting in left.items() if (n := sum(waiting[one.path.stem] for one in removed))
     }
     gone = {name for file in files for name in file.covered.segments}
-    counts = {one.path.stem: spans.get(one.path.name, 0) for one in removed if one.path.stem not in gone}
+    told_of = {one.path.stem: spans.get(one.path.name, 0) for one in removed if one.path.stem not in gone}
     return Evicted(
         segments=len(removed),
         size=sum(one.size for one in removed) + sum(file.size for file in files),
-        spans=sum(counts.values()) + sum(file.spans for file in files),
+        spans=sum(told_of.values()) + sum(file.spans for file in files),
         undelivered=undelivered_,
         over_by=over_by,
-        compacted=sum(count for name, count in counts.items() if name in covered),
+        compacted=sum(count for name, count in told_of.items() if name in covered),
         files=len(files),
     )
 

@@ -1,17 +1,24 @@
 """The spans of a journal one by one: of the files it was compacted into, then of what is left."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+import contextlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from millstream.span import Span
 from millstream.store.blobs import BlobReader
-from millstream.store.compacted import Compacted, compacted
+from millstream.store.compacted import Compacted
 from millstream.store.following import whole_lines
 from millstream.store.merge import Merger
+from millstream.store.moment import Left, held, moment, undisturbed
 from millstream.store.readers import wanted
-from millstream.store.segments import Segment, State, list_segments, read_lines
+from millstream.store.segments import State, read_lines
 from millstream.store.spans import SpanReader
+
+if TYPE_CHECKING:
+    from millstream.store.parquet_spans import StoredSpans
 
 
 class JournalStore:
@@ -31,50 +38,82 @@ class JournalStore:
 
     def _spans(self, trace_ids: Collection[str] | None, since_ns: int | None) -> Iterator[Span]:
         self.rejected, self.merged = Counter(), Counter()
-        known = compacted(self.home)
-        self.rejected.update(known.complaints)
-        yield from self._of_files(known, trace_ids, since_ns)
-        left: defaultdict[str, list[Segment]] = defaultdict(list)
-        for segment in known.left(list_segments(self.home)):
-            if segment.may_hold_since(since_ns):
-                left[segment.writer].append(segment)
-        for writer in known.writers:
-            left[writer] += []
-        for writer, segments in left.items():
-            yield from self._of_writer(known.carried(writer), segments, trace_ids)
+        with contextlib.ExitStack() as opened:
+            known, files, left = undisturbed(self.home, lambda: self._open(since_ns, opened))
+            found: Iterator[Span] = chain(
+                self._of_files(known, files, trace_ids), self._of_writers(left, trace_ids)
+            )
+            if known.broken:  # what they left open for others is read again with the journal
+                found = _once(found)
+            yield from found
 
-    def _of_files(
-        self, known: Compacted, trace_ids: Collection[str] | None, since_ns: int | None
-    ) -> Iterator[Span]:
-        if not known.files:
-            return
-        from millstream.store.parquet_spans import StoredSpans  # noqa: PLC0415  # needs an extra
-
-        chosen = [
-            StoredSpans(path)  # which holds it open: it may be removed when it is part of another
+    def _open(
+        self, since_ns: int | None, opened: contextlib.ExitStack
+    ) -> tuple[Compacted, "list[StoredSpans]", dict[str, Left]]:
+        """All that is to be read, held open: it may be removed when it is part of another file."""
+        known, left = moment(self.home)
+        files = [
+            _stored(path)
             for path, file in zip(known.paths, known.files, strict=True)
             if since_ns is None or (file.covered.end_ns or 0) >= since_ns
         ]
+        chosen = [one for some in left.values() for one in some.segments if one.may_hold_since(since_ns)]
+        at = {one.path.stem: also for one, also in zip(chosen, held(chosen, opened), strict=True)}
+        writers = {
+            writer: some._replace(
+                segments=[at[one.path.stem] for one in some.segments if one.path.stem in at]
+            )
+            for writer, some in left.items()
+        }
+        return known, files, writers
+
+    def _of_files(
+        self, known: Compacted, files: "list[StoredSpans]", trace_ids: Collection[str] | None
+    ) -> Iterator[Span]:
+        self.rejected.update(known.complaints)
         for file in known.files:
             self.rejected.update(file.covered.rejected)
             self.merged.update(file.covered.merged)
-        for spans in chosen:
+        for spans in files:
             yield from spans if trace_ids is None else spans.of_traces(trace_ids)
 
-    def _of_writer(
-        self, carried: bytes, segments: list[Segment], trace_ids: Collection[str] | None
-    ) -> Iterator[Span]:
+    def _of_writers(self, left: dict[str, Left], trace_ids: Collection[str] | None) -> Iterator[Span]:
+        for some in left.values():
+            yield from self._of_writer(some, trace_ids)
+
+    def _of_writer(self, left: Left, trace_ids: Collection[str] | None) -> Iterator[Span]:
         merger = Merger(self.merged)
         blobs = BlobReader(self.rejected)
         reader = SpanReader(trace_ids, self.rejected, watcher=merger, blobs=blobs)
-        for span in reader.read(carried.splitlines()):
+        for span in reader.read(left.carried.splitlines()):
             yield from merger.ended(span)
-        for segment in segments:
+        for segment in left.segments:
             growing = segment.state is State.LIVE
-            lines = whole_lines(segment.path) if growing else read_lines(segment.path)
-            for span in reader.read(blobs.read(segment.path, lines), growing=growing):
+            lines = blobs.read(segment.path, self._lines(segment.path, growing=growing))
+            for span in reader.read(lines, growing=growing):
                 yield from merger.ended(span)
-        lives = any(segment.state is State.LIVE for segment in segments)
-        for span in reader.still_open(interrupted=not lives):
+        for span in reader.still_open(interrupted=not left.lives):
             yield from merger.ended(span)
         yield from merger.rest()
+
+    def _lines(self, path: Path, *, growing: bool) -> Iterator[tuple[int, bytes]]:
+        try:
+            yield from whole_lines(path) if growing else read_lines(path)
+        except FileNotFoundError:  # it was one too many to be held
+            self.rejected["a segment was removed while it was to be read; read the journal again"] += 1
+
+
+def _stored(path: Path) -> "StoredSpans":
+    from millstream.store.parquet_spans import StoredSpans  # noqa: PLC0415  # needs an extra
+
+    return StoredSpans(path)
+
+
+def _once(spans: Iterable[Span]) -> Iterator[Span]:
+    """Of spans with one id the first."""
+    told: set[tuple[str, str]] = set()
+    for span in spans:
+        key = (span.trace_id, span.span_id)
+        if key not in told:
+            told.add(key)
+            yield span

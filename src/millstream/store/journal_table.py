@@ -5,8 +5,8 @@ that are left from rows in memory.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,15 +19,16 @@ from millstream.store import loose
 from millstream.store.arrange import Arrangement, arrangement, impossible_tokens
 from millstream.store.arrays import UNKNOWN, Code, Ints, Place
 from millstream.store.arrow import plain
-from millstream.store.compacted import Compacted, compacted
+from millstream.store.compacted import Compacted
 from millstream.store.following import stable
 from millstream.store.journal_rows import JournalRows
 from millstream.store.lazy_spans import LazySpans
+from millstream.store.moment import Left, moment, undisturbed
 from millstream.store.parquet_spans import RowSpans, StoredSpans
-from millstream.store.parquet_table import read_table
+from millstream.store.parquet_table import table_of
 from millstream.store.prompt_blocks import PromptBlocks
 from millstream.store.retried import input_hash, siblings_of_failed
-from millstream.store.segments import Segment, State, list_segments
+from millstream.store.segments import State
 from millstream.store.table import KIND_CODE, STATUS_CODE, TOKENS, SpanTable, possible_tokens
 
 _IDS: Final = ("trace_id", "span_id", "parent_id", "start_ns", "end_ns")
@@ -58,37 +59,36 @@ def open_journal(home: Path) -> OpenJournal:
     Raises:
         InputError: it may not be read.
     """
-    rejected: Counter[str] = Counter()
-    known = compacted(home)
-    for file in known.files:
-        rejected.update(file.covered.rejected)
-    rejected.update(known.complaints)
-    left = pa.concat_tables([loose.SCHEMA.empty_table(), *_left(home, known, rejected)])
-    return OpenJournal(known, left.combine_chunks(), rejected)
+    return undisturbed(home, lambda: _opened(home))
 
 
 def journal_table(home: Path) -> JournalTable:
     """All spans of a journal; as `open_journal`."""
-    known, left, rejected = open_journal(home)
-    if len(known.files) == 1 and not len(left):
-        table = read_table(known.paths[0])
-        if table is not None:
-            return JournalTable(table, rejected)
-    parts: list[StoredSpans | RowSpans] = [*map(StoredSpans, known.paths), RowSpans(left)]
-    return JournalTable(_table(parts), rejected)
+    return undisturbed(home, lambda: _whole_table(home))
 
 
-def _left(home: Path, known: Compacted, rejected: Counter[str]) -> Iterator[pa.Table]:
+def _opened(home: Path) -> OpenJournal:
+    rejected: Counter[str] = Counter()
+    known, left = moment(home)
+    for file in known.files:
+        rejected.update(file.covered.rejected)
+    rejected.update(known.complaints)
+    rows = pa.concat_tables([loose.SCHEMA.empty_table(), *_left(left, rejected)])
+    return OpenJournal(known, rows.combine_chunks(), rejected)
+
+
+def _whole_table(home: Path) -> JournalTable:
+    known, left, rejected = _opened(home)
+    files = [*map(StoredSpans, known.paths)]
+    table = table_of(files[0]) if len(files) == 1 and not len(left) else None
+    return JournalTable(table or _table([*files, RowSpans(left)]), rejected)
+
+
+def _left(left: Mapping[str, Left], rejected: Counter[str]) -> Iterator[pa.Table]:
     """Loose rows of what is in no file."""
-    of_writer: defaultdict[str, list[Segment]] = defaultdict(list)
-    for segment in known.left(list_segments(home)):
-        of_writer[segment.writer].append(segment)
-    for writer in known.writers:
-        of_writer[writer] += []
     merged: Counter[str] = Counter()
-    for writer, segments in of_writer.items():
-        rows = JournalRows(rejected, merged, known.carried(writer))
-        lives = any(segment.state is State.LIVE for segment in segments)
+    for carried, segments, lives in left.values():
+        rows = JournalRows(rejected, merged, carried)
         for segment in segments:
             if segment.state is State.LIVE:
                 yield rows.take(segment.path, stable(segment.path))

@@ -54,11 +54,14 @@ class StoredTexts(Sequence[str]):
 
 
 class StoredSpans(LazySpans):
-    """The spans of a file; a group of rows is read when one of them is looked at."""
+    """The spans of a file; a group of rows is read when one of them is looked at.
+
+    It is held open: it may be removed when it is part of another.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = pq.ParquetFile(path)
+        self._opened = pa.OSFile(str(path))
+        self._file = pq.ParquetFile(self._opened)
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
         self._groups: OrderedDict[int, list[pa.Array]] = OrderedDict()
@@ -95,13 +98,22 @@ class StoredSpans(LazySpans):
             chunk for group in self._read_ahead(["prompt_blocks"]) for chunk in group.column(0).chunks
         )
 
+    @property
+    def schema(self) -> pa.Schema:
+        """That of the file."""
+        return self._file.schema_arrow
+
+    def file(self, **options: Any) -> pq.ParquetFile:
+        """The same file, opened with other options, as `pq.ParquetFile` takes them."""
+        return pq.ParquetFile(self._opened, metadata=self._file.metadata, **options)
+
     def columns(self, names: list[str]) -> pa.Table:
         """Some of the columns."""
         return self._file.read(names)
 
     def _read_ahead(self, columns: list[str]) -> Iterator[pa.Table]:
         """The groups of rows in order, some read while others are worked on."""
-        files = [pq.ParquetFile(self._path, metadata=self._file.metadata) for _ in range(_AT_ONCE)]
+        files = [self.file() for _ in range(_AT_ONCE)]
         groups = range(self._file.num_row_groups)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             waiting: deque[Future[pa.Table]] = deque()

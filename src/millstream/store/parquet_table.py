@@ -40,28 +40,39 @@ def read_table(path: Path) -> SpanTable | None:
     """The table of a file, its numbers alone; the spans themselves are read when they are looked at.
 
     Returns:
-        The table; `None` for a file of spans that was not written by `write_table`, or changed afterwards:
-        what was worked out has to be worked out again.
+        As `table_of`.
 
     Raises:
         InputError: it is no Parquet file, or it is damaged.
     """
     try:
-        file = pq.ParquetFile(path)
-        about = _about(file.schema_arrow)
-        if about is None:
-            return None
-        found, words = _columns(pq.ParquetFile(path, metadata=file.metadata, read_dictionary=list(_CODED)))
-        spans = StoredSpans(path)
+        return table_of(StoredSpans(path))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def table_of(spans: StoredSpans) -> SpanTable | None:
+    """The table of a file that is open.
+
+    Returns:
+        The table; `None` for a file of spans that was not written by `write_table`, or changed afterwards:
+        what was worked out has to be worked out again.
+
+    Raises:
+        OSError: it is damaged.
+        pa.ArrowException: likewise.
+    """
+    about = _about(spans.schema)
+    if about is None:
+        return None
+    found, words = _columns(spans.file(read_dictionary=list(_CODED)))
     if any(len(words[name]) > len(known) for name, known in _KNOWN.items()):
         return None
     names, models, errors = (_sorted(words[name], found[name]) for name in ("name", "model", "error_type"))
     table = SpanTable(
         spans=spans,
-        span_ids=StoredTexts(len(spans), partial(_span_ids, path)),
-        trace_ids=StoredTexts(about.traces, partial(_trace_ids, path, found["trace"], about.traces)),
+        span_ids=StoredTexts(len(spans), partial(_span_ids, spans)),
+        trace_ids=StoredTexts(about.traces, partial(_trace_ids, spans, found["trace"], about.traces)),
         names=names,
         models=models,
         error_types=errors,
@@ -134,14 +145,14 @@ def _sorted(number: dict[str, int], codes: Ints) -> list[str]:
     return distinct
 
 
-def _span_ids(path: Path) -> list[str]:
-    found: list[str] = pq.read_table(path, columns=["span_id"]).column(0).to_pylist()
+def _span_ids(spans: StoredSpans) -> list[str]:
+    found: list[str] = spans.columns(["span_id"]).column(0).to_pylist()
     return found
 
 
-def _trace_ids(path: Path, trace: Ints, count: int) -> list[str]:
+def _trace_ids(spans: StoredSpans, trace: Ints, count: int) -> list[str]:
     """The id of each trace, by its number; empty where it has no span."""
-    ids = pq.read_table(path, columns=["trace_id"]).column(0)
+    ids = spans.columns(["trace_id"]).column(0)
     first = np.flatnonzero(np.diff(trace, prepend=UNKNOWN))
     found = dict(zip(trace[first].tolist(), ids.take(pa.array(first)).to_pylist(), strict=True))
     return [found.get(number, "") for number in range(count)]
