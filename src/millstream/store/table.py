@@ -69,7 +69,7 @@ class Oddities(msgspec.Struct, frozen=True):
     impossible_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class SpanTable:
     """Spans sorted by trace and start, a parent before its children where they start together.
 
