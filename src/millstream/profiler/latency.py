@@ -9,7 +9,6 @@ from millstream.profiler.results import Statistic
 from millstream.span import Status
 from millstream.store.table import STATUS_CODE, Ints, SpanTable
 
-
 _ERROR = STATUS_CODE[Status.ERROR.value]
 
 

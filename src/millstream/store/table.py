@@ -351,6 +351,8 @@ def first_chunk_s(span: Span) -> float:
 
 def possible_tokens(column: Ints) -> Ints:
     """Counts of tokens, -1 where they are unknown or impossible."""
+    if column.min(initial=UNKNOWN) == UNKNOWN and column.max(initial=UNKNOWN) <= MOST_TOKENS:
+        return column
     return np.where((column < 0) | (column > MOST_TOKENS), UNKNOWN, column)
 
 
