@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import pairwise
+from threading import Lock
 from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,12 +18,14 @@ T = TypeVar("T")
 def once_a_table(work: Callable[[SpanTable], T]) -> Callable[[SpanTable], T]:
     """What is worked out of a table, kept as long as the table: it must not be changed."""
     known: WeakKeyDictionary[SpanTable, T] = WeakKeyDictionary()
+    lock = Lock()
 
     @wraps(work)
     def remembered(table: SpanTable) -> T:
-        found = known.get(table)
-        if found is None:
-            found = known[table] = work(table)
+        with lock:  # a second analysis that asks waits for the first
+            found = known.get(table)
+            if found is None:
+                found = known[table] = work(table)
         return found
 
     return remembered
