@@ -59,7 +59,7 @@ release(Arrays *arrays)
     arrays->count = 0;
 }
 
-/* `kinds`: a letter for each argument: p int32 to read, i int64 to read, o int64 to write, f flags to read, w flags to
+/* `kinds`: a letter for each argument: p int32 to read, n int32 to write, i int64 to read, o int64 to write, f flags to read, w flags to
  * write. A blank: the arrays before it are of one length, and so are those behind it. */
 static inline int
 take(Arrays *arrays, PyObject *const *args, Py_ssize_t count, const char *kinds)
@@ -71,7 +71,7 @@ take(Arrays *arrays, PyObject *const *args, Py_ssize_t count, const char *kinds)
             first = arrays->count;
             continue;
         }
-        int at = arrays->count, writes = *kinds == 'o' || *kinds == 'w';
+        int at = arrays->count, writes = *kinds == 'o' || *kinds == 'w' || *kinds == 'n';
         if (at >= count || at >= MOST_ARRAYS) {
             break;
         }
@@ -81,7 +81,7 @@ take(Arrays *arrays, PyObject *const *args, Py_ssize_t count, const char *kinds)
             return 0;
         }
         arrays->count++;
-        Py_ssize_t size = *kinds == 'f' || *kinds == 'w' ? 1 : *kinds == 'p' ? 4 : 8;
+        Py_ssize_t size = *kinds == 'f' || *kinds == 'w' ? 1 : *kinds == 'p' || *kinds == 'n' ? 4 : 8;
         arrays->rows[at] = view->len / size;
         if (view->itemsize != size || arrays->rows[at] != arrays->rows[first]) {
             PyErr_SetString(PyExc_ValueError, "the arrays are not of one length, or not of the right type");
