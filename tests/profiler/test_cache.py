@@ -151,7 +151,7 @@ def test_tokens_not_read_by_reason_one_call_at_a_time(is_compiled):
             beyond += max(read - readable, 0)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(reuse, "COMPILED", is_compiled)
-            assert reuse.not_read(*columns, step).tolist() == [*tokens, *calls_most, beyond]
+            assert reuse.not_read(tuple(columns), step).tolist() == [*tokens, *calls_most, beyond]
             counted = reuse.rounded(columns[0], step, minimum).tolist()
         whole = [call[0] // step * step for call in calls]
         assert counted == [one if one >= minimum else 0 for one in whole]

@@ -39,10 +39,10 @@ def test_levels_as_in_numpy(intervals, moments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "COMPILED", False)
         expected = sweep.sweep(start, end)
+        lasts = expected.lasts_ns
         assert at.tolist() == expected.at(moments).tolist()
         assert passed.tolist() == sweep.passed(found.time_ns, moments).tolist()
     assert found.time_ns.tolist() == expected.time_ns.tolist()
-        lasts = expected.lasts_ns
     assert found.level.tolist() == expected.level.tolist()
     assert found.lasts_ns.tolist() == lasts.tolist()
     counted = [
@@ -124,6 +124,7 @@ def test_arrays_that_do_not_fit_are_refused():
         _sweep.sweep(one, two, two, two)
     with pytest.raises(ValueError, match="right type"):
         _sweep.sweep(one.astype(np.int32), one, two, two)
-    for wrong in ([one] * 3, [one] * 5):
+    level = one.astype(np.int32)
+    for wrong in ([one] * 3, [one, one, one, level, level]):
         with pytest.raises(TypeError, match="another number"):
             _sweep.sweep(*wrong)

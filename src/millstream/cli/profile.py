@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from millstream.store.table import SpanTable
 
 _ROWS = (
-    ("cache", "forecast"),
-    ("latency", "tokens", "self_time", "critical_path", "cost", "retries", "concurrency"),
+    ("cache", "concurrency", "forecast"),
+    ("latency", "tokens", "self_time", "critical_path", "cost", "retries"),
 )
-"""Findings that take about as long as each other."""
+"""Findings that take about as long as each other; those that need most memory come one after the other."""
 
 
 @click.command()

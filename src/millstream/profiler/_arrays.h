@@ -59,8 +59,8 @@ release(Arrays *arrays)
     arrays->count = 0;
 }
 
-/* `kinds`: a letter for each argument: p int32 to read, n int32 to write, i int64 to read, o int64 to write, f flags to read, w flags to
- * write. A blank: the arrays before it are of one length, and so are those behind it. */
+/* `kinds`: a letter for each argument: p int32 to read, n int32 to write, i int64 to read, o int64 to write, f flags to
+ * read, w flags to write. A blank: the arrays before it are of one length, and so are those behind it. */
 static inline int
 take(Arrays *arrays, PyObject *const *args, Py_ssize_t count, const char *kinds)
 {

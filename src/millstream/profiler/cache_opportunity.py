@@ -230,8 +230,8 @@ def _not_read(
     """Input tokens of compared calls that were not read, by reason; tokens read without an explanation."""
     fresh = shared if own is None else calls.fresh(own.ttl_s)
     step = 1 if own is None else own.step_tokens
-    columns = [column[compared] for column in (calls.input_tokens, shared, fresh, readable, read)]
-    sums = not_read(*columns, step)
+    columns = (calls.input_tokens, shared, fresh, readable, read)
+    sums = not_read(tuple(column[compared] for column in columns), step)
     tokens, most = sums[: len(REASONS)], sums[len(REASONS) : -1]
     told = {reason: NotRead(int(tokens[at]), int(most[at])) for at, reason in enumerate(REASONS)}
     return told, int(sums[-1])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import pairwise
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -87,18 +87,21 @@ def _of_names(table: SpanTable) -> _Groups:
 @once_a_table
 def _of_models(table: SpanTable) -> _Groups:
     """By 1 + the model; 0 has none."""
-    few = len(table.models) < np.iinfo(np.uint16).max
-    return _grouped(table.model.astype(np.uint16 if few else np.int64) + np.uint16(1))
+    if len(table.models) < np.iinfo(np.uint16).max:
+        key = table.model.astype(np.uint16)
+        key += np.uint16(1)
+        return _grouped(key)
+    return _grouped(table.model.astype(np.int64) + 1)
 
 
-def _grouped(key: "np.ndarray[tuple[int], np.dtype[np.integer]]") -> _Groups:
+def _grouped(key: "np.ndarray[Any, np.dtype[np.integer[Any]]]") -> _Groups:
     order = np.argsort(key, kind="stable")  # 16 bits: by their digits
     if key.dtype == np.uint16:
         counts = np.bincount(key)
-        keys = np.flatnonzero(counts)
-        first = np.cumsum(counts[keys]) - counts[keys]
+        keys: list[int] = np.flatnonzero(counts).tolist()
+        first: list[int] = (np.cumsum(counts[keys]) - counts[keys]).tolist()
     else:
         ordered = key[order]
-        first = np.flatnonzero(np.append(len(key) > 0, ordered[1:] != ordered[:-1]))
-        keys = ordered[first]
-    return _Groups(keys.tolist(), order.astype(Place), [*first.tolist(), len(key)])
+        starts = np.flatnonzero(np.append(len(key) > 0, ordered[1:] != ordered[:-1]))
+        keys, first = ordered[starts].tolist(), starts.tolist()
+    return _Groups(keys, order.astype(Place), [*first, len(key)])

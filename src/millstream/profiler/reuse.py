@@ -145,30 +145,28 @@ def rounded(tokens: Ints, step: int, minimum: int) -> Ints:
     return found
 
 
-def not_read(input_tokens: Ints, shared: Ints, fresh: Ints, readable: Ints, read: Ints, step: int) -> Ints:
+def not_read(tokens: tuple[Ints, ...], step: int) -> Ints:
     """Tokens that caches did not read, of calls.
 
     Args:
-        input_tokens: of each call.
-        shared: what an earlier prompt began with, too.
-        fresh: of that, what was not too long ago.
-        readable: of that, what the cache could have read.
-        read: what it read.
+        tokens: of each call: all of its input; what an earlier prompt began with, too; of that, what was not
+            too long ago; of that, what the cache could have read; what it read. Five columns.
         step: in which the provider counts.
 
     Returns:
         Tokens that came for the first time, were too long ago, too short, less than a step, and unknown; how
         many calls have most of theirs in each; tokens that were read and not readable. Shape (11,).
     """
+    came_in, shared, fresh, readable, read = tokens
     if COMPILED:
         sums = np.empty(2 * _REASONS + 1, np.int64)
-        _reuse.not_read(input_tokens, shared, fresh, readable, read, np.array([step]), sums)
+        _reuse.not_read(came_in, shared, fresh, readable, read, np.array([step]), sums)
         return sums
     below = fresh - readable
     is_rounded = (readable > 0) & (below < step)
     by_reason = np.stack(
         (
-            input_tokens - shared,
+            came_in - shared,
             shared - fresh,
             np.where(is_rounded, 0, below),
             np.where(is_rounded, below, 0),
