@@ -9,7 +9,7 @@ from millstream.profiler.estimate import NS_PER_S
 from millstream.profiler.requests import Pauses, pauses
 from millstream.profiler.sweep import Levels, passed, sweep, weighted_percentiles
 from millstream.span import SpanKind
-from millstream.store.table import Floats, Ints, SpanTable
+from millstream.store.table import KIND_CODE, Bools, Floats, Ints, SpanTable
 
 
 class Spike(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
     percentiles = weighted_percentiles(busy, (0.50, 0.90, 0.95, 0.99))
     threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
     begin, finish = (levels.time_ns[edges] for edges in _edges(levels, threshold))
-    first, stop = _met(start, end, begin, finish)
+    in_spikes = _correlation(table, rows, _is_met(start, end, begin, finish))
     return Concurrency(
         n=len(rows),
         max=max(len(lasts) - 1, 0),
@@ -94,7 +94,7 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
         p99_concurrency=percentiles[3],
         spike_threshold=threshold,
         spikes=len(begin),
-        correlation_stats=_correlation(table, rows[stop > first]),
+        correlation_stats=in_spikes,
         average_latency_by_concurrency=_latency_by_level(levels, start, end),
     )
 
@@ -158,8 +158,14 @@ def _met(start: Ints, end: Ints, begin: Ints, finish: Ints) -> tuple[Ints, Ints]
     return first, stop
 
 
-def _correlation(table: SpanTable, rows: Ints) -> CorrelationStats:
-    llm = rows[table.of_kind(SpanKind.LLM)[rows]]
+def _is_met(start: Ints, end: Ints, begin: Ints, finish: Ints) -> Bools:
+    """Which calls are in any stretch."""
+    first, stop = _met(start, end, begin, finish)
+    return stop > first
+
+
+def _correlation(table: SpanTable, rows: Ints, counted: Bools) -> CorrelationStats:
+    llm = rows[counted & (table.kind[rows] == KIND_CODE[SpanKind.LLM.value])]
     prompt, output = table.input_tokens[llm], table.output_tokens[llm]
     both = (prompt >= 0) & (output >= 0)
     return CorrelationStats(
@@ -173,7 +179,10 @@ def _latency_by_level(levels: Levels, start: Ints, end: Ints) -> dict[int, float
     if len(start) == 0:
         return {}
     duration = end - start
-    at = levels.at(start + (duration >> 1))
+    middle = duration >> 1
+    middle += start
+    at = levels.at(middle)
+    del middle  # there may be many calls
     total = np.bincount(at, weights=duration / NS_PER_S)
     count = np.bincount(at)
     return {level: float(total[level] / count[level]) for level in np.flatnonzero(count).tolist()}
