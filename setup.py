@@ -10,6 +10,7 @@ NAMES = (
     "record._lane",
     "record._marks",
     "record._messages",
+    "store._prompts",
     "store._scan",
 )
 

@@ -111,12 +111,52 @@ def test_compiled_as_in_python(paths):
             different = len(set(blocks.tolist()))
             start_ns = np.arange(len(length)) * 10
             told = [fast.depth(start_ns, within) for within in (0, 10, 25)] + [fast.used_since(different)]
+            input_tokens = length * 17 - 1
+            told += [fast.tokens(start_ns, length, input_tokens, within) for within in (0, 10, 25)]
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(reuse, "COMPILED", False)
                 again = [slow.depth(start_ns, within) for within in (0, 10, 25)] + [
                     slow.used_since(different)
                 ]
+                again += [slow.tokens(start_ns, length, input_tokens, within) for within in (0, 10, 25)]
             assert [one.tolist() for one in told] == [one.tolist() for one in again]
+
+
+CALLS = st.lists(st.tuples(*[st.integers(0, 6)] * 5), max_size=20)
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_tokens_not_read_by_reason_one_call_at_a_time(is_compiled):
+    if is_compiled and not reuse.COMPILED:
+        pytest.skip("millstream was built without a C compiler")
+
+    @given(CALLS, st.integers(1, 5), st.integers(0, 5))
+    def check(calls, step, minimum):
+        columns = [np.array(column, np.int64) for column in zip(*calls, strict=True)] or [
+            np.zeros(0, np.int64)
+        ] * 5
+        tokens, calls_most, beyond = [0] * 5, [0] * 5, 0
+        for came_in, shared, fresh, readable, read in calls:
+            below = fresh - readable
+            is_rounded = readable > 0 and below < step
+            reasons = [
+                came_in - shared,
+                shared - fresh,
+                0 if is_rounded else below,
+                below if is_rounded else 0,
+            ]
+            reasons.append(max(readable - read, 0))
+            tokens = [one + other for one, other in zip(tokens, reasons, strict=True)]
+            calls_most[reasons.index(max(reasons))] += any(reasons)
+            beyond += max(read - readable, 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reuse, "COMPILED", is_compiled)
+            assert reuse.not_read(tuple(columns), step).tolist() == [*tokens, *calls_most, beyond]
+            counted = reuse.rounded(columns[0], step, minimum).tolist()
+        whole = [call[0] // step * step for call in calls]
+        assert counted == [one if one >= minimum else 0 for one in whole]
+
+    check()
 
 
 @pytest.mark.skipif(not reuse.COMPILED, reason="millstream was built without a C compiler")
@@ -252,6 +292,7 @@ def test_stretches_that_do_not_fit_are_refused(row):
     found = reuse.Reuse(np.array([row], reuse._ROW))
     with pytest.raises(ValueError, match=r"no request|more was used"):
         found.depth(np.zeros(2, np.int64))
+        found.tokens(*np.zeros((3, 2), np.int64))
         found.used_since(3)
 
 

@@ -39,10 +39,12 @@ def test_levels_as_in_numpy(intervals, moments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "COMPILED", False)
         expected = sweep.sweep(start, end)
+        lasts = expected.lasts_ns
         assert at.tolist() == expected.at(moments).tolist()
         assert passed.tolist() == sweep.passed(found.time_ns, moments).tolist()
     assert found.time_ns.tolist() == expected.time_ns.tolist()
     assert found.level.tolist() == expected.level.tolist()
+    assert found.lasts_ns.tolist() == lasts.tolist()
     counted = [
         sum(one <= moment < other for one, other in zip(start, end, strict=True)) for moment in moments
     ]
@@ -115,11 +117,14 @@ def test_siblings_that_are_no_rows_are_refused(rows, first):
 def test_arrays_that_do_not_fit_are_refused():
     one, two = np.zeros(1, np.int64), np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="room"):
-        _sweep.sweep(two, two, two, two)
+        _sweep.sweep(two, two, two, two.astype(np.int32))
+    with pytest.raises(ValueError, match="higher than the highest"):
+        _sweep.lasts(two, one.astype(np.int32) + 1, one)
     with pytest.raises(ValueError, match="not of one length"):
         _sweep.sweep(one, two, two, two)
     with pytest.raises(ValueError, match="right type"):
         _sweep.sweep(one.astype(np.int32), one, two, two)
-    for wrong in ([one] * 3, [one] * 5):
+    level = one.astype(np.int32)
+    for wrong in ([one] * 3, [one, one, one, level, level]):
         with pytest.raises(TypeError, match="another number"):
             _sweep.sweep(*wrong)

@@ -14,6 +14,7 @@ from millstream import Span, SpanKind, Usage, semconv
 from millstream.profiler import prefixes as module
 from millstream.profiler.config import PromptCachingPrefixes
 from millstream.profiler.prefixes import prefixes
+from millstream.store import prompt_blocks as prompt_blocks_module
 from millstream.store import prompt_blocks as rendering
 from millstream.store.prompt_blocks import BLOCK_BYTES, block_hashes, once, prompt_blocks, rendered, shown
 from millstream.store.table import SpanTable
@@ -377,3 +378,15 @@ def test_prompts_are_kept_once(texts):
         assert kept[first[number] :][:size].tolist() == hashes[before[number] :][:size].tolist()
     left = [text for text, nxt in zip(texts, [*texts[1:], ""], strict=False) if not nxt.startswith(text)]
     assert len(kept) <= sum(map(len, left))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_blocks_module, "COMPILED", False)
+        again, at = once(hashes, length)
+    assert kept.tolist() == again.tolist()
+    assert first.tolist() == at.tolist()
+
+
+@pytest.mark.skipif(not prompt_blocks_module.COMPILED, reason="millstream was built without a C compiler")
+@pytest.mark.parametrize("length", [[3], [1], [-1, 3], [2**62, 2**62]])
+def test_blocks_that_are_no_prompts_are_refused(length):
+    with pytest.raises(ValueError, match="not those of the prompts"):
+        once(np.zeros(2, np.uint64), np.array(length))

@@ -55,13 +55,14 @@ def spans(draw, most=8):
             START_NS + 16 * draw(st.integers(0, 50)) + number
         )  # no two at once: their order would be that of arrival
         parent = draw(st.one_of(st.none(), st.integers(0, most)))
+        trace = draw(st.integers(1, 3))
         is_open = draw(st.integers(0, 5)) == 0
         error = draw(st.integers(0, 4)) == 0
         found.append(
             Span(
-                trace_id=f"{draw(st.integers(1, 3)):032x}",
-                span_id=f"{number:016x}",
-                parent_id=None if parent is None else f"{parent:016x}",
+                trace_id=f"{trace:032x}",
+                span_id=f"{trace:08x}{number:08x}",
+                parent_id=None if parent is None else f"{trace:08x}{parent:08x}",
                 name=draw(TEXTS),
                 kind=draw(st.sampled_from([*SpanKind, SpanKind.LLM, SpanKind.LLM])),
                 start_ns=start,

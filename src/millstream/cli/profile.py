@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from millstream.store.table import SpanTable
 
 _ROWS = (
-    ("cache", "forecast"),
-    ("latency", "tokens", "self_time", "critical_path", "cost", "retries", "concurrency"),
+    ("cache", "concurrency", "forecast"),
+    ("latency", "tokens", "self_time", "critical_path", "cost", "retries"),
 )
-"""Findings that take about as long as each other."""
-_MANY = 4_000_000
-"""Spans from which they are made one after the other: together they need twice the memory."""
+"""Findings that take about as long as each other; those that need most memory come one after the other."""
 
 
 @click.command()
@@ -52,7 +50,7 @@ def profile(
     if as_json:
         from millstream.profiler.renderers.files import json_bytes  # noqa: PLC0415  # each way loads its own
 
-        found.prepare(*(_ROWS if len(found.table) < _MANY else ()))
+        found.prepare(*_ROWS)
         click.echo(json_bytes(profiler_room.findings(found)))
     else:
         from millstream.cli.profile_tables import print_tables  # noqa: PLC0415  # likewise

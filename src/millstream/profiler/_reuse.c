@@ -22,7 +22,7 @@ typedef struct {
 static int
 table_new(Table *table, size_t capacity)
 {
-    table->entries = malloc(sizeof(Entry) * capacity);
+    table->entries = room(sizeof(Entry) * capacity);
     if (table->entries == NULL) {
         return 0;
     }
@@ -142,6 +142,7 @@ grow(Stretches *found)
     if (PyByteArray_Resize(found->bytes, (Py_ssize_t)(sizeof(Stretch) * capacity)) < 0) {
         return 0;
     }
+    in_large_pages(PyByteArray_AS_STRING(found->bytes), sizeof(Stretch) * capacity);
     found->capacity = capacity;
     return 1;
 }
@@ -323,7 +324,7 @@ stretches(PyObject *const *args, Py_ssize_t count, int trusted)
     }
     size_t rows = (size_t)prompts.requests + 1;
     Stretches found = {PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(sizeof(Stretch) * rows)), 0, rows};
-    Past past = {{NULL, 0, 0}, malloc(sizeof(Used) * rows), calloc(rows, sizeof(int64_t)), 0};
+    Past past = {{NULL, 0, 0}, room(sizeof(Used) * rows), zeros(rows, sizeof(int64_t)), 0};
     Table seen = {NULL, 0, 0};
     int chained = 1;
     int done = found.bytes != NULL && past.used != NULL && past.sums != NULL && table_new(&past.owners, 1024) &&
@@ -388,6 +389,120 @@ depth(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     Py_RETURN_NONE;
 }
 
+/* Input tokens of what each prompt begins with and was used at most `within` ns ago: in proportion to its blocks, of
+ * which the last is half full. Stretches come in the order of their requests. */
+static PyObject *
+tokens(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "f iiio i")) { /* stretches, start_ns, length, input_tokens, tokens, within */
+        return NULL;
+    }
+    const Stretch *found = arrays.views[0].buf;
+    Py_ssize_t stretches = arrays.rows[0] / (Py_ssize_t)sizeof(Stretch), requests = arrays.rows[1], at = 0;
+    const int64_t *start_ns = INTS(1), *length = INTS(2), *input = INTS(3);
+    const int64_t within = arrays.rows[5] == 1 ? INTS(5)[0] : -1;
+    int64_t *told = INTS(4);
+    int fits = arrays.rows[5] == 1;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t request = 0; fits && request < requests; request++) {
+        int32_t deepest = 0;
+        for (; fits && at < stretches && found[at].request == request; at++) {
+            int32_t owner = found[at].owner;
+            fits = owner >= 0 && owner < requests;
+            if (fits && start_ns[request] - start_ns[owner] <= within) {
+                deepest = found[at].end;
+            }
+        }
+        double share = (double)deepest / ((double)length[request] + 0.5);
+        told[request] = (int64_t)(share * (double)(input[request] > 0 ? input[request] : 0));
+    }
+    Py_END_ALLOW_THREADS
+    release(&arrays);
+    if (!fits || at < stretches) {
+        PyErr_SetString(PyExc_ValueError, "a stretch is of no request");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Tokens as a provider counts them: in steps, and from a minimum on. */
+static PyObject *
+rounded(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "io i")) { /* tokens, rounded; step and minimum */
+        return NULL;
+    }
+    int fits = arrays.rows[2] == 2 && INTS(2)[0] > 0;
+    if (fits) {
+        const int64_t *told = INTS(0), step = INTS(2)[0], minimum = INTS(2)[1];
+        int64_t *counted = INTS(1);
+        Py_BEGIN_ALLOW_THREADS
+        if ((step & (step - 1)) == 0) { /* tokens are not negative */
+            for (Py_ssize_t i = 0; i < arrays.rows[0]; i++) {
+                int64_t whole = told[i] & ~(step - 1);
+                counted[i] = whole >= minimum ? whole : 0;
+            }
+        } else {
+            for (Py_ssize_t i = 0; i < arrays.rows[0]; i++) {
+                int64_t whole = told[i] - told[i] % step;
+                counted[i] = whole >= minimum ? whole : 0;
+            }
+        }
+        Py_END_ALLOW_THREADS
+    }
+    release(&arrays);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a step and a minimum are wanted");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+#define REASONS 5
+
+/* Tokens that were not read, by reason, then the calls that have the most of theirs there, then the tokens that were
+ * read beyond what could be; as _not_read in cache_opportunity.py has it. */
+static PyObject *
+not_read(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "iiiii i o")) { /* input, shared, fresh, readable, read; step; sums */
+        return NULL;
+    }
+    int fits = arrays.rows[5] == 1 && arrays.rows[6] == 2 * REASONS + 1;
+    if (fits) {
+        const int64_t *input = INTS(0), *shared = INTS(1), *fresh = INTS(2), *readable = INTS(3), *read = INTS(4);
+        const int64_t step = INTS(5)[0];
+        int64_t *sums = INTS(6);
+        Py_BEGIN_ALLOW_THREADS
+        memset(sums, 0, sizeof(int64_t) * (2 * REASONS + 1));
+        for (Py_ssize_t i = 0; i < arrays.rows[0]; i++) {
+            int64_t below = fresh[i] - readable[i], left = readable[i] - read[i];
+            int is_rounded = readable[i] > 0 && below < step;
+            int64_t told[REASONS] = {input[i] - shared[i], shared[i] - fresh[i], is_rounded ? 0 : below,
+                                     is_rounded ? below : 0, left > 0 ? left : 0};
+            int most = 0, any = told[0] != 0;
+            sums[0] += told[0];
+            for (int reason = 1; reason < REASONS; reason++) {
+                any |= told[reason] != 0;
+                sums[reason] += told[reason];
+                most = told[reason] > told[most] ? reason : most;
+            }
+            sums[REASONS + most] += any;
+            sums[2 * REASONS] += left < 0 ? -left : 0;
+        }
+        Py_END_ALLOW_THREADS
+    }
+    release(&arrays);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a step and room for the sums are wanted");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 /* Adds, by how many others were used since, where blocks begin and where they end. */
 static PyObject *
 ranks(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
@@ -427,6 +542,11 @@ static PyMethodDef methods[] = {
      "prefixes."},
     {"depth", FAST(depth),
      "depth(stretches, start_ns, depth, within)\n\nHow many blocks each prompt begins with that were used so long ago."},
+    {"tokens", FAST(tokens),
+     "tokens(stretches, start_ns, length, input_tokens, tokens, within)\n\nInput tokens of what was used so long ago."},
+    {"rounded", FAST(rounded), "rounded(tokens, rounded, step_and_minimum)\n\nTokens as a provider counts them."},
+    {"not_read", FAST(not_read),
+     "not_read(input, shared, fresh, readable, read, step, sums)\n\nTokens that were not read, and calls, by reason."},
     {"ranks", FAST(ranks),
      "ranks(stretches, change)\n\nHow many more blocks have 0, 1, 2, ... others used since than one less."},
     {NULL},

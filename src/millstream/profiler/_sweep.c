@@ -6,7 +6,7 @@
 
 /* Steps of one level over time: no two neighbours equal, the first and the last above 0; gives how many times. */
 static Py_ssize_t
-steps(const int64_t *start, const int64_t *end, Py_ssize_t count, int64_t *time, int64_t *level)
+steps(const int64_t *start, const int64_t *end, Py_ssize_t count, int64_t *time, int32_t *level)
 {
     Py_ssize_t opened = 0, closed = 0, found = 0;
     int64_t before = 0;
@@ -21,7 +21,7 @@ steps(const int64_t *start, const int64_t *end, Py_ssize_t count, int64_t *time,
         int64_t open = (int64_t)(opened - closed);
         if (open != before || found == 0) {
             time[found] = now;
-            level[found++] = open;
+            level[found++] = (int32_t)open;
             before = open;
         }
     }
@@ -32,20 +32,50 @@ static PyObject *
 sweep(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     Arrays arrays;
-    if (!take(&arrays, args, count, "ii oo")) {
+    if (!take(&arrays, args, count, "ii on")) {
         return NULL;
     }
-    if (arrays.rows[2] < 2 * arrays.rows[0]) {
+    if (arrays.rows[2] < 2 * arrays.rows[0] || arrays.rows[0] > INT32_MAX) {
         release(&arrays);
         PyErr_SetString(PyExc_ValueError, "there is no room for all steps");
         return NULL;
     }
     Py_ssize_t found;
     Py_BEGIN_ALLOW_THREADS
-    found = steps(INTS(0), INTS(1), arrays.rows[0], INTS(2), INTS(3));
+    found = steps(INTS(0), INTS(1), arrays.rows[0], INTS(2), PLACES(3));
     Py_END_ALLOW_THREADS
     release(&arrays);
     return PyLong_FromSsize_t(found);
+}
+
+/* How long each level lasts, added up: time has one element more than level. */
+static PyObject *
+lasts(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    Arrays arrays;
+    if (!take(&arrays, args, count, "i p o")) { /* time, level, lasts */
+        return NULL;
+    }
+    const int64_t *time = INTS(0);
+    const int32_t *level = PLACES(1);
+    int64_t *length = INTS(2);
+    Py_ssize_t levels = arrays.rows[1], most = arrays.rows[2];
+    int fits = levels == 0 || arrays.rows[0] == levels + 1;
+    Py_BEGIN_ALLOW_THREADS
+    memset(length, 0, sizeof(int64_t) * (size_t)most);
+    for (Py_ssize_t i = 0; fits && i < levels; i++) {
+        fits = level[i] >= 0 && level[i] < most;
+        if (fits) {
+            length[level[i]] += time[i + 1] - time[i];
+        }
+    }
+    Py_END_ALLOW_THREADS
+    release(&arrays);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "a level is higher than the highest");
+        return NULL;
+    }
+    Py_RETURN_NONE;
 }
 
 /* A grid over ascending times: how many of them come before each cell. */
@@ -107,10 +137,11 @@ static PyObject *
 at(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     Arrays arrays;
-    if (!take(&arrays, args, count, "i i io")) { /* time, level, moment, found */
+    if (!take(&arrays, args, count, "i p io")) { /* time, level, moment, found */
         return NULL;
     }
-    const int64_t *time = INTS(0), *level = INTS(1), *moment = INTS(2);
+    const int64_t *time = INTS(0), *moment = INTS(2);
+    const int32_t *level = PLACES(1);
     int64_t *found = INTS(3);
     Py_ssize_t times = arrays.rows[0], levels = arrays.rows[1];
     Grid grid;
@@ -159,6 +190,7 @@ all_passed(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 static PyMethodDef methods[] = {
     {"sweep", FAST(sweep),
      "sweep(start, end, time, level) -> int\n\nFill in the steps of sorted starts and ends; gives how many."},
+    {"lasts", FAST(lasts), "lasts(time, level, lasts)\n\nHow long each level lasts, added up."},
     {"at", FAST(at), "at(time, level, moment, found)\n\nThe level at each moment; 0 outside."},
     {"passed", FAST(all_passed),
      "passed(time, moment, found)\n\nHow many of the ascending times are not after each moment."},

@@ -31,7 +31,7 @@ self_time(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     const int32_t *parent = PLACES(0);
     const int64_t *start = INTS(1), *end = INTS(2);
     int64_t *own = INTS(3);
-    int64_t *until = has_parents(parent, rows) ? malloc(sizeof(int64_t) * (size_t)(rows + 1)) : NULL;
+    int64_t *until = has_parents(parent, rows) ? room(sizeof(int64_t) * (size_t)(rows + 1)) : NULL;
     if (until == NULL) {
         release(&arrays);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
@@ -71,7 +71,7 @@ add_up(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     const int32_t *parent = PLACES(0);
     int64_t *total = INTS(1);
     int64_t *waiting =
-        has_parents(parent, rows) ? calloc((size_t)(rows + 1), sizeof(int64_t)) : NULL;
+        has_parents(parent, rows) ? zeros((size_t)(rows + 1), sizeof(int64_t)) : NULL;
     if (waiting == NULL) {
         release(&arrays);
         return PyErr_Occurred() ? NULL : PyErr_NoMemory();
@@ -218,9 +218,9 @@ critical_path(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t cou
     Child *children = NULL;
     size_t most = 0;
     if (has_parents(parent, rows)) {
-        first = calloc((size_t)rows + 2, sizeof(int32_t));
-        waiting = malloc(sizeof(int32_t) * (size_t)(rows + 1));
-        listed = malloc(sizeof(int32_t) * (size_t)(rows + 1));
+        first = zeros((size_t)rows + 2, sizeof(int32_t));
+        waiting = room(sizeof(int32_t) * (size_t)(rows + 1));
+        listed = room(sizeof(int32_t) * (size_t)(rows + 1));
         most = first == NULL ? 0 : most_children(parent, reached, rows, first);
         children = malloc(sizeof(Child) * (most + 1));
     }

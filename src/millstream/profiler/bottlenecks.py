@@ -5,7 +5,7 @@ import numpy as np
 
 from millstream.profiler.concurrency import calls
 from millstream.profiler.estimate import NS_PER_S
-from millstream.profiler.latency import groups
+from millstream.profiler.groups import groups
 from millstream.profiler.sweep import Levels, sweep, weighted_percentiles
 from millstream.profiler.tree import self_time_ns, subtree_time_ns
 from millstream.span import SpanKind

@@ -79,8 +79,9 @@ def curve_of(found: Reuse, length: Ints) -> CacheCurve:
     """The curve of prompts with these lengths in blocks, of which these stretches were used before."""
     blocks = int(length.sum())
     again = int(found.depth(np.zeros(len(length), np.int64)).sum())
-    hits = found.used_since(blocks - again)
-    return CacheCurve(len(length), blocks, np.concatenate(([0], np.cumsum(hits[:-1]))))
+    hits = np.zeros(blocks - again + 1, np.int64)
+    np.cumsum(found.used_since(blocks - again)[:-1], out=hits[1:])
+    return CacheCurve(len(length), blocks, hits)
 
 
 def _hits_unchained(blocks: Hashes, start: Ints, length: Ints) -> Ints:

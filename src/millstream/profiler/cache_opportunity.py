@@ -14,12 +14,13 @@ import numpy as np
 
 from millstream.profiler.cache import CacheCurve, curve_of
 from millstream.profiler.estimate import NS_PER_S, Floats, student_half_width
+from millstream.profiler.groups import of_models
 from millstream.profiler.provider_caches import AS_OF, CACHES, ProviderCache, own_cache, with_minimum
 from millstream.profiler.results import Statistic
-from millstream.profiler.reuse import Reuse, reuse
+from millstream.profiler.reuse import Reuse, not_read, reuse, rounded
 from millstream.span import SpanKind
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, prompt_blocks
-from millstream.store.table import Bools, Ints, SpanTable
+from millstream.store.table import KIND_CODE, Bools, Ints, SpanTable
 
 REASONS: Final = ("first_time", "expired", "below_minimum", "rounded", "unknown")
 
@@ -108,12 +109,7 @@ def cache_opportunity(table: SpanTable, blocks: PromptBlocks | None = None) -> l
         blocks: the prompts of the table's spans; they are read from the spans where they are not at hand.
     """
     blocks = prompt_blocks(table.spans) if blocks is None else blocks
-    rows = np.flatnonzero(table.of_kind(SpanKind.LLM))
-    rows = rows[np.argsort(table.start_ns[rows], kind="stable")]
-    found = [
-        _of_model(table, blocks, model, rows[table.model[rows] == code])
-        for code, model in enumerate(table.models)
-    ]
+    found = [_of_model(table, blocks, model, rows) for model, rows in of_models(table)]
     return sorted(found, key=lambda row: (-row.calls, row.model))
 
 
@@ -130,16 +126,15 @@ class _Calls:
     by_minimum: dict[int, tuple[Ints, "_Calls"]] = field(default_factory=dict)
     by_ttl: dict[float, Ints] = field(default_factory=dict)
 
-    def tokens(self, depth: Ints) -> Ints:
-        """Input tokens in the first `depth` blocks of each prompt; 0 where they are unknown."""
-        share = depth / (self.length + 0.5)  # the last block is half full, on average
-        share *= np.maximum(self.input_tokens, 0)
-        return share.astype(np.int64)
+    def shared(self) -> Ints:
+        """Tokens that were used before, however long ago; 0 where a call's are unknown."""
+        return self.found.tokens(self.start_ns, self.length, self.input_tokens)
 
     def fresh(self, ttl_s: float) -> Ints:
         """Tokens that were used not longer ago than this."""
         if ttl_s not in self.by_ttl:
-            self.by_ttl[ttl_s] = self.tokens(self.found.depth(self.start_ns, int(ttl_s * NS_PER_S)))
+            within_ns = int(ttl_s * NS_PER_S)
+            self.by_ttl[ttl_s] = self.found.tokens(self.start_ns, self.length, self.input_tokens, within_ns)
         return self.by_ttl[ttl_s]
 
     def readable(self, cache: ProviderCache) -> Ints:
@@ -155,15 +150,14 @@ class _Calls:
 
     def rounded(self, cache: ProviderCache) -> Ints:
         """Fresh tokens, as a provider counts them."""
-        tokens = self.fresh(cache.ttl_s)
-        if cache.step_tokens > 1:
-            tokens = tokens - tokens % cache.step_tokens
-        return np.where(tokens >= cache.minimum_tokens, tokens, 0)
+        return rounded(self.fresh(cache.ttl_s), cache.step_tokens, cache.minimum_tokens)
 
     def of_at_least(self, minimum: int) -> tuple[Ints, "_Calls"]:
         """Calls with so many tokens, as if there were no others: shorter ones are not kept."""
         if minimum not in self.by_minimum:
             calls = np.flatnonzero(self.input_tokens >= minimum)
+            if len(calls) == len(self.length):
+                return self.by_minimum.setdefault(minimum, (calls, self))
             columns = (
                 column[calls] for column in (self.first, self.length, self.start_ns, self.input_tokens)
             )
@@ -177,8 +171,10 @@ class _Calls:
 
 
 def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) -> CacheOpportunity:
-    total = len(rows)
-    rows = rows[blocks.known[rows]]
+    is_call = table.kind[rows] == KIND_CODE[SpanKind.LLM.value]
+    total = int(is_call.sum())
+    rows = rows[is_call & blocks.known[rows]]
+    rows = rows[np.argsort(table.start_ns[rows], kind="stable")]
     calls = _Calls.of(
         blocks.hashes,
         blocks.first[rows],
@@ -191,7 +187,7 @@ def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) ->
     own = own_cache(model)
     compared = (calls.input_tokens > 0) & (table.cache_read_tokens[rows] >= 0)
     read = np.minimum(table.cache_read_tokens[rows], calls.input_tokens)
-    shared = calls.tokens(calls.found.depth(calls.start_ns))
+    shared = calls.shared()
     readable = shared if own is None else calls.readable(own)
     not_read, beyond = _not_read(calls, own, shared, readable, read, compared)
     all_input = int(calls.input_tokens[compared].sum())
@@ -233,23 +229,12 @@ def _not_read(
 ) -> tuple[dict[str, NotRead], int]:
     """Input tokens of compared calls that were not read, by reason; tokens read without an explanation."""
     fresh = shared if own is None else calls.fresh(own.ttl_s)
-    below = fresh - readable
-    rounded = (readable > 0) & (below < (1 if own is None else own.step_tokens))
-    by_reason = np.stack(
-        (
-            calls.input_tokens - shared,
-            shared - fresh,
-            np.where(rounded, 0, below),
-            np.where(rounded, below, 0),
-            np.maximum(readable - read, 0),
-        )
-    )[:, compared]
-    most = np.bincount(by_reason.argmax(axis=0)[by_reason.any(axis=0)], minlength=len(REASONS))
-    told = {
-        reason: NotRead(int(tokens), int(most[at]))
-        for at, (reason, tokens) in enumerate(zip(REASONS, by_reason.sum(axis=1), strict=True))
-    }
-    return told, int(np.maximum(read - readable, 0)[compared].sum())
+    step = 1 if own is None else own.step_tokens
+    columns = (calls.input_tokens, shared, fresh, readable, read)
+    sums = not_read(tuple(column[compared] for column in columns), step)
+    tokens, most = sums[: len(REASONS)], sums[len(REASONS) : -1]
+    told = {reason: NotRead(int(tokens[at]), int(most[at])) for at, reason in enumerate(REASONS)}
+    return told, int(sums[-1])
 
 
 def _share(part: Ints, whole: Ints, request: Ints) -> Statistic:
@@ -257,9 +242,9 @@ def _share(part: Ints, whole: Ints, request: Ints) -> Statistic:
     if not whole.sum():
         return Statistic(None, None, None)
     ratio = float(part.sum() / whole.sum())
-    _, of = np.unique(request, return_inverse=True)
-    sizes: Floats = np.bincount(of, whole).astype(np.float64)
-    half = student_half_width((np.bincount(of, part) - ratio * sizes) / sizes.mean())
+    seen = np.bincount(request) > 0
+    sizes: Floats = np.bincount(request, whole)[seen].astype(np.float64)
+    half = student_half_width((np.bincount(request, part)[seen] - ratio * sizes) / sizes.mean())
     if half is None:
         return Statistic(ratio, None, None)
     return Statistic(ratio, max(ratio - half, 0.0), min(ratio + half, 1.0))

@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 
 from millstream.profiler.estimate import NS_PER_S
-from millstream.profiler.requests import pauses
+from millstream.profiler.requests import Pauses, pauses
 from millstream.profiler.sweep import Levels, passed, sweep, weighted_percentiles
 from millstream.span import SpanKind
-from millstream.store.table import Floats, Ints, SpanTable
+from millstream.store.table import KIND_CODE, Bools, Floats, Ints, SpanTable
 
 
 class Spike(msgspec.Struct, frozen=True):
@@ -70,28 +70,31 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
     rows = calls(table)
     start, end = table.start_ns[rows], table.end_ns[rows]
     levels = sweep(start, end)
-    length = Levels(pauses(table).without(levels.time_ns), levels.level).length_ns
-    at_level: Floats = np.bincount(levels.level, weights=length).astype(np.float64)
-    busy = at_level.copy()
+    lasts = levels.lasts_ns
+    spans_ns, busy_ns = _spans_ns(pauses(table), levels), int(lasts[1:].sum())
+    has_level = lasts > 0
+    lasts[:1] = spans_ns - busy_ns  # in a pause nothing runs
+    busy: Floats = lasts.astype(np.float64)
     busy[:1] = 0
     percentiles = weighted_percentiles(busy, (0.50, 0.90, 0.95, 0.99))
     threshold = spike_threshold or max(1, math.ceil(percentiles[1] or 1))
-    spans_ns, busy_ns = int(length.sum()), int(length.sum(where=levels.level > 0))
-    begin, finish, _ = _stretches(levels, threshold)
-    first, stop = _met(table, rows, begin, finish)
+    begin, finish = (levels.time_ns[edges] for edges in _edges(levels, threshold))
+    in_spikes = _correlation(table, rows, _is_met(start, end, begin, finish))
     return Concurrency(
         n=len(rows),
-        max=max(len(at_level) - 1, 0),
+        max=max(len(lasts) - 1, 0),
         busy_s=busy_ns / NS_PER_S,
         idle_share=1 - busy_ns / spans_ns if spans_ns else None,
-        concurrency_distribution=_seconds(levels.level, at_level),
+        concurrency_distribution={
+            at: float(lasts[at] / NS_PER_S) for at in np.flatnonzero(has_level).tolist()
+        },
         p50_concurrency=percentiles[0],
         p90_concurrency=percentiles[1],
         p95_concurrency=percentiles[2],
         p99_concurrency=percentiles[3],
         spike_threshold=threshold,
         spikes=len(begin),
-        correlation_stats=_correlation(table, rows[stop > first]),
+        correlation_stats=in_spikes,
         average_latency_by_concurrency=_latency_by_level(levels, start, end),
     )
 
@@ -107,8 +110,10 @@ def call_levels(table: SpanTable) -> Levels:
     return sweep(table.start_ns[rows], table.end_ns[rows])
 
 
-def _seconds(level: Ints, at_level: Floats) -> dict[int, float]:
-    return {at: float(at_level[at] / NS_PER_S) for at in np.flatnonzero(np.bincount(level)).tolist()}
+def _spans_ns(quiet: Pauses, levels: Levels) -> int:
+    """From the first start to the last end, without the pauses between."""
+    ends = quiet.without(levels.time_ns[[0, -1]]) if len(levels.level) else np.zeros(2, np.int64)
+    return int(ends[1] - ends[0])
 
 
 def spikes(table: SpanTable, threshold: int) -> list[Spike]:
@@ -116,7 +121,7 @@ def spikes(table: SpanTable, threshold: int) -> list[Spike]:
     rows = calls(table)
     begin, finish, peak = _stretches(call_levels(table), threshold)
     inside: list[list[str]] = [[] for _ in range(len(begin))]
-    first, stop = _met(table, rows, begin, finish)
+    first, stop = _met(table.start_ns[rows], table.end_ns[rows], begin, finish)
     met = np.flatnonzero(stop > first)
     for row, start, end in zip(rows[met].tolist(), first[met].tolist(), stop[met].tolist(), strict=True):
         for spike in range(start, end):
@@ -129,25 +134,38 @@ def spikes(table: SpanTable, threshold: int) -> list[Spike]:
 
 def _stretches(levels: Levels, threshold: int) -> tuple[Ints, Ints, Ints]:
     """Begin, end (Unix ns) and peak of the maximal stretches at or above the threshold."""
-    high = np.concatenate(([False], levels.level >= threshold, [False]))
-    edges = np.flatnonzero(high[1:] != high[:-1])
-    first, last = edges[::2], edges[1::2]
+    first, last = _edges(levels, threshold)
     if len(first) == 0:
         return first, first, first
     peak = np.maximum.reduceat(np.append(levels.level, 0), np.column_stack((first, last)).ravel())[::2]
     return levels.time_ns[first], levels.time_ns[last], peak
 
 
-def _met(table: SpanTable, rows: Ints, begin: Ints, finish: Ints) -> tuple[Ints, Ints]:
+def _edges(levels: Levels, threshold: int) -> tuple[Ints, Ints]:
+    """The steps with which these stretches begin, and those after them."""
+    high = np.zeros(len(levels.level) + 2, bool)
+    np.greater_equal(levels.level, threshold, out=high[1:-1])
+    edges = np.flatnonzero(high[1:] != high[:-1])
+    return edges[::2], edges[1::2]
+
+
+def _met(start: Ints, end: Ints, begin: Ints, finish: Ints) -> tuple[Ints, Ints]:
     """Of each call: the first stretch that it is in, and the first after it that it is not in."""
-    start, end = table.start_ns[rows], table.end_ns[rows]
     first = passed(finish, start)
     stop = passed(begin, end - 1)
-    return first, np.where(end > start, stop, first)
+    empty = np.flatnonzero(end <= start)
+    stop[empty] = first[empty]
+    return first, stop
 
 
-def _correlation(table: SpanTable, rows: Ints) -> CorrelationStats:
-    llm = rows[table.of_kind(SpanKind.LLM)[rows]]
+def _is_met(start: Ints, end: Ints, begin: Ints, finish: Ints) -> Bools:
+    """Which calls are in any stretch."""
+    first, stop = _met(start, end, begin, finish)
+    return stop > first
+
+
+def _correlation(table: SpanTable, rows: Ints, counted: Bools) -> CorrelationStats:
+    llm = rows[counted & (table.kind[rows] == KIND_CODE[SpanKind.LLM.value])]
     prompt, output = table.input_tokens[llm], table.output_tokens[llm]
     both = (prompt >= 0) & (output >= 0)
     return CorrelationStats(
@@ -160,7 +178,11 @@ def _correlation(table: SpanTable, rows: Ints) -> CorrelationStats:
 def _latency_by_level(levels: Levels, start: Ints, end: Ints) -> dict[int, float]:
     if len(start) == 0:
         return {}
-    at = levels.at(start + (end - start) // 2)
-    total = np.bincount(at, weights=(end - start) / NS_PER_S)
+    duration = end - start
+    middle = duration >> 1
+    middle += start
+    at = levels.at(middle)
+    del middle  # there may be many calls
+    total = np.bincount(at, weights=duration / NS_PER_S)
     count = np.bincount(at)
     return {level: float(total[level] / count[level]) for level in np.flatnonzero(count).tolist()}

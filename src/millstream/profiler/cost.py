@@ -21,6 +21,7 @@ from millstream.deliver.plugins import available, load_entry_point
 from millstream.errors import ConfigError
 from millstream.profiler import estimate
 from millstream.profiler.estimate import Floats
+from millstream.profiler.groups import of_models
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Statistic
 from millstream.span import Status
@@ -176,15 +177,12 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
     """
     amount = np.full(len(table), np.nan)
     rows = np.flatnonzero(table.model >= 0)
-    order = rows[np.argsort(table.model[rows], kind="stable")]
-    first = np.searchsorted(table.model[order], np.arange(len(table.models) + 1))
-    models = [
-        _model(table, name, order[first[code] : first[code + 1]], prices, amount)
-        for code, name in enumerate(table.models)
-    ]
-    priced = rows[~np.isnan(amount[rows])]
-    whole = requests(table).recorded
-    whole[table.trace[rows[np.isnan(amount[rows])]]] = False
+    models = [_model(table, name, members, prices, amount) for name, members in of_models(table)]
+    has_price = ~np.isnan(amount[rows])
+    priced = rows[has_price]
+    recorded = requests(table).recorded
+    whole = recorded.copy()
+    whole[table.trace[rows[~has_price]]] = False
     per_request: Floats = np.zeros(len(table.trace_ids))
     np.add.at(per_request, table.trace[priced], amount[priced])
     unpriced: dict[str, int] = {}
@@ -202,7 +200,7 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
         unpriced=unpriced,
         cache_unknown=int((table.cache_read_tokens[priced] < 0).sum()),
         requests=int(whole.sum()),
-        requests_unpriced=int(requests(table).recorded.sum() - whole.sum()),
+        requests_unpriced=int(recorded.sum() - whole.sum()),
         cost_per_request=estimate.mean(per_request[whole]),
         models=sorted(models, key=lambda model: (-(model.cost or 0.0), model.name)),
     )
@@ -235,14 +233,15 @@ def _model(table: SpanTable, name: str, rows: Ints, prices: PriceTable, amount: 
 
 def _reasons(table: SpanTable, rows: Ints, price: Price | None) -> list[tuple[str, Bools]]:
     """Why calls cannot be priced; the first that applies counts."""
-    no_input, no_output = table.input_tokens[rows] < 0, table.output_tokens[rows] < 0
+    came_in = table.input_tokens[rows]
+    no_input, no_output = came_in < 0, table.output_tokens[rows] < 0
     return [
         (MODEL_UNKNOWN, np.full(len(rows), price is None)),
         (OPEN, (table.end_ns[rows] < 0) & (no_input | no_output)),
         (FAILED, (table.status[rows] == _ERROR) & no_input & no_output),
         (INPUT_UNKNOWN, no_input),
         (OUTPUT_UNKNOWN, no_output),
-        (CACHE_ABOVE_INPUT, table.cache_read_tokens[rows] > table.input_tokens[rows]),
+        (CACHE_ABOVE_INPUT, table.cache_read_tokens[rows] > came_in),
     ]
 
 

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from millstream.profiler.estimate import NS_PER_S
-from millstream.profiler.latency import groups
+from millstream.profiler.groups import groups
 from millstream.profiler.tree import COMPILED, clipped
 from millstream.store.table import Bools, Ints, SpanTable
 

@@ -1,14 +1,15 @@
 """How long do calls take? Durations per kind and name, failed calls included, open ones counted apart."""
 
-from collections.abc import Iterator
-from itertools import pairwise
-
 import msgspec
 import numpy as np
 
 from millstream.profiler import estimate
+from millstream.profiler.groups import groups
 from millstream.profiler.results import Statistic
-from millstream.store.table import KINDS, Bools, Ints, SpanTable
+from millstream.span import Status
+from millstream.store.table import STATUS_CODE, Ints, SpanTable
+
+_ERROR = STATUS_CODE[Status.ERROR.value]
 
 
 class LatencyRow(msgspec.Struct, frozen=True):
@@ -34,13 +35,14 @@ class LatencyRow(msgspec.Struct, frozen=True):
 
 def latency(table: SpanTable) -> list[LatencyRow]:
     """Latency of each kind and name, the largest total time first."""
-    duration = table.duration_ns
-    closed, failed = table.closed, table.failed
     found = []
-    for kind, name, rows in groups(table, np.ones(len(table), bool)):
-        ended = rows[closed[rows]]
-        row = statistics(kind, name, duration[ended], int(failed[ended].sum()), len(rows) - len(ended))
-        found.append((-float(duration[ended].sum()), kind, name, row))
+    for kind, name, rows in groups(table):
+        end_ns = table.end_ns[rows]
+        closed = end_ns >= 0
+        duration = (end_ns - table.start_ns[rows])[closed]
+        errors = int((table.status[rows] == _ERROR).sum(where=closed))
+        row = statistics(kind, name, duration, errors, len(rows) - len(duration))
+        found.append((-float(duration.sum()), kind, name, row))
     return [row for *_, row in sorted(found, key=lambda entry: entry[:3])]
 
 
@@ -59,18 +61,3 @@ def statistics(kind: str, name: str, duration_ns: Ints, errors: int, still_open:
         p95=estimate.quantile(ordered, 0.95),
         p99=estimate.quantile(ordered, 0.99),
     )
-
-
-def groups(table: SpanTable, wanted: Bools) -> Iterator[tuple[str, str, Ints]]:
-    """Each kind and name among the wanted spans with its rows, ordered by kind and name."""
-    rows = np.flatnonzero(wanted)
-    names = len(table.names) + 1
-    key = table.kind[rows].astype(np.int64) * names + table.name[rows]
-    if names * len(KINDS) <= np.iinfo(np.uint16).max:
-        key = key.astype(np.uint16)  # sorted by its digits
-    order = np.argsort(key, kind="stable")
-    key, rows = key[order], rows[order]
-    first = np.flatnonzero(np.append(len(key) > 0, key[1:] != key[:-1]))
-    for at, end in pairwise([*first.tolist(), len(key)]):
-        kind, name = divmod(int(key[at]), names)
-        yield KINDS[kind], table.names[name], rows[at:end]

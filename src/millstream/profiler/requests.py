@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from millstream import semconv
+from millstream.profiler.groups import once_a_table
 from millstream.span import Status
 from millstream.store.table import STATUS_CODE, UNKNOWN, Bools, Ints, SpanTable
 
@@ -76,6 +77,7 @@ class Requests:
         return self.failed | self.cancelled | self.unfinished
 
 
+@once_a_table
 def requests(table: SpanTable) -> Requests:
     """The requests of a table. A trace with several roots lasts from the first start to the last end."""
     traces = len(table.trace_ids)
@@ -99,7 +101,7 @@ def requests(table: SpanTable) -> Requests:
     np.logical_or.at(cancelled, table.trace[roots], table.status[roots] == _CANCELLED)
     np.logical_or.at(unfinished, table.trace[roots], ~table.closed[roots])
     usable = (end >= 0) & ~unfinished
-    return Requests(
+    found = Requests(
         recorded=recorded,
         first_row=first_row,
         start_ns=start,
@@ -109,6 +111,9 @@ def requests(table: SpanTable) -> Requests:
         cancelled=cancelled,
         unfinished=unfinished,
     )
+    for name in Requests.__slots__:
+        getattr(found, name).flags.writeable = False
+    return found
 
 
 def request_counts(table: SpanTable) -> RequestCounts:
@@ -123,6 +128,7 @@ def request_counts(table: SpanTable) -> RequestCounts:
     )
 
 
+@once_a_table
 def pauses(table: SpanTable) -> Pauses:
     """Where one session ended and the next began, such as before an evaluation that was resumed.
 
@@ -131,8 +137,8 @@ def pauses(table: SpanTable) -> Pauses:
     """
     if len(table) == 0:
         return Pauses(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    first_row = table.bounds()[:-1]
-    used = first_row[np.diff(table.bounds()) > 0]
+    bounds = table.bounds()
+    used = bounds[:-1][np.diff(bounds) > 0]
     start = np.minimum.reduceat(table.start_ns, used)
     end = np.maximum.reduceat(np.maximum(table.start_ns, table.end_ns), used)
     order = np.argsort(start, kind="stable")

@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 
 from millstream.profiler import estimate
 from millstream.profiler.estimate import LEVEL, NS_PER_S
-from millstream.profiler.latency import groups
+from millstream.profiler.groups import groups
 from millstream.profiler.requests import Pauses, pauses
 from millstream.profiler.results import Statistic
 from millstream.store.retried import siblings_of_failed
@@ -86,10 +86,7 @@ def retries(table: SpanTable) -> list[RetryRow]:
     """One row for each kind and name, the one with the most errors first, then the most calls."""
     attempts = _attempts(table)
     quiet = pauses(table)
-    rows = [
-        _row(table, kind, name, members, attempts, quiet)
-        for kind, name, members in groups(table, np.ones(len(table), bool))
-    ]
+    rows = [_row(table, kind, name, members, attempts, quiet) for kind, name, members in groups(table)]
     return sorted(rows, key=lambda row: (-row.errors, -row.calls, row.kind, row.name))
 
 

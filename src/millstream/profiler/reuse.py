@@ -19,6 +19,7 @@ except ImportError:  # built without a compiler
     _reuse = None  # type: ignore[assignment]
 COMPILED: Final = _reuse is not None
 _EVER: Final = 2**63 - 1
+_REASONS: Final = 5
 _ROW: Final = np.dtype(
     [("rank", np.int64), ("request", np.int32), ("owner", np.int32), ("end", np.int32), ("unused", np.int32)]
 )
@@ -77,6 +78,27 @@ class Reuse:
             deepest[self.request[recent]] = self.end[recent]
         return deepest
 
+    def tokens(self, start_ns: Ints, length: Ints, input_tokens: Ints, within_ns: int = _EVER) -> Ints:
+        """Input tokens of the blocks that `depth` counts, shape (requests,).
+
+        Tokens are taken to be in proportion to blocks, the last of which is half full, on average.
+
+        Args:
+            start_ns: as for `depth`.
+            length: blocks of each prompt, shape (requests,).
+            input_tokens: of the requests, -1 is unknown and counts as 0, shape (requests,).
+            within_ns: as for `depth`.
+        """
+        if COMPILED:
+            found = np.empty(len(length), np.int64)
+            _reuse.tokens(
+                self.rows.view(np.uint8), start_ns, length, input_tokens, found, np.array([within_ns])
+            )
+            return found
+        share = self.depth(start_ns, within_ns) / (length + 0.5)
+        share *= np.maximum(input_tokens, 0)
+        return share.astype(np.int64)
+
     def used_since(self, different: int) -> Ints:
         """How many blocks were found with 0, 1, 2, … others used since, shape (different + 1,).
 
@@ -111,6 +133,48 @@ def reuse_if_chained(blocks: Hashes, start: Ints, length: Ints) -> Reuse | None:
         return reuse(blocks, start, length) if _is_chained(blocks, start, length) else None
     found = _reuse.reuse_if_chained(*_contiguous(blocks, start, length))
     return None if found is None else Reuse(np.frombuffer(found, _ROW))
+
+
+def rounded(tokens: Ints, step: int, minimum: int) -> Ints:
+    """Tokens of calls as a provider counts them: in steps, and from a minimum on."""
+    if not COMPILED:
+        whole = tokens - tokens % step
+        return np.where(whole >= minimum, whole, 0)
+    found = np.empty(len(tokens), np.int64)
+    _reuse.rounded(tokens, found, np.array([step, minimum]))
+    return found
+
+
+def not_read(tokens: tuple[Ints, ...], step: int) -> Ints:
+    """Tokens that caches did not read, of calls.
+
+    Args:
+        tokens: of each call: all of its input; what an earlier prompt began with, too; of that, what was not
+            too long ago; of that, what the cache could have read; what it read. Five columns.
+        step: in which the provider counts.
+
+    Returns:
+        Tokens that came for the first time, were too long ago, too short, less than a step, and unknown; how
+        many calls have most of theirs in each; tokens that were read and not readable. Shape (11,).
+    """
+    came_in, shared, fresh, readable, read = tokens
+    if COMPILED:
+        sums = np.empty(2 * _REASONS + 1, np.int64)
+        _reuse.not_read(came_in, shared, fresh, readable, read, np.array([step]), sums)
+        return sums
+    below = fresh - readable
+    is_rounded = (readable > 0) & (below < step)
+    by_reason = np.stack(
+        (
+            came_in - shared,
+            shared - fresh,
+            np.where(is_rounded, 0, below),
+            np.where(is_rounded, below, 0),
+            np.maximum(readable - read, 0),
+        )
+    )
+    most = np.bincount(by_reason.argmax(axis=0)[by_reason.any(axis=0)], minlength=_REASONS)
+    return np.concatenate((by_reason.sum(axis=1), most, [np.maximum(read - readable, 0).sum()]))
 
 
 def _contiguous(blocks: Hashes, start: Ints, length: Ints) -> tuple[Hashes, Ints, Ints]:

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from millstream.store.arrays import Floats, Ints
+from millstream.store.arrays import UNKNOWN, Floats, Ints, Place
 
 try:
     from millstream.profiler import _sweep
@@ -21,7 +21,7 @@ class Levels:
 
     Attributes:
         time_ns: k + 1 ascending times; the step i lasts from time i to time i + 1.
-        level: k levels, no two neighbours equal, the first and the last above 0; gaps are 0.
+        level: k levels (`arrays.Place`), no two neighbours equal, the first and the last above 0; gaps are 0.
     """
 
     time_ns: Ints
@@ -31,6 +31,16 @@ class Levels:
     def length_ns(self) -> Ints:
         """How long each step lasts, shape (k,)."""
         return np.diff(self.time_ns)
+
+    @property
+    def lasts_ns(self) -> Ints:
+        """How long each level lasts, all its steps together, shape (highest level + 1,)."""
+        found = np.zeros(int(self.level.max(initial=UNKNOWN)) + 1, np.int64)
+        if COMPILED:
+            _sweep.lasts(self.time_ns, self.level, found)
+        else:
+            np.add.at(found, self.level, self.length_ns)
+        return found
 
     def at(self, moment_ns: Ints) -> Ints:
         """The level at each moment; 0 outside."""
@@ -49,13 +59,14 @@ def sweep(start_ns: Ints, end_ns: Ints) -> Levels:
     """Levels of the intervals; empty intervals (start = end) open nothing."""
     lasting = end_ns > start_ns
     starts, ends = start_ns[lasting], end_ns[lasting]
+    del lasting
     starts.sort()
     ends.sort()
     return _merged(starts, ends) if COMPILED else _merged_slowly(starts, ends)
 
 
 def _merged(starts: Ints, ends: Ints) -> Levels:
-    times, level = np.empty(2 * len(starts), np.int64), np.empty(2 * len(starts), np.int64)
+    times, level = np.empty(2 * len(starts), np.int64), np.empty(2 * len(starts), Place)
     steps = _sweep.sweep(starts, ends, times, level)
     times.resize(steps, refcheck=False)  # in place, for there may be many
     level.resize(max(steps - 1, 0), refcheck=False)
@@ -66,7 +77,7 @@ def _merged_slowly(starts: Ints, ends: Ints) -> Levels:
     times = np.concatenate((starts, ends))
     order = np.argsort(times, kind="stable")  # of two ascending runs: a merge
     times = times[order]
-    level = np.cumsum(np.where(order < len(starts), 1, -1))
+    level = np.cumsum(np.where(order < len(starts), 1, -1), dtype=Place)
     last = np.concatenate((times[1:] != times[:-1], [True])) if len(times) else np.zeros(0, bool)
     times, level = times[last], level[last]
     steps = np.concatenate(([True], level[1:] != level[:-1])) if len(level) else np.zeros(0, bool)

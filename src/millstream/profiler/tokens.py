@@ -4,8 +4,12 @@ import msgspec
 import numpy as np
 
 from millstream.profiler import estimate
+from millstream.profiler.groups import of_models
 from millstream.profiler.results import Statistic
-from millstream.store.table import Ints, SpanTable
+from millstream.span import Status
+from millstream.store.table import STATUS_CODE, Ints, SpanTable
+
+_ERROR = STATUS_CODE[Status.ERROR.value]
 
 
 class ModelRow(msgspec.Struct, frozen=True):
@@ -39,36 +43,33 @@ class ModelRow(msgspec.Struct, frozen=True):
 
 def tokens(table: SpanTable) -> list[ModelRow]:
     """One row a model, the one with the most calls first."""
-    few = len(table.models) <= np.iinfo(np.int16).max
-    order = np.argsort(table.model.astype(np.int16) if few else table.model, kind="stable")
-    first = np.searchsorted(table.model[order], np.arange(len(table.models) + 1))
-    rows = [
-        _model(table, name, order[first[code] : first[code + 1]]) for code, name in enumerate(table.models)
-    ]
+    rows = [_model(table, name, members) for name, members in of_models(table)]
     return sorted(rows, key=lambda row: (-row.calls, row.name))
 
 
 def known_sum(column: Ints) -> int | None:
     """Sum of the known values (-1 is unknown); None when none is known."""
-    known = column[column >= 0]
-    return int(known.sum()) if len(known) else None
+    known = column >= 0
+    return int(column.sum(where=known)) if known.any() else None
 
 
 def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
-    end_ns, output = table.end_ns[rows], table.output_tokens[rows]
+    end_ns, came_in, output = table.end_ns[rows], table.input_tokens[rows], table.output_tokens[rows]
     closed = end_ns >= 0
     duration_ns = end_ns - table.start_ns[rows]
-    ordered_s = np.sort(duration_ns[closed]) / estimate.NS_PER_S
+    ordered_ns = duration_ns[closed]
+    ordered_ns.sort()
+    ordered_s = ordered_ns / estimate.NS_PER_S
     generated = closed & (output >= 0)
     generating_s = float(duration_ns[generated].sum()) / estimate.NS_PER_S
     first_chunk_s = table.time_to_first_chunk_s[rows]
     return ModelRow(
         name=name,
         calls=len(rows),
-        errors=int(table.failed[rows].sum()),
+        errors=int((table.status[rows] == _ERROR).sum()),
         open=len(rows) - len(ordered_s),
-        calls_with_usage=int(((table.input_tokens[rows] >= 0) | (output >= 0)).sum()),
-        input_tokens=known_sum(table.input_tokens[rows]),
+        calls_with_usage=int(((came_in >= 0) | (output >= 0)).sum()),
+        input_tokens=known_sum(came_in),
         output_tokens=known_sum(output),
         cache_read_tokens=known_sum(table.cache_read_tokens[rows]),
         reasoning_tokens=known_sum(table.reasoning_tokens[rows]),

@@ -94,9 +94,12 @@ class StoredSpans(LazySpans):
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
-        return _blocks(
-            chunk for group in self._read_ahead(["prompt_blocks"]) for chunk in group.column(0).chunks
+        found = _blocks(
+            (chunk for group in self._read_ahead(["prompt_blocks"]) for chunk in group.column(0).chunks),
+            len(self),
         )
+        pa.default_memory_pool().release_unused()  # what all the groups took, one after the other
+        return found
 
     @property
     def schema(self) -> pa.Schema:
@@ -160,7 +163,7 @@ class RowSpans(LazySpans):
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the rows were made."""
-        return _blocks(self._rows.column("prompt_blocks").chunks)
+        return _blocks(self._rows.column("prompt_blocks").chunks, len(self))
 
 
 def spans_of(rows: "pa.Table | pa.RecordBatch") -> Iterator[Span]:
@@ -194,26 +197,24 @@ def _span(values: Sequence[Any]) -> Span:
     )
 
 
-def _blocks(chunks: Iterable[pa.Array]) -> PromptBlocks:
+def _blocks(chunks: Iterable[pa.Array], rows: int) -> PromptBlocks:
     """Prompts as they lie in a column, chunk by chunk: all at once would take many times the memory."""
     found: list[Hashes] = [np.zeros(0, np.uint64)]
-    first, lengths, known = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, bool)]
-    end = 0
+    first, lengths, known = np.empty(rows, np.int64), np.empty(rows, np.int32), np.empty(rows, bool)
+    end = before = 0
     for some in chunks:
         if not len(some):  # it may be without buffers
             continue
         ends = np.frombuffer(some.buffers()[1], np.int64, len(some) + 1, some.offset * 8) // _BLOCK
-        length = np.diff(ends).astype(np.int32)
+        length = np.diff(ends)
         hashes = np.frombuffer(some.buffers()[2] or b"", "<u8", int(ends[-1]))[ends[0] :]
         hashes, starts = once(hashes, length)
-        first.append(starts + end)
-        lengths.append(length)
-        known.append(bits(some, 0))
+        these = slice(before, before + len(some))
+        first[these], lengths[these], known[these] = starts + end, length, bits(some, 0)
+        before += len(some)
         end += len(hashes)
         found.append(hashes)
-    return PromptBlocks(
-        np.concatenate(found), np.concatenate(first), np.concatenate(lengths), np.concatenate(known)
-    )
+    return PromptBlocks(np.concatenate(found), first, lengths, known)
 
 
 def _value(text: str | None) -> Any:

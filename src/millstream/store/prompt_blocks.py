@@ -19,6 +19,12 @@ from millstream.span import Span, SpanKind
 from millstream.store.arrays import Bools, Ints
 from millstream.store.strict_json import json_text
 
+try:
+    from millstream.store import _prompts
+except ImportError:  # built without a compiler
+    _prompts = None  # type: ignore[assignment]
+COMPILED: Final = _prompts is not None
+
 Hashes = NDArray[np.uint64]
 
 BLOCK_BYTES: Final = 64
@@ -92,6 +98,10 @@ def once(hashes: Hashes, length: Ints) -> tuple[Hashes, Ints]:
         hashes: chained, so that prompts whose last blocks are alike are alike.
         length: of each prompt, which lie one behind the other.
     """
+    if COMPILED:
+        first = np.empty(len(length), np.int64)
+        counts = np.ascontiguousarray(length, np.int64)
+        return np.frombuffer(_prompts.once(np.ascontiguousarray(hashes), counts, first), np.uint64), first
     first = np.cumsum(length) - length
     prompts = np.flatnonzero(length)
     at, size = first[prompts], length[prompts]

@@ -69,7 +69,7 @@ class Oddities(msgspec.Struct, frozen=True):
     impossible_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class SpanTable:
     """Spans sorted by trace and start, a parent before its children where they start together.
 
@@ -351,6 +351,8 @@ def first_chunk_s(span: Span) -> float:
 
 def possible_tokens(column: Ints) -> Ints:
     """Counts of tokens, -1 where they are unknown or impossible."""
+    if column.min(initial=UNKNOWN) == UNKNOWN and column.max(initial=UNKNOWN) <= MOST_TOKENS:
+        return column
     return np.where((column < 0) | (column > MOST_TOKENS), UNKNOWN, column)
 
 

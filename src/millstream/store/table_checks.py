@@ -10,6 +10,8 @@ from millstream.store.table import KIND_CODE, LATEST_NS, SpanTable
 
 _MOST_EMPTY: Final = 1_000_000
 """Traces without a span, such as requests of an evaluation that never ran."""
+_AT_ONCE: Final = 100_000
+"""Rows: what is worked out of them stays near the processor."""
 
 
 def holds_together(table: SpanTable) -> bool:
@@ -57,11 +59,11 @@ def _is_a_forest(table: SpanTable) -> bool:
     parent, depth = table.parent, table.depth
     if parent.min() < UNKNOWN or parent.max() >= len(table):
         return False
-    child = parent >= 0
-    above = parent[child]
-    return bool(
-        (depth[~child] == 0).all()
-        and (depth[child] == depth[above] + 1).all()
-        and (table.trace[child] == table.trace[above]).all()
-        and not (table.declared_root & child).any()
-    )
+    for begin in range(0, len(table), _AT_ONCE):
+        some = slice(begin, begin + _AT_ONCE)
+        above, is_root = parent[some], parent[some] < 0
+        fits = (depth[some] == depth[above] + 1) & (table.trace[some] == table.trace[above])
+        fits &= ~table.declared_root[some]
+        if not np.where(is_root, depth[some] == 0, fits).all():
+            return False
+    return True

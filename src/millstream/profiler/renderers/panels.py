@@ -8,7 +8,8 @@ from markupsafe import Markup
 from millstream.profiler.cache_opportunity import CacheOpportunity
 from millstream.profiler.engine import LEAST_SHARE, Profile
 from millstream.profiler.estimate import NS_PER_S, Floats
-from millstream.profiler.latency import LatencyRow, groups
+from millstream.profiler.groups import groups
+from millstream.profiler.latency import LatencyRow
 from millstream.profiler.prefixes import ModelPrefixes
 from millstream.profiler.renderers import sentences, svg
 from millstream.profiler.renderers.files import shortened
