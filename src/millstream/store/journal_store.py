@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from millstream.errors import MissingExtraError
 from millstream.span import Span
 from millstream.store.blobs import BlobReader
 from millstream.store.compacted import Compacted
@@ -106,8 +107,10 @@ class JournalStore:
 
 
 def _stored(path: Path) -> "StoredSpans":
-    from millstream.store.parquet_spans import StoredSpans  # noqa: PLC0415  # needs an extra
-
+    try:
+        from millstream.store.parquet_spans import StoredSpans  # noqa: PLC0415  # needs an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Reading a compacted journal", "profiling") from error
     return StoredSpans(path)
 
 

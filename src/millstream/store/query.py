@@ -94,6 +94,8 @@ def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Rows:
     """
     try:
         found = connection.execute(sql)
+        if found is None:
+            raise InputError('There is no query; try "SELECT count(*) FROM spans"')
         return Rows([column[0] for column in found.description or ()], found.fetchall())
     except duckdb.Error as error:
         raise InputError(f"The query cannot be answered: {error}") from error
