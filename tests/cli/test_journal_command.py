@@ -237,3 +237,38 @@ def test_query_errors(recorded):
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("millstream: The query cannot be answered: Parser Error")
     assert millstream("journal", "query", "--home", "/nowhere", "SELECT 1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("", 'There is no query; try "SELECT count(*) FROM spans"'),
+        (" ; ", 'There is no query; try "SELECT count(*) FROM spans"'),
+        ("SELECT 1 AS a, 2 AS b, 3 AS a", "'a'; tell them apart by AS"),
+    ],
+)
+def test_a_query_without_an_answer(recorded, sql, says):
+    done = millstream("journal", "query", "--json", sql)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_compacting_what_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    done = millstream("journal", "compact", "--home", str(tmp_path / "file"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "file is no folder. Give the folder that was recorded into" in done.stderr
+
+
+def test_exporting_what_was_compacted_without_the_extra(home):
+    """Also where the manifest tells of the file, so that it need not be opened."""
+    record = "import millstream; millstream.start_span('one').__enter__().__exit__(None, None, None)"
+    subprocess.run([sys.executable, "-c", record], check=True)
+    assert millstream("journal", "compact").returncode == 0
+    assert millstream("journal", "status").returncode == 0
+    code = "import sys; sys.modules['pyarrow'] = None; from millstream.cli import main; main()"
+    command = [sys.executable, "-c", code, "journal", "export"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 4
+    assert "needs the extra [profiling]: pip install 'millstream[profiling]'" in done.stderr

@@ -9,7 +9,7 @@ from millstream.store.compacted import compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_table import journal_table
 from tests.store.journals import Home, by_id, end, opening
-from tests.store.test_compaction_removed import family
+from tests.store.test_compaction_removed import family, prune
 
 BLOB = b"f" * 32
 LARGE = ["x" * 5000, {"y": 1}]
@@ -60,3 +60,21 @@ def test_without_a_compiler_large_values_are_carried(home):
     assert (spans, dict(rejected)) == (by_id([first, second]), {})
     compact(home.path)
     assert home.read()[0] == by_id([first, second])
+
+
+def test_a_value_is_read_from_its_own_segment(home):
+    """The same value lies in an earlier one, too, which is removed as soon as it is compacted."""
+    expected = []
+    for number in (1, 2):
+        span, _ = family()
+        span.trace_id, span.span_id = f"{number:032x}", f"{number:016x}"
+        others = [
+            b'{"blob":"%032x","value":"%b"}' % (number * 10 + other, b"y" * (1 << 20)) for other in range(3)
+        ]
+        home.write(number, [opening(span), blob_line(), *others, with_blob(end(span))])
+        span.input = LARGE
+        expected.append(span)
+    done = compact(home.path, bytes_a_file=1, progress=lambda *_: prune(home))
+    assert len(done.files) > 1
+    spans, rejected, _ = home.read()
+    assert (spans, dict(rejected)) == (by_id(expected), {})

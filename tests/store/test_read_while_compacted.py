@@ -13,6 +13,7 @@ from millstream.store.compaction import MANY_SMALL, compact
 from millstream.store.journal_store import JournalStore
 from millstream.store.journal_table import journal_table
 from millstream.store.prompt_blocks import prompt_blocks
+from millstream.store.query import connect, rows_of
 from tests.store.journals import Home, by_id, end, opening
 from tests.store.test_carried import BLOB, LARGE, blob_line, with_blob
 from tests.store.test_compaction import prompts
@@ -75,6 +76,16 @@ def test_a_table_of_one_file_outlives_it(home):
     assert list(table.trace_ids) == [span.trace_id for span in spans]
     assert by_id(table.spans) == by_id(spans)
     assert prompts(table.spans.prompt_blocks()) == prompts(prompt_blocks(spans))
+
+
+def test_a_query_over_files_that_are_gone(home):
+    spans = [write(home, number) for number in (1, 2)]
+    compact(home.path)
+    spans.append(write(home, 3))
+    connection = connect(home.path)
+    evict(home.path, max_bytes=0)
+    (found,) = rows_of(connection, "SELECT list(span_id ORDER BY span_id) FROM spans").rows
+    assert found == ([span.span_id for span in spans],)
 
 
 def test_between_the_look_at_segments_and_the_one_at_files(home, monkeypatch):

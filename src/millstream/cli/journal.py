@@ -278,6 +278,10 @@ def query(home: Path | None, sql: str, *, as_json: bool) -> None:
 
     found = rows_of(connect(home or journal_home()), sql)
     if as_json:
+        if twice := [name for name, count in Counter(found.columns).items() if count > 1]:
+            raise InputError(
+                f"{len(twice)} names stand for several columns, as {twice[0]!r}; tell them apart by AS"
+            )
         for row in found.rows:
             click.echo(msgspec.json.encode(dict(zip(found.columns, row, strict=True)), enc_hook=str))
         return

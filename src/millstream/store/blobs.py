@@ -145,7 +145,8 @@ class BlobReader:
         passed = self._passed.get(blob)
         if passed is not None:
             return passed
-        path = next((path for path, places in self._places.items() if blob in places), None)
+        # The latest first: the same value may lie in an earlier segment, which may be removed by now.
+        path = next((path for path in reversed(self._places) if blob in self._places[path]), None)
         if path is None:
             raise LookupError(blob)
         if self._file is None or self._file[0] != path:

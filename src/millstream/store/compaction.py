@@ -16,7 +16,7 @@ from typing import IO, Final
 
 import msgspec
 
-from millstream.errors import MissingExtraError, StorageError
+from millstream.errors import InputError, MissingExtraError, StorageError
 from millstream.span import Status
 from millstream.store.compacted import FOLDER, METADATA, Compacted, Covered, Writer, compacted
 from millstream.store.segments import Segment, State, list_segments, may_go_on
@@ -78,8 +78,12 @@ def compact(home: Path, *, bytes_a_file: int = BYTES_A_FILE, progress: Progress 
 
     Raises:
         StorageError: a file cannot be written, or somebody else compacts this journal now.
-        InputError: the journal may not be read.
+        InputError: the journal may not be read, or this is no folder.
     """
+    if home.exists() and not home.is_dir():
+        raise InputError(
+            f"{home} is no folder. Give the folder that was recorded into, by default .millstream"
+        )
     if not (home / "journal").is_dir() and not (home / FOLDER).is_dir():
         return Compaction()
     try:

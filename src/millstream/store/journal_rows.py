@@ -68,6 +68,7 @@ class JournalRows:
             while piece := _whole_lines(file):
                 yield self.take(path, piece, offset)
                 offset += len(piece)
+        self._blobs.forget(path)
 
     def take(self, path: Path, data: bytes | memoryview, offset: int = 0) -> pa.Table:
         """The rows of the traces that are whole where some lines end.

@@ -7,6 +7,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from millstream.errors import MissingExtraError
 from millstream.span import Span
 from millstream.store.blobs import BlobReader
 from millstream.store.compacted import Compacted
@@ -58,10 +61,10 @@ class JournalStore:
             if since_ns is None or (file.covered.end_ns or 0) >= since_ns
         ]
         chosen = [one for some in left.values() for one in some.segments if one.may_hold_since(since_ns)]
-        at = {one.path.stem: also for one, also in zip(chosen, held(chosen, opened), strict=True)}
+        paths = dict(zip(chosen, held([one.path for one in chosen], opened), strict=True))
         writers = {
             writer: some._replace(
-                segments=[at[one.path.stem] for one in some.segments if one.path.stem in at]
+                segments=[replace(one, path=paths[one]) for one in some.segments if one in paths]
             )
             for writer, some in left.items()
         }
@@ -104,8 +107,10 @@ class JournalStore:
 
 
 def _stored(path: Path) -> "StoredSpans":
-    from millstream.store.parquet_spans import StoredSpans  # noqa: PLC0415  # needs an extra
-
+    try:
+        from millstream.store.parquet_spans import StoredSpans  # noqa: PLC0415  # needs an extra
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Reading a compacted journal", "profiling") from error
     return StoredSpans(path)
 
 

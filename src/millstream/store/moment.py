@@ -2,11 +2,9 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
-
-import msgspec
 
 from millstream.errors import StorageError
 from millstream.store.compacted import Compacted, compacted
@@ -16,7 +14,7 @@ T = TypeVar("T")
 
 _TRIES: Final = 20
 _MOST_HELD: Final = 256
-"""Segments that are held open; a process may have a thousand files or so."""
+"""Files that are held open; a process may have a thousand files or so."""
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
@@ -72,20 +70,17 @@ def undisturbed(home: Path, read: Callable[[], T]) -> T:
     raise StorageError(f"{home}: files are removed again and again while it is read; try it later")
 
 
-def held(segments: list[Segment], opened: contextlib.ExitStack) -> list[Segment]:
-    """The same, to be read later, even once they are removed.
+def held(paths: Sequence[Path], opened: contextlib.ExitStack) -> list[Path]:
+    """The same files, by names under which they can be read later, even once they are removed.
 
     Args:
-        segments: to be read.
-        opened: closes them.
+        paths: to be read.
+        opened: lets go of them.
 
     Raises:
         FileNotFoundError: one is removed already.
     """
     if not _DESCRIPTORS.is_dir():  # another system
-        return segments
-    found = []
-    for segment in segments[:_MOST_HELD]:
-        file = opened.enter_context(segment.path.open("rb"))
-        found.append(msgspec.structs.replace(segment, path=_DESCRIPTORS / str(file.fileno())))
-    return found + segments[_MOST_HELD:]
+        return list(paths)
+    files = [opened.enter_context(path.open("rb")) for path in paths[:_MOST_HELD]]
+    return [*(_DESCRIPTORS / str(file.fileno()) for file in files), *paths[_MOST_HELD:]]

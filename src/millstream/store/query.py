@@ -1,13 +1,17 @@
 """SQL over spans: DuckDB in memory, over what a journal was compacted into and what is left of it."""
 
+import contextlib
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from millstream.errors import InputError, MissingExtraError
 from millstream.span import Span
 from millstream.store.journal_store import JournalStore
+from millstream.store.moment import held, undisturbed
 from millstream.store.open import open_store
 
 try:
@@ -39,19 +43,20 @@ def connect(source: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
 
     Args:
         source: as `open_store` takes it. A folder is shown as it is at this moment; its files are read when a
-            query needs them.
+            query needs them, also once they are removed.
 
     Raises:
         InputError: there are no spans.
         MissingExtraError: the extra is not installed.
     """
     store = open_store(source)
-    connection = duckdb.connect(config=_NO_NETWORK)
+    opened = contextlib.ExitStack()
     if isinstance(store, JournalStore):
-        known, left, _ = open_journal(store.home)
-        paths = known.paths
+        paths, left = undisturbed(store.home, lambda: _of_journal(store.home, opened))
     else:
         paths, left = [], pa.concat_tables([loose.SCHEMA.empty_table(), *_rows(store.spans())])
+    connection = duckdb.connect(config=_NO_NETWORK)
+    weakref.finalize(connection, opened.close)
     connection.register("left_over", left)
     parts = [f"SELECT {_COLUMNS} FROM left_over"]  # noqa: S608  # names of ours
     if paths:
@@ -60,6 +65,12 @@ def connect(source: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
     rows = " UNION ALL ".join(parts)
     connection.execute(f"CREATE VIEW spans AS SELECT {_COLUMNS}, {_ALSO} FROM ({rows})")  # noqa: S608
     return connection
+
+
+def _of_journal(home: Path, opened: contextlib.ExitStack) -> tuple[list[Path], pa.Table]:
+    """The files of a journal, held open, and the rest of it."""
+    known, left, _ = open_journal(home)
+    return held(known.paths, opened), left
 
 
 def _rows(spans: Iterable[Span]) -> Iterator[pa.Table]:
@@ -83,6 +94,8 @@ def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Rows:
     """
     try:
         found = connection.execute(sql)
+        if found is None:
+            raise InputError('There is no query; try "SELECT count(*) FROM spans"')
         return Rows([column[0] for column in found.description or ()], found.fetchall())
     except duckdb.Error as error:
         raise InputError(f"The query cannot be answered: {error}") from error
