@@ -13,7 +13,7 @@ import msgspec
 
 from millstream.errors import MissingExtraError
 from millstream.store import manifest
-from millstream.store.segments import Segment
+from millstream.store.segments import Segment, may_not_be_read, paths_in
 
 FOLDER: Final = "spans"
 METADATA: Final = b"millstream.compacted"
@@ -145,8 +145,16 @@ def compacted(home: Path) -> Compacted:
 
     Raises:
         MissingExtraError: there are some, and the extra that reads them is not installed.
+        InputError: they may not be read.
     """
-    found = sorted((home / FOLDER).glob("*.parquet"))
+    try:
+        return _compacted(home)
+    except PermissionError as error:
+        raise may_not_be_read(error, home) from error
+
+
+def _compacted(home: Path) -> Compacted:
+    found = paths_in(home / FOLDER, ".parquet")
     if not found:
         return Compacted(home)
     known = manifest.load(home, "files", CompactedFile)
@@ -156,7 +164,7 @@ def compacted(home: Path) -> Compacted:
         kept = known.get(path.name)
         try:
             files[path.name] = kept if kept and kept.is_of(path.stat()) else _read(path)
-        except MissingExtraError:
+        except (MissingExtraError, PermissionError):
             raise
         except (
             OSError,

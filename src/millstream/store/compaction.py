@@ -7,6 +7,7 @@ journal is read as before. Compaction removes nothing of the journal, and those 
 import contextlib
 import fcntl
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ BYTES_A_FILE: Final = 256 << 20
 SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8
 """So many files of fewer than `SMALL_ROWS` spans become one."""
+_BEGINNING_NS: Final = 60 * 10**9
 _LOCK: Final = "lock"
 _CARRIED: Final = ".carried.jsonl"
 _UNFINISHED: Final = ".tmp"
@@ -174,6 +176,7 @@ class _Work:
         before = self._known.writers.get(writer)
         through = "" if before is None else before.through
         segments = [one for one in segments if one.path.stem > through]  # earlier ones: of a damaged file
+        segments = [one for one in segments if one.size or not _may_begin(one)]
         final = list(takewhile(lambda one: one.state is State.CLOSED or not goes_on, segments))
         self.done = msgspec.structs.replace(self.done, left=self.done.left + len(segments) - len(final))
         if not final and (goes_on or before is None):
@@ -273,6 +276,11 @@ class _Work:
             unwanted |= carried - {writer.carried for writer in known.writers.values()}
         for name in unwanted:
             (self._folder / name).unlink(missing_ok=True)
+
+
+def _may_begin(segment: Segment) -> bool:
+    """Whether its process may be about to take hold of it: the file is made first."""
+    return time.time_ns() - segment.mtime_ns < _BEGINNING_NS
 
 
 def _publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:
