@@ -10,6 +10,7 @@ import pytest
 from millstream import Span, SpanKind
 from millstream.deliver.eviction import evict
 from millstream.span import Status
+from millstream.store import compaction
 from millstream.store.compacted import compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_table import journal_table
@@ -196,3 +197,15 @@ def powerless(*arguments):
         powers = "-dac_override,-dac_read_search"
         command = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}", *command]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_files_of_few_large_spans_are_not_joined(home, monkeypatch):
+    """Joined files are in memory together."""
+    monkeypatch.setattr(compaction, "BYTES_A_FILE", 1 << 20)
+    for number in range(1, compaction.MANY_SMALL + 1):
+        first, _ = family()
+        first.trace_id = f"{number:032x}"
+        first.input = "x" * (1 << 18)
+        home.write(number, [opening(first), end(first)])
+        assert compact(home.path).joined == 0
+    assert len(home.read()[0]) == compaction.MANY_SMALL

@@ -47,6 +47,7 @@ class Covered(msgspec.Struct, frozen=True):
         merged: spans that went into others, by kind.
         start_ns: of the span that began first, Unix nanoseconds; `None` where there is no span.
         end_ns: of the span that ended last.
+        memory: bytes of the rows before they were compressed.
     """
 
     segments: list[str] = []
@@ -56,6 +57,7 @@ class Covered(msgspec.Struct, frozen=True):
     merged: dict[str, int] = {}
     start_ns: int | None = None
     end_ns: int | None = None
+    memory: int = 0
 
 
 class CompactedFile(msgspec.Struct, frozen=True):

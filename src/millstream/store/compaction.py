@@ -38,7 +38,7 @@ BYTES_A_FILE: Final = 256 << 20
 """Of rows in memory, before they are compressed."""
 SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8
-"""So many files of fewer than `SMALL_ROWS` spans become one."""
+"""So many files become one that have fewer than `SMALL_ROWS` spans and that fit into memory together."""
 _BEGINNING_NS: Final = 60 * 10**9
 _LOCK: Final = "lock"
 _CARRIED: Final = ".carried.jsonl"
@@ -235,7 +235,7 @@ class _Work:
         rows, found = arrange(pa.concat_tables(tables) if tables else loose.SCHEMA.empty_table())
         start_ns, end_ns = (pc.min_max(rows.column(name)) for name in ("start_ns", "end_ns"))
         covered = msgspec.structs.replace(
-            covered, start_ns=start_ns["min"].as_py(), end_ns=end_ns["max"].as_py()
+            covered, start_ns=start_ns["min"].as_py(), end_ns=end_ns["max"].as_py(), memory=rows.nbytes
         )
         more = {METADATA: msgspec.json.encode(covered)}
         oddities = msgspec.structs.replace(
@@ -249,7 +249,11 @@ class _Work:
     def join_small(self) -> int:
         """Make one of many small files; how many there were."""
         known = compacted(self._home)
-        small = [file for file in known.files if file.spans < SMALL_ROWS]
+        small = [
+            file
+            for file in known.files
+            if file.spans < SMALL_ROWS and file.covered.memory < BYTES_A_FILE // MANY_SMALL
+        ]
         if len(small) < MANY_SMALL:
             return 0
         paths = [self._folder / file.name for file in small]
