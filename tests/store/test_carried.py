@@ -7,8 +7,11 @@ import pytest
 
 from millstream.store.compacted import compacted
 from millstream.store.compaction import compact
+from millstream.store.journal_store import JournalStore
 from millstream.store.journal_table import journal_table
+from millstream.store.table import SpanTable
 from tests.store.journals import Home, by_id, end, opening
+from tests.store.test_compaction import same_table
 from tests.store.test_compaction_removed import family, prune
 
 BLOB = b"f" * 32
@@ -78,3 +81,33 @@ def test_a_value_is_read_from_its_own_segment(home):
     assert len(done.files) > 1
     spans, rejected, _ = home.read()
     assert (spans, dict(rejected)) == (by_id(expected), {})
+
+
+def test_numbers_that_no_decoder_takes_are_no_span(home):
+    """Else a file would be written that nobody can read."""
+    first, second = family()
+    numbers = (b"1e999", b"-1.5E+309", b"1" * 400 + b".5", b"1" * 250 + b"e99")
+    wrong = [end(first)[:-1] + b',"input":[%b]}' % number for number in numbers]
+    home.write(1, [opening(first), opening(second), end(second), *wrong])
+    expected = home.read()
+    compact(home.path)
+    assert home.read() == expected
+
+
+def test_spans_of_one_id_are_the_same_table_however_much_is_compacted(home):
+    first, second = family()
+    again = family()[0]
+    again.name = "other"
+    home.write(1, [opening(first), end(first), opening(again), end(again)])
+    home.write(2, [opening(second), end(second)])
+    home.write(3, [])
+    before = SpanTable.from_spans(JournalStore(home.path).spans())
+    same_table(journal_table(home.path).table, before)
+    away = home.path / "away"
+    home.segment(2).rename(away)
+    compact(home.path)
+    away.rename(home.segment(2).with_name("00000000000000000002-7-0001.jsonl"))
+    same_table(journal_table(home.path).table, before)
+    compact(home.path)
+    assert len(compacted(home.path).files) == 2
+    same_table(journal_table(home.path).table, before)

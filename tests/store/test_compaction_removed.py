@@ -1,6 +1,8 @@
 """What is removed of a compacted journal, and what never is, whoever reads meanwhile."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from millstream import Span, SpanKind
 from millstream.deliver.eviction import evict
 from millstream.span import Status
+from millstream.store import compaction
 from millstream.store.compacted import compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_table import journal_table
@@ -154,3 +157,55 @@ def test_a_new_file_of_an_old_name_and_size_is_read(home):
             assert compacted(home.path).segments == {home.segment(number).stem}
         for path in [*(home.path / "spans").iterdir(), home.segment(number)]:
             path.unlink()
+
+
+def test_a_file_that_was_just_made_is_not_compacted(home):
+    """Its process, which may not be seen from here, locks it a moment later."""
+    first, _ = family()
+    home.write(1, [])
+    compact(home.path)
+    home.write(1, [opening(first), end(first)])
+    assert home.read()[0] == by_id([first])
+
+
+@pytest.mark.parametrize("hidden", ["spans", "spans/00000001.parquet", "journal"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_may_not_be_read_is_said(home, hidden, known):
+    first, _ = family()
+    home.write(1, [opening(first), end(first)])
+    compact(home.path)
+    prune(home)
+    if not known:
+        (home.path / "manifest.sqlite").unlink()
+    path = home.path / hidden
+    path.chmod(0)
+    try:
+        for arguments in (["export"], ["query", "SELECT count(*) FROM spans"], ["status"]):
+            if arguments == ["status"] and hidden.endswith("parquet") and known:
+                continue  # what the manifest tells is enough
+            done = powerless("journal", *arguments, "--home", str(home.path))
+            assert done.returncode == 2, (arguments, done.stdout, done.stderr)
+            assert "may not be read: recordings belong to the user who made them" in done.stderr
+    finally:
+        path.chmod(0o700)
+
+
+def powerless(*arguments):
+    """The command, by a root that may no longer read everything."""
+    command = [sys.executable, "-m", "millstream", *arguments]
+    if os.geteuid() == 0:
+        powers = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}", *command]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_files_of_few_large_spans_are_not_joined(home, monkeypatch):
+    """Joined files are in memory together."""
+    monkeypatch.setattr(compaction, "BYTES_A_FILE", 1 << 20)
+    for number in range(1, compaction.MANY_SMALL + 1):
+        first, _ = family()
+        first.trace_id = f"{number:032x}"
+        first.input = "x" * (1 << 18)
+        home.write(number, [opening(first), end(first)])
+        assert compact(home.path).joined == 0
+    assert len(home.read()[0]) == compaction.MANY_SMALL

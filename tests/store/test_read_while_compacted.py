@@ -6,14 +6,20 @@ import itertools
 import pytest
 
 from millstream import Span, SpanKind
+from millstream.deliver import eviction, undelivered
+from millstream.deliver.cursor import Cursor
 from millstream.deliver.eviction import evict
+from millstream.deliver.undelivered import sink_statuses
 from millstream.span import Status
+from millstream.store import summaries
 from millstream.store.compacted import compacted
 from millstream.store.compaction import MANY_SMALL, compact
 from millstream.store.journal_store import JournalStore
 from millstream.store.journal_table import journal_table
 from millstream.store.prompt_blocks import prompt_blocks
 from millstream.store.query import connect, rows_of
+from millstream.store.segments import list_segments
+from millstream.store.summaries import summarise
 from tests.store.journals import Home, by_id, end, opening
 from tests.store.test_carried import BLOB, LARGE, blob_line, with_blob
 from tests.store.test_compaction import prompts
@@ -111,3 +117,21 @@ def test_between_the_look_at_segments_and_the_one_at_files(home, monkeypatch):
         monkeypatch.undo()
         assert not home.segment(1).exists()
     locks.close()
+
+
+@pytest.mark.parametrize("read", [summarise, sink_statuses, lambda home: evict(home, only_compacted=True)])
+def test_what_is_pruned_just_now_is_not_there(home, monkeypatch, read):
+    """Between the look at the folder and the one at a segment."""
+    write(home, 1)
+    write(home, 2)
+    Cursor.open(home.path, "sink").close()
+    for module in (summaries, undelivered, eviction):
+
+        def later(path):
+            segments = list_segments(path)
+            home.segment(1).unlink(missing_ok=True)
+            return segments
+
+        monkeypatch.setattr(module, "list_segments", later)
+    read(home.path)
+    assert [one.name for one in summarise(home.path)] == [home.segment(2).name]

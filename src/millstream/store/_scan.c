@@ -24,6 +24,8 @@ enum flag { HAS_BLOBS = 1, FIRST_ESCAPED = 1 };
 #define NONE INT64_MIN
 #define MOST_WORDS 32
 #define DEEPEST 512
+#define LONGEST_NUMBER 200 /* with such an exponent it is below 1e300 */
+#define LONGEST_EXPONENT 2 /* digits */
 #define FEW 128 /* rows */
 
 typedef struct {
@@ -229,9 +231,11 @@ skip_digits(Reader *in)
     return in->at > start;
 }
 
+/* One that may be too large for a double, or too long, is left to Python, which may refuse it. */
 static int
 skip_number(Reader *in)
 {
+    const unsigned char *start = in->at;
     take(in, '-');
     if (!take(in, '0') && !skip_digits(in)) {
         return 0;
@@ -239,12 +243,16 @@ skip_number(Reader *in)
     if (take(in, '.') && !skip_digits(in)) {
         return 0;
     }
+    if (in->at - start > LONGEST_NUMBER) {
+        return 0;
+    }
     if (in->at < in->end && (*in->at | 32) == 'e') {
         in->at++;
         if (!take(in, '-')) {
             take(in, '+');
         }
-        return skip_digits(in);
+        start = in->at;
+        return skip_digits(in) && in->at - start <= LONGEST_EXPONENT;
     }
     return 1;
 }

@@ -14,7 +14,7 @@ import msgspec
 
 from millstream.errors import MissingExtraError
 from millstream.store import manifest
-from millstream.store.segments import Segment
+from millstream.store.segments import Segment, may_not_be_read, paths_in
 
 FOLDER: Final = "spans"
 _NAME: Final = re.compile(r"[\w.-]+\.\w+", re.ASCII)
@@ -49,6 +49,7 @@ class Covered(msgspec.Struct, frozen=True):
         merged: spans that went into others, by kind.
         start_ns: of the span that began first, Unix nanoseconds; `None` where there is no span.
         end_ns: of the span that ended last.
+        memory: bytes of the rows before they were compressed.
     """
 
     segments: list[str] = []
@@ -58,6 +59,7 @@ class Covered(msgspec.Struct, frozen=True):
     merged: dict[str, int] = {}
     start_ns: int | None = None
     end_ns: int | None = None
+    memory: int = 0
 
     def __post_init__(self) -> None:
         carried = (writer.carried for writer in self.writers.values() if writer.carried is not None)
@@ -152,8 +154,16 @@ def compacted(home: Path) -> Compacted:
 
     Raises:
         MissingExtraError: there are some, and the extra that reads them is not installed.
+        InputError: they may not be read.
     """
-    found = sorted((home / FOLDER).glob("*.parquet"))
+    try:
+        return _compacted(home)
+    except PermissionError as error:
+        raise may_not_be_read(error, home) from error
+
+
+def _compacted(home: Path) -> Compacted:
+    found = paths_in(home / FOLDER, ".parquet")
     if not found:
         return Compacted(home)
     known = manifest.load(home, "files", CompactedFile)
@@ -163,7 +173,7 @@ def compacted(home: Path) -> Compacted:
         kept = known.get(path.name)
         try:
             files[path.name] = kept if kept and kept.is_of(path.stat()) else _read(path)
-        except MissingExtraError:
+        except (MissingExtraError, PermissionError):
             raise
         except (
             OSError,

@@ -7,6 +7,7 @@ journal is read as before. Compaction removes nothing of the journal, and those 
 import contextlib
 import fcntl
 import os
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ BYTES_A_FILE: Final = 128 << 20
 """Of rows in memory, before they are compressed."""
 SMALL_ROWS: Final = 50_000
 MANY_SMALL: Final = 8
-"""So many files of fewer than `SMALL_ROWS` spans become one."""
+"""So many files become one that have fewer than `SMALL_ROWS` spans and that fit into memory together."""
+_BEGINNING_NS: Final = 60 * 10**9
 _LOCK: Final = "lock"
 _CARRIED: Final = ".carried.jsonl"
 _UNFINISHED: Final = ".tmp"
@@ -174,6 +176,7 @@ class _Work:
         before = self._known.writers.get(writer)
         through = "" if before is None else before.through
         segments = [one for one in segments if one.path.stem > through]  # earlier ones: of a damaged file
+        segments = [one for one in segments if one.size or not _may_begin(one)]
         final = list(takewhile(lambda one: one.state is State.CLOSED or not goes_on, segments))
         self.done = msgspec.structs.replace(self.done, left=self.done.left + len(segments) - len(final))
         if not final and (goes_on or before is None):
@@ -232,7 +235,7 @@ class _Work:
         rows, found = arrange(pa.concat_tables(tables) if tables else loose.SCHEMA.empty_table())
         start_ns, end_ns = (pc.min_max(rows.column(name)) for name in ("start_ns", "end_ns"))
         covered = msgspec.structs.replace(
-            covered, start_ns=start_ns["min"].as_py(), end_ns=end_ns["max"].as_py()
+            covered, start_ns=start_ns["min"].as_py(), end_ns=end_ns["max"].as_py(), memory=rows.nbytes
         )
         more = {METADATA: msgspec.json.encode(covered)}
         oddities = msgspec.structs.replace(
@@ -246,9 +249,13 @@ class _Work:
     def join_small(self) -> int:
         """Make one of many small files; how many there were."""
         known = compacted(self._home)
-        of_few = [file for file in known.files if file.spans < SMALL_ROWS]
-        abouts = [read_about(self._folder / file.name) for file in of_few]
-        small = [file for file, about in zip(of_few, abouts, strict=True) if about is not None]
+        small, duplicates, room = [], 0, BYTES_A_FILE
+        for file in (one for one in known.files if one.spans < SMALL_ROWS):
+            about = read_about(self._folder / file.name)
+            if about is not None and file.covered.memory <= room:
+                small.append(file)
+                duplicates += about.oddities.duplicate_span_ids
+                room -= file.covered.memory
         if len(small) < MANY_SMALL:
             return 0
         paths = [self._folder / file.name for file in small]
@@ -261,7 +268,7 @@ class _Work:
                 rejected=dict(sum((Counter(file.covered.rejected) for file in small), Counter())),
                 merged=dict(sum((Counter(file.covered.merged) for file in small), Counter())),
             ),
-            sum(about.oddities.duplicate_span_ids for about in abouts if about is not None),
+            duplicates,
         )
         return len(small)
 
@@ -276,6 +283,11 @@ class _Work:
         for path in self._folder.iterdir():
             if path.name in unwanted:
                 path.unlink(missing_ok=True)
+
+
+def _may_begin(segment: Segment) -> bool:
+    """Whether its process may be about to take hold of it: the file is made first."""
+    return time.time_ns() - segment.mtime_ns < _BEGINNING_NS
 
 
 def _publish(path: Path, write: Callable[[IO[bytes]], object]) -> None:

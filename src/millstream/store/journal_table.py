@@ -25,7 +25,7 @@ from millstream.store.journal_rows import JournalRows
 from millstream.store.lazy_spans import LazySpans
 from millstream.store.moment import Left, moment, undisturbed
 from millstream.store.parquet_spans import RowSpans, StoredSpans
-from millstream.store.parquet_table import table_of
+from millstream.store.parquet_table import about_of, table_of
 from millstream.store.prompt_blocks import PromptBlocks
 from millstream.store.retried import input_hash, siblings_of_failed
 from millstream.store.segments import State
@@ -81,7 +81,10 @@ def _whole_table(home: Path) -> JournalTable:
     known, left, rejected = _opened(home)
     files = [*map(StoredSpans, known.paths)]
     table = table_of(files[0]) if len(files) == 1 and not len(left) else None
-    return JournalTable(table or _table([*files, RowSpans(left)]), rejected)
+    if table is None:
+        told = [about.oddities for about in map(about_of, files) if about is not None]
+        table = _table([*files, RowSpans(left)], sum(one.duplicate_span_ids for one in told))
+    return JournalTable(table, rejected)
 
 
 def _left(left: Mapping[str, Left], rejected: Counter[str]) -> Iterator[pa.Table]:
@@ -97,7 +100,8 @@ def _left(left: Mapping[str, Left], rejected: Counter[str]) -> Iterator[pa.Table
         yield rows.finish(None if lives else Status.INTERRUPTED)
 
 
-def _table(parts: Sequence[StoredSpans | RowSpans]) -> SpanTable:
+def _table(parts: Sequence[StoredSpans | RowSpans], duplicates: int) -> SpanTable:
+    """One table of several sources; of each file's own duplicates, all but one are not in it any more."""
     rows = pa.concat_tables([part.columns(_READ) for part in parts]).combine_chunks()
     columns = {name: _one(rows, name) for name in _READ}
     found = arrangement(*(columns[name] for name in _IDS))
@@ -131,7 +135,11 @@ def _table(parts: Sequence[StoredSpans | RowSpans]) -> SpanTable:
         **{name: possible_tokens(plain(columns[name], UNKNOWN)[order]) for name in TOKENS},
         time_to_first_chunk_s=plain(columns["time_to_first_chunk_s"], math.nan)[order],
         declared_root=found.declared_root,
-        oddities=msgspec.structs.replace(found.oddities, impossible_tokens=impossible_tokens(columns)),
+        oddities=msgspec.structs.replace(
+            found.oddities,
+            duplicate_span_ids=found.oddities.duplicate_span_ids + duplicates,
+            impossible_tokens=impossible_tokens(columns),
+        ),
     )
 
 
@@ -142,6 +150,8 @@ def _one(rows: pa.Table, name: str) -> pa.Array:
 
 def _coded(column: pa.Array, order: Ints) -> tuple[list[str], Ints]:
     """The distinct words of a column in sorted order, and each row's position there, -1 where it has none."""
+    if len(order) < len(column):  # a word of a row that is not kept is none of the table's
+        column, order = column.take(pa.array(order)), np.arange(len(order))
     encoded = column.dictionary_encode()
     words = encoded.dictionary.to_pylist()
     distinct = sorted(words)

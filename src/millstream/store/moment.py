@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from millstream.errors import StorageError
 from millstream.store.compacted import Compacted, compacted
-from millstream.store.segments import Segment, State, list_segments
+from millstream.store.segments import Segment, State, list_segments, may_not_be_read
 
 T = TypeVar("T")
 
@@ -63,10 +63,15 @@ def undisturbed(home: Path, read: Callable[[], T]) -> T:
 
     Raises:
         StorageError: that happens again and again.
+        InputError: it may not be read.
     """
     for _ in range(_TRIES):
-        with contextlib.suppress(FileNotFoundError):
+        try:
             return read()
+        except FileNotFoundError:
+            continue
+        except PermissionError as error:
+            raise may_not_be_read(error, home) from error
     raise StorageError(f"{home}: files are removed again and again while it is read; try it later")
 
 

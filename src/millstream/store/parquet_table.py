@@ -62,7 +62,7 @@ def table_of(spans: StoredSpans) -> SpanTable | None:
         OSError: it is damaged.
         pa.ArrowException: likewise.
     """
-    about = _about(spans.schema)
+    about = about_of(spans)
     if about is None:
         return None
     found, words = _columns(spans.file(read_dictionary=list(_CODED)))
@@ -95,8 +95,9 @@ def table_of(spans: StoredSpans) -> SpanTable | None:
     return table if holds_together(table) else None
 
 
-def _about(schema: pa.Schema) -> About | None:
+def about_of(spans: StoredSpans) -> About | None:
     """What a file says of its table, where it holds one that we can read."""
+    schema = spans.schema
     told = (schema.metadata or {}).get(METADATA)
     known = {field.name: field.type for field in schema}
     if told is None or any(known.get(field.name) != field.type for field in SCHEMA):

@@ -53,18 +53,40 @@ def list_segments(home: Path) -> list[Segment]:
         InputError: the folder may not be read.
     """
     found: dict[Path, Segment] = {}
+    gone: set[Path] = set()
     try:
-        while new := set((home / "journal").glob("*.jsonl")) - found.keys():
-            found.update((path, _describe(path)) for path in new)
+        while new := set(paths_in(home / "journal", ".jsonl")) - found.keys() - gone:
+            for path in new:
+                try:
+                    found[path] = _describe(path)
+                except FileNotFoundError:  # it was removed just now
+                    gone.add(path)
             living = {segment.writer for segment in found.values() if segment.state is State.LIVE}
             # A process begins a segment before it lets go of the last: who seems dead may have done that.
             if all(segment.writer in living for segment in found.values()):
                 break
         return [found[path] for path in sorted(found)]
     except PermissionError as error:
-        raise InputError(
-            f"{error.filename} may not be read: recordings belong to the user who made them"
-        ) from error
+        raise may_not_be_read(error, home) from error
+
+
+def may_not_be_read(error: PermissionError, home: Path) -> InputError:
+    """What to say of that."""
+    return InputError(
+        f"{error.filename or home} may not be read: recordings belong to the user who made them"
+    )
+
+
+def paths_in(folder: Path, ending: str) -> list[Path]:
+    """The files of a folder with this ending, sorted; none where there is no folder.
+
+    Raises:
+        PermissionError: it may not be read; `Path.glob` would find nothing.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith(ending))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -1,5 +1,6 @@
 """What each segment of a journal holds, counted once and kept in the manifest."""
 
+import contextlib
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -46,7 +47,11 @@ def summarise(home: Path) -> list[SegmentSummary]:
     if not segments:
         return []
     known = manifest.load(home, "segments", _Counted)
-    counted = {segment.path.name: _count(segment, known.get(segment.path.name)) for segment in segments}
+    counted: dict[str, _Counted] = {}
+    for segment in segments:
+        with contextlib.suppress(FileNotFoundError):  # it was removed just now
+            counted[segment.path.name] = _count(segment, known.get(segment.path.name))
+    segments = [segment for segment in segments if segment.path.name in counted]
     if counted != known:
         manifest.save(home, "segments", counted)
     ended: defaultdict[str, set[str]] = defaultdict(set)
