@@ -1,10 +1,12 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pyarrow.parquet
@@ -272,3 +274,20 @@ def test_exporting_what_was_compacted_without_the_extra(home):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 4
     assert "needs the extra [profiling]: pip install 'millstream[profiling]'" in done.stderr
+
+
+def test_a_query_is_interrupted(recorded):
+    sql = "SELECT count(*) FROM range(100000000) a, range(100000) b WHERE a.range * b.range % 7 = 3"
+    command = [sys.executable, "-m", "millstream", "journal", "query", sql]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for _ in range(300):  # until it is at it
+                if sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().split()[13:15])) > 300:
+                    break
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=15)
+        finally:
+            process.kill()
+    assert process.returncode not in (0, -signal.SIGKILL)
+    assert "Traceback" not in told

@@ -11,7 +11,7 @@ from millstream.deliver.cursor import Cursor
 from millstream.deliver.eviction import evict
 from millstream.deliver.undelivered import sink_statuses
 from millstream.span import Status
-from millstream.store import summaries
+from millstream.store import manifest, summaries
 from millstream.store.compacted import compacted
 from millstream.store.compaction import MANY_SMALL, compact
 from millstream.store.journal_store import JournalStore
@@ -135,3 +135,24 @@ def test_what_is_pruned_just_now_is_not_there(home, monkeypatch, read):
         monkeypatch.setattr(module, "list_segments", later)
     read(home.path)
     assert [one.name for one in summarise(home.path)] == [home.segment(2).name]
+
+
+def test_files_that_are_joined_while_they_are_listed(home, monkeypatch):
+    spans = []
+    for number in range(1, MANY_SMALL):
+        spans.append(write(home, number))
+        compact(home.path)
+    prune(home)
+    load = manifest.load
+
+    def load_later(*arguments):
+        monkeypatch.undo()
+        spans.append(write(home, MANY_SMALL))
+        assert compact(home.path).joined == MANY_SMALL
+        prune(home)
+        return load(*arguments)
+
+    monkeypatch.setattr(manifest, "load", load_later)
+    store = JournalStore(home.path)
+    assert by_id(store.spans()) == by_id(spans)
+    assert not store.rejected

@@ -4,6 +4,7 @@ A file says in its footer which segments it covers, so that it is published, wit
 rename. What was read of footers is kept in the manifest.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -18,6 +19,7 @@ from millstream.store.segments import Segment, may_not_be_read, paths_in
 
 FOLDER: Final = "spans"
 _NAME: Final = re.compile(r"[\w.-]+\.\w+", re.ASCII)
+_TRIES: Final = 20
 METADATA: Final = b"millstream.compacted"
 """Of a file's footer: its `Covered`, as JSON."""
 
@@ -157,6 +159,9 @@ def compacted(home: Path) -> Compacted:
         InputError: they may not be read.
     """
     try:
+        for _ in range(_TRIES):
+            with contextlib.suppress(FileNotFoundError):  # its spans are in a file that is listed now
+                return _compacted(home)
         return _compacted(home)
     except PermissionError as error:
         raise may_not_be_read(error, home) from error
@@ -173,12 +178,9 @@ def _compacted(home: Path) -> Compacted:
         kept = known.get(path.name)
         try:
             files[path.name] = kept if kept and kept.is_of(path.stat()) else _read(path)
-        except (MissingExtraError, PermissionError):
+        except (MissingExtraError, PermissionError, FileNotFoundError):
             raise
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # Arrow's errors are ValueErrors; it may have been removed just now
+        except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
             broken[path.name] = str(error)
     if files != known:
         manifest.save(home, "files", files)

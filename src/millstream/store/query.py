@@ -4,6 +4,7 @@ import contextlib
 import os
 import weakref
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -92,6 +93,16 @@ def rows_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Rows:
     Raises:
         InputError: DuckDB does not understand it, or cannot answer it.
     """
+    with ThreadPoolExecutor(1) as pool:  # DuckDB itself may not see for long that it is to stop
+        answer = pool.submit(_answer, connection, sql)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, sql: str) -> Rows:
     try:
         found = connection.execute(sql)
         if found is None:
