@@ -13,6 +13,7 @@ from millstream.span import Status
 from millstream.store import compaction
 from millstream.store.compacted import compacted
 from millstream.store.compaction import compact
+from millstream.store.journal_store import JournalStore
 from millstream.store.journal_table import journal_table
 from tests.store.journals import Home, by_id, end, opening
 
@@ -209,3 +210,15 @@ def test_files_of_few_large_spans_are_not_joined(home, monkeypatch):
         home.write(number, [opening(first), end(first)])
         assert compact(home.path).joined == 0
     assert len(home.read()[0]) == compaction.MANY_SMALL
+
+
+def test_a_file_of_spans_that_never_ended_is_as_old_as_they_are(home):
+    first = family()[0]
+    first.start_ns = time.time_ns()
+    home.write(1, [opening(first)])
+    compact(home.path)
+    home.segment(1).unlink()
+    assert evict(home.path, max_age_s=3600).files == 0
+    store = JournalStore(home.path)
+    assert [span.span_id for span in store.spans(since_ns=first.start_ns)] == [first.span_id]
+    assert evict(home.path, max_age_s=0).files == 1

@@ -108,7 +108,7 @@ def _in_turn(
         others: list[tuple[float, Segment | CompactedFile]] = [
             (one.mtime_ns, one) for one in segments if one.path.stem not in covered
         ]
-        others += ((file.covered.end_ns or 0, file) for file in known.files)
+        others += ((file.covered.last_ns or 0, file) for file in known.files)
         yield from sorted(others, key=lambda pair: pair[0])
 
 

@@ -49,8 +49,7 @@ class Covered(msgspec.Struct, frozen=True):
         replaces: names of files whose spans are all here.
         rejected: lines that were no spans, by reason.
         merged: spans that went into others, by kind.
-        start_ns: of the span that began first, Unix nanoseconds; `None` where there is no span.
-        end_ns: of the span that ended last.
+        last_ns: when a span began or ended last, Unix nanoseconds; `None` where there is none.
         memory: bytes of the rows before they were compressed.
     """
 
@@ -59,8 +58,7 @@ class Covered(msgspec.Struct, frozen=True):
     replaces: list[str] = []
     rejected: dict[str, int] = {}
     merged: dict[str, int] = {}
-    start_ns: int | None = None
-    end_ns: int | None = None
+    last_ns: int | None = None
     memory: int = 0
 
     def __post_init__(self) -> None:

@@ -44,9 +44,6 @@ _LOCK: Final = "lock"
 _CARRIED: Final = ".carried.jsonl"
 _UNFINISHED: Final = ".tmp"
 
-Progress = Callable[[int, int], object]
-"""Is told how many spans were written so far, and bytes of the journal read."""
-
 
 class Compaction(msgspec.Struct, frozen=True):
     """What was done.
@@ -70,13 +67,12 @@ class Compaction(msgspec.Struct, frozen=True):
     merged: dict[str, int] = {}
 
 
-def compact(home: Path, *, bytes_a_file: int = BYTES_A_FILE, progress: Progress | None = None) -> Compaction:
+def compact(home: Path, *, bytes_a_file: int = BYTES_A_FILE) -> Compaction:
     """Write the segments that are not in Parquet yet.
 
     Args:
         home: the folder of recordings.
         bytes_a_file: of rows in memory, after which a file is written.
-        progress: is told how far it is.
 
     Raises:
         StorageError: a file cannot be written, or somebody else compacts this journal now.
@@ -90,7 +86,7 @@ def compact(home: Path, *, bytes_a_file: int = BYTES_A_FILE, progress: Progress 
         return Compaction()
     try:
         with _alone(home):
-            work = _Work(home, bytes_a_file, progress)
+            work = _Work(home, bytes_a_file)
             work.read()
             joined = work.join_small()
             work.tidy()
@@ -144,12 +140,11 @@ class _Batch:
 class _Work:
     """One compaction of a journal."""
 
-    def __init__(self, home: Path, bytes_a_file: int, progress: Progress | None) -> None:
+    def __init__(self, home: Path, bytes_a_file: int) -> None:
         self.done = Compaction()
         self._folder = home / FOLDER
         self._home = home
         self._bytes_a_file = bytes_a_file
-        self._progress = progress
         self._known = compacted(home)
         numbers = [int(path.stem) for path in self._folder.glob("*.parquet") if path.stem.isdecimal()]
         self._number = max(numbers, default=0)
@@ -157,7 +152,6 @@ class _Work:
         self._rejected: Counter[str] = Counter()
         self._merged: Counter[str] = Counter()
         """Of the batch."""
-        self._read_bytes = 0
 
     def read(self) -> None:
         """Write what is not in Parquet yet."""
@@ -191,7 +185,6 @@ class _Work:
             through = segment.path.stem
             self._batch.segments.append(through)
             self._batch.carried[writer] = (through, rows.carried)
-            self._read_bytes += segment.size
             if self._batch.size > self._bytes_a_file:
                 self._flush()
         if not goes_on:
@@ -220,8 +213,6 @@ class _Work:
         )
         self._rejected.clear()
         self._merged.clear()
-        if self._progress is not None:
-            self._progress(self.done.spans, self._read_bytes)
 
     def _carry(self, through: str, lines: bytes) -> Writer:
         if not lines:
@@ -233,10 +224,9 @@ class _Work:
     def _write(self, tables: list[pa.Table], covered: Covered, duplicates: int = 0) -> tuple[str, int]:
         """Write a file; its name, and how many spans it has."""
         rows, found = arrange(pa.concat_tables(tables) if tables else loose.SCHEMA.empty_table())
-        start_ns, end_ns = (pc.min_max(rows.column(name)) for name in ("start_ns", "end_ns"))
-        covered = msgspec.structs.replace(
-            covered, start_ns=start_ns["min"].as_py(), end_ns=end_ns["max"].as_py(), memory=rows.nbytes
-        )
+        times = [pc.max(rows.column(name)).as_py() for name in ("start_ns", "end_ns")]
+        last_ns = max((time_ns for time_ns in times if time_ns is not None), default=None)
+        covered = msgspec.structs.replace(covered, last_ns=last_ns, memory=rows.nbytes)
         more = {METADATA: msgspec.json.encode(covered)}
         oddities = msgspec.structs.replace(
             found.oddities, duplicate_span_ids=found.oddities.duplicate_span_ids + duplicates

@@ -58,7 +58,7 @@ class JournalStore:
         files = [
             _stored(path)
             for path, file in zip(known.paths, known.files, strict=True)
-            if since_ns is None or (file.covered.end_ns or 0) >= since_ns
+            if since_ns is None or (file.covered.last_ns or 0) >= since_ns
         ]
         chosen = [one for some in left.values() for one in some.segments if one.may_hold_since(since_ns)]
         paths = dict(zip(chosen, held([one.path for one in chosen], opened), strict=True))
