@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from millstream.store import compaction
 from millstream.store.compacted import compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_store import JournalStore
@@ -65,7 +66,7 @@ def test_without_a_compiler_large_values_are_carried(home):
     assert home.read()[0] == by_id([first, second])
 
 
-def test_a_value_is_read_from_its_own_segment(home):
+def test_a_value_is_read_from_its_own_segment(home, monkeypatch):
     """The same value lies in an earlier one, too, which is removed as soon as it is compacted."""
     expected = []
     for number in (1, 2):
@@ -77,7 +78,14 @@ def test_a_value_is_read_from_its_own_segment(home):
         home.write(number, [opening(span), blob_line(), *others, with_blob(end(span))])
         span.input = LARGE
         expected.append(span)
-    done = compact(home.path, bytes_a_file=1, progress=lambda *_: prune(home))
+    flush = compaction._Work._flush
+
+    def then_prune(work):
+        flush(work)
+        prune(home)
+
+    monkeypatch.setattr(compaction._Work, "_flush", then_prune)
+    done = compact(home.path, bytes_a_file=1)
     assert len(done.files) > 1
     spans, rejected, _ = home.read()
     assert (spans, dict(rejected)) == (by_id(expected), {})

@@ -10,7 +10,7 @@ from millstream.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from millstream.profiler.cache import CacheCurve, cache_curve
-    from millstream.profiler.engine import Profile, profile, profile_file, profile_journal
+    from millstream.profiler.engine import Profile, profile, profile_journal
     from millstream.profiler.forecast.forecaster import Forecast, Forecaster, fit_forecast
     from millstream.profiler.renderers.findings import findings
     from millstream.profiler.write import write_profile
@@ -24,7 +24,6 @@ __all__ = [
     "findings",
     "fit_forecast",
     "profile",
-    "profile_file",
     "profile_journal",
     "write_profile",
 ]
@@ -38,7 +37,6 @@ _HOMES = {
     "findings": "millstream.profiler.renderers.findings",
     "fit_forecast": "millstream.profiler.forecast.forecaster",
     "profile": "millstream.profiler.engine",
-    "profile_file": "millstream.profiler.engine",
     "profile_journal": "millstream.profiler.engine",
     "write_profile": "millstream.profiler.write",
 }

@@ -36,7 +36,6 @@ from millstream.profiler.tokens import ModelRow, tokens
 from millstream.profiler.uniqueness import Uniqueness, uniqueness
 from millstream.span import Span
 from millstream.store.journal_table import journal_table
-from millstream.store.parquet_table import read_table
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.table import SpanTable
 
@@ -236,21 +235,6 @@ def profile(
     table = SpanTable.from_spans(spans, trace_order)
     source = source or Source("spans", len(table) + table.oddities.duplicate_span_ids)
     return Profile(table, config or ProfilerConfig.everything(), source)
-
-
-def profile_file(path: Path, config: ProfilerConfig | None = None) -> Profile | None:
-    """Profile a `spans.parquet` that a profile wrote, by its numbers: text is read where it is looked at.
-
-    Returns:
-        The profile; `None` for a file of another origin, whose spans `profile` takes.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    table = read_table(path)
-    if table is None:
-        return None
-    return Profile(table, config or ProfilerConfig.everything(), Source("parquet", len(table)))
 
 
 def profile_journal(home: Path, config: ProfilerConfig | None = None) -> Profile:

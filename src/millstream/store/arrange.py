@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from millstream.span import Status
 from millstream.store.arrays import UNKNOWN, Bools, Ints
-from millstream.store.arrow import plain
-from millstream.store.parquet import SCHEMA
+from millstream.store.arrow import bits, one, plain
+from millstream.store.parquet import SCHEMA, known
 from millstream.store.retried import input_hash, siblings_of_failed
 from millstream.store.table import LATEST_NS, MOST_TOKENS, TOKENS, Oddities
 
@@ -43,7 +43,7 @@ def arrangement(
     trace_id: pa.Array, span_id: pa.Array, parent_id: pa.Array, start_ns: pa.Array, end_ns: pa.Array
 ) -> Arrangement:
     """Put spans in the order of a table; of two of one id the last that is closed is kept."""
-    began, ended, is_open = _whole(start_ns), _whole(end_ns), _missing(end_ns)
+    began, ended, is_open = plain(start_ns, 0), plain(end_ns, 0), ~bits(end_ns, 0)
     traces, spans = trace_id.dictionary_encode(), span_id.dictionary_encode()
     trace = _numbered(traces, began)
     key = trace * len(spans.dictionary) + plain(spans.indices, UNKNOWN)
@@ -55,7 +55,7 @@ def arrangement(
     end = np.where(is_open, UNKNOWN, np.maximum(limited, begin))
     moved = (begin != began[kept]).sum() + (~is_open & (limited != ended[kept])).sum()
     named = plain(pc.index_in(parent_id, value_set=spans.dictionary), UNKNOWN)[kept]
-    declared_root = _missing(parent_id)[kept]
+    declared_root = ~bits(parent_id, 0)[kept]
     parent = _found(trace * len(spans.dictionary) + named, key[kept])
     parent[named < 0] = UNKNOWN
     missing = int((~declared_root & (parent < 0)).sum())
@@ -96,19 +96,19 @@ def arrange(rows: pa.Table) -> tuple[pa.Table, Arrangement]:
         rows: with the columns of `loose.SCHEMA`.
     """
     rows = rows.combine_chunks()
-    ids = (_one(rows, name) for name in ("trace_id", "span_id", "parent_id", "start_ns", "end_ns"))
+    ids = (one(rows, name) for name in ("trace_id", "span_id", "parent_id", "start_ns", "end_ns"))
     found = arrangement(*ids)
     sorted_rows = rows.take(pa.array(found.order))
-    columns = {name: _one(sorted_rows, name) for name in sorted_rows.column_names}
+    columns = {name: one(sorted_rows, name) for name in sorted_rows.column_names}
     found.oddities = msgspec.structs.replace(found.oddities, impossible_tokens=impossible_tokens(columns))
     columns |= {
         "trace": pa.array(found.trace.astype(np.int32)),
-        "parent": _known(found.parent.astype(np.int32)),
+        "parent": known(found.parent.astype(np.int32)),
         "depth": pa.array(found.depth.astype(np.int32)),
         "table_start_ns": pa.array(found.start_ns),
-        "table_end_ns": _known(found.end_ns),
+        "table_end_ns": known(found.end_ns),
         "declared_root": pa.array(found.declared_root),
-        "input_hash": _known(_input_hashes(found, columns)),
+        "input_hash": known(_input_hashes(found, columns)),
     }
     return pa.Table.from_arrays([columns[field.name] for field in SCHEMA], schema=SCHEMA), found
 
@@ -121,7 +121,8 @@ def impossible_tokens(columns: Mapping[str, pa.Array]) -> int:
 
 def _input_hashes(found: Arrangement, columns: dict[str, pa.Array]) -> Ints:
     hashes = np.full(len(found.order), UNKNOWN, np.int64)
-    failed = _bools(pc.equal(columns["status"], Status.ERROR.value)) & (found.end_ns >= 0)
+    is_error = pc.equal(columns["status"], Status.ERROR.value)
+    failed = bits(is_error, 1) & bits(is_error, 0) & (found.end_ns >= 0)
     kind, name = (plain(columns[one].dictionary_encode().indices, UNKNOWN) for one in ("kind", "name"))
     for row in siblings_of_failed(found.trace, found.parent, kind, name, failed)[0].tolist():
         text = columns["input"][row].as_py()
@@ -197,29 +198,3 @@ def _cut(parent: Ints, rows: Ints, start_ns: Ints) -> int:
             parent[min(cycle, key=lambda member: (start_ns[member], member))] = UNKNOWN
             cut += 1
     return cut
-
-
-def _one(rows: pa.Table, name: str) -> pa.Array:
-    column = rows.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _whole(column: pa.Array) -> Ints:
-    """Whole numbers; anything where there is none."""
-    return np.frombuffer(column.buffers()[1], np.int64, len(column), column.offset * 8)
-
-
-def _missing(column: pa.Array) -> Bools:
-    return ~_bools(column.is_valid())
-
-
-def _bools(column: pa.Array) -> Bools:
-    found = np.unpackbits(np.frombuffer(column.buffers()[1], np.uint8), bitorder="little")
-    known: Bools = found[column.offset : column.offset + len(column)].astype(bool)
-    if column.null_count:
-        known &= ~_missing(column)
-    return known
-
-
-def _known(column: Ints) -> pa.Array:
-    return pa.array(column, mask=column < 0)

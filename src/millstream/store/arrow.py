@@ -24,3 +24,9 @@ def bits(column: pa.Array, buffer: int) -> Bools:
     return np.unpackbits(octets, count=column.offset + len(column), bitorder="little")[column.offset :].view(
         bool
     )
+
+
+def one(rows: pa.Table, name: str) -> pa.Array:
+    """A column in one piece."""
+    column = rows.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

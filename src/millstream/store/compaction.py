@@ -30,7 +30,9 @@ try:
     from millstream.store import loose
     from millstream.store.arrange import arrange
     from millstream.store.journal_rows import JournalRows
-    from millstream.store.parquet import read_about, write_rows
+    from millstream.store.parquet import write_rows
+    from millstream.store.parquet_spans import StoredSpans
+    from millstream.store.parquet_table import about_of
 except ModuleNotFoundError as error:
     raise MissingExtraError("Compacting a journal", "profiling") from error
 
@@ -241,7 +243,7 @@ class _Work:
         known = compacted(self._home)
         small, duplicates, room = [], 0, BYTES_A_FILE
         for file in (one for one in known.files if one.spans < SMALL_ROWS):
-            about = read_about(self._folder / file.name)
+            about = about_of(StoredSpans(self._folder / file.name))
             if about is not None and file.covered.memory <= room:
                 small.append(file)
                 duplicates += about.oddities.duplicate_span_ids

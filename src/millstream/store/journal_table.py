@@ -18,7 +18,7 @@ from millstream.span import Span, Status
 from millstream.store import loose
 from millstream.store.arrange import Arrangement, arrangement, impossible_tokens
 from millstream.store.arrays import UNKNOWN, Code, Ints, Place
-from millstream.store.arrow import plain
+from millstream.store.arrow import one, plain
 from millstream.store.compacted import Compacted
 from millstream.store.following import stable
 from millstream.store.journal_rows import JournalRows
@@ -103,7 +103,7 @@ def _left(left: Mapping[str, Left], rejected: Counter[str]) -> Iterator[pa.Table
 def _table(parts: Sequence[StoredSpans | RowSpans], duplicates: int) -> SpanTable:
     """One table of several sources; of each file's own duplicates, all but one are not in it any more."""
     rows = pa.concat_tables([part.columns(_READ) for part in parts]).combine_chunks()
-    columns = {name: _one(rows, name) for name in _READ}
+    columns = {name: one(rows, name) for name in _READ}
     found = arrangement(*(columns[name] for name in _IDS))
     order = found.order
     names, name = _coded(columns["name"], order)
@@ -141,11 +141,6 @@ def _table(parts: Sequence[StoredSpans | RowSpans], duplicates: int) -> SpanTabl
             impossible_tokens=impossible_tokens(columns),
         ),
     )
-
-
-def _one(rows: pa.Table, name: str) -> pa.Array:
-    column = rows.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _coded(column: pa.Array, order: Ints) -> tuple[list[str], Ints]:

@@ -84,16 +84,6 @@ class About(msgspec.Struct):
     oddities: Oddities
 
 
-def read_about(path: Path) -> About | None:
-    """What a file says of itself; `None` where it is not of this version, or of another origin."""
-    told = (pq.read_metadata(path).metadata or {}).get(METADATA)
-    try:
-        about = None if told is None else msgspec.json.decode(told, type=About)
-    except msgspec.MsgspecError:
-        return None
-    return about if about is not None and about.version == VERSION else None
-
-
 def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     """Write a table in row groups, in bounded memory."""
     about = msgspec.json.encode(About(VERSION, len(table.trace_ids), table.oddities))
@@ -165,23 +155,24 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     first_chunk_s = table.time_to_first_chunk_s[rows]
     yield pa.array(first_chunk_s, mask=np.isnan(first_chunk_s))
     yield pa.array(table.trace[rows])
-    yield _known(table.parent[rows])
+    yield known(table.parent[rows])
     yield pa.array(table.depth[rows])
     yield pa.array(table.start_ns[rows])
-    yield _known(table.end_ns[rows])
+    yield known(table.end_ns[rows])
     yield pa.array(table.declared_root[rows])
-    yield _known(table.input_hash[rows])
+    yield known(table.input_hash[rows])
 
 
 def blocks_column(blocks: PromptBlocks) -> pa.Array:
     """Prompts that lie one behind the other. Bytes are read three times as fast as lists of numbers."""
     ends = np.append(blocks.first, len(blocks.hashes)) * blocks.hashes.itemsize
-    known = pa.py_buffer(np.packbits(blocks.known, bitorder="little"))
+    there = pa.py_buffer(np.packbits(blocks.known, bitorder="little"))
     hashes = pa.py_buffer(np.ascontiguousarray(blocks.hashes, "<u8"))
-    return pa.Array.from_buffers(pa.large_binary(), len(blocks.known), [known, pa.py_buffer(ends), hashes])
+    return pa.Array.from_buffers(pa.large_binary(), len(blocks.known), [there, pa.py_buffer(ends), hashes])
 
 
-def _known(column: "np.ndarray[Any, Any]") -> pa.Array:
+def known(column: "np.ndarray[Any, Any]") -> pa.Array:
+    """Numbers; those below 0 are not known."""
     return pa.array(column, mask=column < 0)
 
 
@@ -200,8 +191,8 @@ def texts(values: list[str | None]) -> pa.Array:
 
 
 def _valid(values: list[Any]) -> pa.Buffer:
-    known = np.array([value is not None for value in values], bool)
-    return pa.py_buffer(np.packbits(known, bitorder="little"))
+    there = np.array([value is not None for value in values], bool)
+    return pa.py_buffer(np.packbits(there, bitorder="little"))
 
 
 def _json(value: Any) -> str | None:
