@@ -12,6 +12,7 @@ NAMES = (
     "record._messages",
     "store._prompts",
     "store._scan",
+    "store._texts",
 )
 
 setup(
@@ -19,7 +20,7 @@ setup(
         Extension(
             f"millstream.{name}",
             [f"src/millstream/{name.replace('.', '/')}.c"],
-            depends=["src/millstream/profiler/_arrays.h"],
+            depends=["src/millstream/profiler/_arrays.h", "src/millstream/store/_json.h"],
             optional=True,
         )
         for name in NAMES

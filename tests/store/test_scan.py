@@ -5,7 +5,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from millstream import Span, SpanKind
@@ -68,6 +68,7 @@ def test_prompts_have_the_same_hashes(prompt, tools, spaced):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(TEXTS, ATTRIBUTES), max_size=5))
+@example([("m", {"gen_ai.response.time_to_first_chunk": told}) for told in (-0.0, -1, 0, 2e99, "1", True)])
 def test_models_and_first_chunks(some):
     spans = [
         Span("a" * 32, f"{at:016x}", None, name, SpanKind.LLM, 1, 2, attributes=attributes)

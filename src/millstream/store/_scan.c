@@ -3,13 +3,7 @@
  * A line that is not as the recorder writes them is left to Python, which says what is wrong with it.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <stdint.h>
-#include <string.h>
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
+#include "_json.h"
 
 /* As in scan.py. */
 enum what { ENDED, OPENED, DROPPED, OTHER, BLOB };
@@ -23,9 +17,6 @@ enum flag { HAS_BLOBS = 1, FIRST_ESCAPED = 1 };
 
 #define NONE INT64_MIN
 #define MOST_WORDS 32
-#define DEEPEST 512
-#define LONGEST_NUMBER 200 /* with such an exponent it is below 1e300 */
-#define LONGEST_EXPONENT 2 /* digits */
 #define FEW 128 /* rows */
 
 typedef struct {
@@ -45,291 +36,13 @@ typedef struct {
 } Row;
 
 typedef struct {
-    const unsigned char *line, *at, *end;
+    Reader json; /* first: what reads JSON is given this, and what reads a field finds the rest by LINE */
+    const unsigned char *line;
     const Words *kinds, *statuses, *names;
     Row *row;
-} Reader;
+} LineReader;
 
-/* ---- JSON. Each function goes past what it reads, and gives 0 where that is not what it should be. */
-
-static inline void
-skip_blank(Reader *in)
-{
-    while (in->at < in->end && (*in->at == ' ' || *in->at == '\t' || *in->at == '\r' || *in->at == '\n')) {
-        in->at++;
-    }
-}
-
-static inline int
-take(Reader *in, unsigned char sign)
-{
-    if (in->at < in->end && *in->at == sign) {
-        in->at++;
-        return 1;
-    }
-    return 0;
-}
-
-static int
-skip_utf8(Reader *in)
-{
-    const unsigned char *at = in->at;
-    Py_ssize_t left = in->end - at;
-    unsigned char low = 0x80, high = 0xBF;
-    int more;
-    if (at[0] >= 0xC2 && at[0] <= 0xDF) {
-        more = 1;
-    } else if (at[0] >= 0xE0 && at[0] <= 0xEF) {
-        more = 2;
-        low = at[0] == 0xE0 ? 0xA0 : low;
-        high = at[0] == 0xED ? 0x9F : high;
-    } else if (at[0] >= 0xF0 && at[0] <= 0xF4) {
-        more = 3;
-        low = at[0] == 0xF0 ? 0x90 : low;
-        high = at[0] == 0xF4 ? 0x8F : high;
-    } else {
-        return 0;
-    }
-    if (left <= more || at[1] < low || at[1] > high) {
-        return 0;
-    }
-    for (int i = 2; i <= more; i++) {
-        if (at[i] < 0x80 || at[i] > 0xBF) {
-            return 0;
-        }
-    }
-    in->at += more + 1;
-    return 1;
-}
-
-static int
-hex_value(const unsigned char *at)
-{
-    int value = 0;
-    for (int i = 0; i < 4; i++) {
-        int sign = at[i], digit;
-        if (sign >= '0' && sign <= '9') {
-            digit = sign - '0';
-        } else if ((sign | 32) >= 'a' && (sign | 32) <= 'f') {
-            digit = (sign | 32) - 'a' + 10;
-        } else {
-            return -1;
-        }
-        value = value * 16 + digit;
-    }
-    return value;
-}
-
-/* Past the signs of a text that stand for themselves. */
-static inline void
-skip_plain_signs(Reader *in)
-{
-    const unsigned char *at = in->at, *end = in->end;
-#ifdef __SSE2__
-    const __m128i quote = _mm_set1_epi8('"'), escape = _mm_set1_epi8('\\'), least = _mm_set1_epi8(0x20);
-    while (end - at >= 16) {
-        __m128i signs = _mm_loadu_si128((const __m128i *)at);
-        __m128i stops = _mm_or_si128(_mm_cmpeq_epi8(signs, quote), _mm_cmpeq_epi8(signs, escape));
-        /* as signed bytes, those of 0x80 and more are below 0x20, too */
-        int found = _mm_movemask_epi8(_mm_or_si128(stops, _mm_cmplt_epi8(signs, least)));
-        if (found != 0) {
-            in->at = at + __builtin_ctz((unsigned)found);
-            return;
-        }
-        at += 16;
-    }
-#endif
-    while (at < end && *at >= 0x20 && *at < 0x80 && *at != '"' && *at != '\\') {
-        at++;
-    }
-    in->at = at;
-}
-
-/* The text between the quotes, and whether it has escapes. Halves of surrogate pairs are left to Python. */
-static int
-read_string(Reader *in, const unsigned char **start, Py_ssize_t *size, int *escaped)
-{
-    if (!take(in, '"')) {
-        return 0;
-    }
-    *start = in->at;
-    *escaped = 0;
-    for (;;) {
-        skip_plain_signs(in);
-        if (in->at >= in->end) {
-            return 0;
-        }
-        unsigned char sign = *in->at;
-        if (sign == '"') {
-            *size = in->at - *start;
-            in->at++;
-            return 1;
-        }
-        if (sign >= 0x80) {
-            if (!skip_utf8(in)) {
-                return 0;
-            }
-        } else if (sign == '\\') {
-            *escaped = 1;
-            if (in->end - in->at < 2) {
-                return 0;
-            }
-            if (in->at[1] == 'u') {
-                int value = in->end - in->at < 6 ? -1 : hex_value(in->at + 2);
-                if (value < 0 || (value >= 0xDC00 && value <= 0xDFFF)) {
-                    return 0;
-                }
-                if (value >= 0xD800 && value <= 0xDBFF) {
-                    if (in->end - in->at < 12 || in->at[6] != '\\' || in->at[7] != 'u') {
-                        return 0;
-                    }
-                    value = hex_value(in->at + 8);
-                    if (value < 0xDC00 || value > 0xDFFF) {
-                        return 0;
-                    }
-                    in->at += 6;
-                }
-                in->at += 6;
-            } else if (strchr("\"\\/bfnrt", in->at[1]) != NULL && in->at[1] != 0) {
-                in->at += 2;
-            } else {
-                return 0;
-            }
-        } else {
-            return 0;
-        }
-    }
-}
-
-static int
-skip_string(Reader *in)
-{
-    const unsigned char *start;
-    Py_ssize_t size;
-    int escaped;
-    return read_string(in, &start, &size, &escaped);
-}
-
-static int
-skip_word(Reader *in, const char *word)
-{
-    size_t size = strlen(word);
-    if ((size_t)(in->end - in->at) < size || memcmp(in->at, word, size) != 0) {
-        return 0;
-    }
-    in->at += size;
-    return 1;
-}
-
-static int
-skip_digits(Reader *in)
-{
-    const unsigned char *start = in->at;
-    while (in->at < in->end && *in->at >= '0' && *in->at <= '9') {
-        in->at++;
-    }
-    return in->at > start;
-}
-
-/* One that may be too large for a double, or too long, is left to Python, which may refuse it. */
-static int
-skip_number(Reader *in)
-{
-    const unsigned char *start = in->at;
-    take(in, '-');
-    if (!take(in, '0') && !skip_digits(in)) {
-        return 0;
-    }
-    if (take(in, '.') && !skip_digits(in)) {
-        return 0;
-    }
-    if (in->at - start > LONGEST_NUMBER) {
-        return 0;
-    }
-    if (in->at < in->end && (*in->at | 32) == 'e') {
-        in->at++;
-        if (!take(in, '-')) {
-            take(in, '+');
-        }
-        start = in->at;
-        return skip_digits(in) && in->at - start <= LONGEST_EXPONENT;
-    }
-    return 1;
-}
-
-static int
-skip_plain(Reader *in)
-{
-    if (in->at >= in->end) {
-        return 0;
-    }
-    switch (*in->at) {
-    case '"': return skip_string(in);
-    case 't': return skip_word(in, "true");
-    case 'f': return skip_word(in, "false");
-    case 'n': return skip_word(in, "null");
-    default: return skip_number(in);
-    }
-}
-
-static int
-skip_key(Reader *in)
-{
-    skip_blank(in);
-    if (!skip_string(in)) {
-        return 0;
-    }
-    skip_blank(in);
-    return take(in, ':');
-}
-
-/* Any value. */
-static int
-skip_value(Reader *in)
-{
-    unsigned char closes[DEEPEST];
-    int depth = 0;
-    for (;;) { /* a value begins here */
-        skip_blank(in);
-        if (in->at >= in->end) {
-            return 0;
-        }
-        unsigned char sign = *in->at;
-        if (sign == '{' || sign == '[') {
-            if (depth == DEEPEST) {
-                return 0;
-            }
-            in->at++;
-            closes[depth++] = sign == '{' ? '}' : ']';
-            skip_blank(in);
-            if (!take(in, closes[depth - 1])) {
-                if (sign == '{' && !skip_key(in)) {
-                    return 0;
-                }
-                continue;
-            }
-            depth--;
-        } else if (!skip_plain(in)) {
-            return 0;
-        }
-        for (;;) { /* a value has ended here */
-            if (depth == 0) {
-                return 1;
-            }
-            skip_blank(in);
-            if (take(in, ',')) {
-                if (closes[depth - 1] == '}' && !skip_key(in)) {
-                    return 0;
-                }
-                break;
-            }
-            if (!take(in, closes[depth - 1])) {
-                return 0;
-            }
-            depth--;
-        }
-    }
-}
+#define LINE(in) ((LineReader *)(in))
 
 /* ---- The fields of a line. */
 
@@ -352,14 +65,14 @@ read_text(Reader *in, int place)
     if (!read_string(in, &start, &size, &escaped)) {
         return 0;
     }
-    set_text(in->row, in->line, place, start, size, escaped);
+    set_text(LINE(in)->row, LINE(in)->line, place, start, size, escaped);
     return 1;
 }
 
 static int
 read_text_or_null(Reader *in, int place)
 {
-    in->row->at[place] = -1;
+    LINE(in)->row->at[place] = -1;
     return in->at < in->end && *in->at == 'n' ? skip_word(in, "null") : read_text(in, place);
 }
 
@@ -370,7 +83,7 @@ read_json(Reader *in, int place)
     if (!skip_value(in)) {
         return 0;
     }
-    set_text(in->row, in->line, place, start, in->at - start, 0);
+    set_text(LINE(in)->row, LINE(in)->line, place, start, in->at - start, 0);
     return 1;
 }
 
@@ -465,7 +178,7 @@ read_object(Reader *in, int (*field)(Reader *, const unsigned char *, Py_ssize_t
 static int
 usage_field(Reader *in, const unsigned char *key, Py_ssize_t size)
 {
-    int64_t *tokens = in->row->numbers + TOKENS;
+    int64_t *tokens = LINE(in)->row->numbers + TOKENS;
     if (IS("input_tokens")) {
         return read_whole(in, tokens);
     }
@@ -496,15 +209,15 @@ error_field(Reader *in, const unsigned char *key, Py_ssize_t size)
 static int
 attribute_field(Reader *in, const unsigned char *key, Py_ssize_t size)
 {
-    for (Py_ssize_t i = 0; i < in->names->count; i++) {
-        const Word *name = &in->names->words[i];
+    for (Py_ssize_t i = 0; i < LINE(in)->names->count; i++) {
+        const Word *name = &LINE(in)->names->words[i];
         if (name->size == size && memcmp(name->at, key, (size_t)size) == 0) {
             const unsigned char *start = in->at;
             if (!skip_value(in)) {
                 return 0;
             }
             Py_ssize_t told = in->at - start;
-            set_text(in->row, in->line, TOLD + (int)i, start, told, memchr(start, '\\', (size_t)told) != NULL);
+            set_text(LINE(in)->row, LINE(in)->line, TOLD + (int)i, start, told, memchr(start, '\\', (size_t)told) != NULL);
             return 1;
         }
     }
@@ -524,7 +237,7 @@ empty_list(Reader *in)
 static int
 line_field(Reader *in, const unsigned char *key, Py_ssize_t size)
 {
-    Row *row = in->row;
+    Row *row = LINE(in)->row;
     if (IS("trace_id")) {
         return read_text(in, TRACE);
     }
@@ -539,7 +252,7 @@ line_field(Reader *in, const unsigned char *key, Py_ssize_t size)
         return read_text(in, NAME);
     }
     if (IS("kind")) {
-        return read_code(in, in->kinds, &row->numbers[KIND]);
+        return read_code(in, LINE(in)->kinds, &row->numbers[KIND]);
     }
     if (IS("start_ns")) {
         return read_whole(in, &row->numbers[START]);
@@ -552,7 +265,7 @@ line_field(Reader *in, const unsigned char *key, Py_ssize_t size)
         if (in->at < in->end && *in->at == 'n') {
             return skip_word(in, "null");
         }
-        return read_code(in, in->statuses, &row->numbers[STATUS]);
+        return read_code(in, LINE(in)->statuses, &row->numbers[STATUS]);
     }
     if (IS("error")) {
         row->at[ERROR_TYPE] = row->at[ERROR_MESSAGE] = -1;
@@ -587,7 +300,7 @@ line_field(Reader *in, const unsigned char *key, Py_ssize_t size)
         if (!read_object(in, attribute_field)) {
             return 0;
         }
-        set_text(row, in->line, ATTRIBUTES, start, in->at - start, 0);
+        set_text(row, LINE(in)->line, ATTRIBUTES, start, in->at - start, 0);
         return 1;
     }
     if (IS("events") || IS("links")) {
@@ -603,10 +316,10 @@ line_field(Reader *in, const unsigned char *key, Py_ssize_t size)
 }
 
 static void
-read_line(Reader *in, int64_t place)
+read_line(LineReader *in, int64_t place)
 {
     Row *row = in->row;
-    Py_ssize_t size = in->end - in->line;
+    Py_ssize_t size = in->json.end - in->line;
     memset(row->at, 0xFF, sizeof row->at);
     memset(row->size, 0, sizeof row->size);
     row->numbers[LINE_AT] = place;
@@ -622,7 +335,7 @@ read_line(Reader *in, int64_t place)
         row->numbers[WHAT] = BLOB;
         return;
     }
-    int whole = size < INT32_MAX && read_object(in, line_field) && in->at == in->end;
+    int whole = size < INT32_MAX && read_object(&in->json, line_field) && in->json.at == in->json.end;
     if (!whole || row->at[TRACE] < 0 || row->at[SPAN] < 0 || row->at[NAME] < 0 || row->numbers[KIND] < 0 ||
         row->numbers[START] == NONE || !(row->numbers[FLAGS] >> 62)) {
         row->numbers[WHAT] = OTHER;
@@ -730,7 +443,7 @@ add_codes(Rows *rows, const unsigned char *line, Row *row)
 }
 
 static int
-add_line(Rows *rows, Reader *in, const unsigned char *data, const unsigned char *start, const unsigned char *end)
+add_line(Rows *rows, LineReader *in, const unsigned char *data, const unsigned char *start, const unsigned char *end)
 {
     while (start < end && (*start == ' ' || *start == '\t' || *start == '\r')) {
         start++;
@@ -750,8 +463,8 @@ add_line(Rows *rows, Reader *in, const unsigned char *data, const unsigned char 
         rows->rows = more;
         rows->room = room;
     }
-    in->line = in->at = start;
-    in->end = end;
+    in->line = in->json.at = start;
+    in->json.end = end;
     in->row = &rows->rows[rows->count++];
     read_line(in, start - data);
     return add_codes(rows, start, in->row);
@@ -759,7 +472,7 @@ add_line(Rows *rows, Reader *in, const unsigned char *data, const unsigned char 
 
 /* NUL bytes are room that was made and not used: they end a line, too. */
 static int
-read_lines(Rows *rows, Reader *in, const unsigned char *data, Py_ssize_t size)
+read_lines(Rows *rows, LineReader *in, const unsigned char *data, Py_ssize_t size)
 {
     const unsigned char *at = data, *end = data + size;
     while (at < end) {
@@ -847,7 +560,7 @@ scan(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
         !words_of(args[3], &names, TEXTS - TOLD) || PyObject_GetBuffer(args[0], &data, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    Reader in = {.kinds = &kinds, .statuses = &statuses, .names = &names};
+    LineReader in = {.kinds = &kinds, .statuses = &statuses, .names = &names};
     int room;
     Py_BEGIN_ALLOW_THREADS
     room = read_lines(&rows, &in, data.buf, data.len);
@@ -860,450 +573,12 @@ scan(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
     return found;
 }
 
-/* ---- Texts put one after the other. */
-
-typedef struct {
-    unsigned char *at;
-    Py_ssize_t size, room;
-} Buffer;
-
-static int
-reserve(Buffer *buffer, Py_ssize_t more)
-{
-    if (buffer->size + more > buffer->room) {
-        Py_ssize_t room = (buffer->size + more) * 3 / 2 + 1024;
-        unsigned char *at = PyMem_RawRealloc(buffer->at, (size_t)room);
-        if (at == NULL) {
-            return 0;
-        }
-        buffer->at = at;
-        buffer->room = room;
-    }
-    return 1;
-}
-
-static inline void
-put_code(Buffer *to, int code)
-{
-    unsigned char *at = to->at + to->size;
-    if (code < 0x80) {
-        at[0] = (unsigned char)code;
-        to->size += 1;
-    } else if (code < 0x800) {
-        at[0] = (unsigned char)(0xC0 | code >> 6);
-        at[1] = (unsigned char)(0x80 | (code & 0x3F));
-        to->size += 2;
-    } else if (code < 0x10000) {
-        at[0] = (unsigned char)(0xE0 | code >> 12);
-        at[1] = (unsigned char)(0x80 | (code >> 6 & 0x3F));
-        at[2] = (unsigned char)(0x80 | (code & 0x3F));
-        to->size += 3;
-    } else {
-        at[0] = (unsigned char)(0xF0 | code >> 18);
-        at[1] = (unsigned char)(0x80 | (code >> 12 & 0x3F));
-        at[2] = (unsigned char)(0x80 | (code >> 6 & 0x3F));
-        at[3] = (unsigned char)(0x80 | (code & 0x3F));
-        to->size += 4;
-    }
-}
-
-/* The text of a string that `read_string` has read; `marks`: with the signs that prompts are cut at escaped. */
-static int
-put_unescaped(Buffer *to, const unsigned char *at, Py_ssize_t size, int marks)
-{
-    const unsigned char *end = at + size;
-    if (!reserve(to, size + 8)) { /* an escape is never shorter than what it stands for */
-        return 0;
-    }
-    while (at < end) {
-        const unsigned char *escape = memchr(at, '\\', (size_t)(end - at));
-        Py_ssize_t plain = (escape == NULL ? end : escape) - at;
-        memcpy(to->at + to->size, at, (size_t)plain);
-        to->size += plain;
-        at += plain;
-        if (escape == NULL) {
-            break;
-        }
-        int code;
-        switch (at[1]) {
-        case 'b': code = '\b'; break;
-        case 'f': code = '\f'; break;
-        case 'n': code = '\n'; break;
-        case 'r': code = '\r'; break;
-        case 't': code = '\t'; break;
-        case 'u':
-            code = hex_value(at + 2);
-            at += 4;
-            if (code >= 0xD800 && code <= 0xDBFF) {
-                code = 0x10000 + ((code - 0xD800) << 10) + (hex_value(at + 4) - 0xDC00);
-                at += 6;
-            }
-            break;
-        default: code = at[1];
-        }
-        at += 2;
-        if (marks && code >= 0x1B && code <= 0x1F) {
-            put_code(to, 0x1B);
-            code += 0x40;
-        }
-        put_code(to, code);
-    }
-    return 1;
-}
-
-static int
-arrays_of(PyObject *const *args, Py_buffer *buffers, int count, Py_ssize_t *rows, const int *widths)
-{
-    for (int i = 0; i < count; i++) {
-        if (PyObject_GetBuffer(args[i], &buffers[i], PyBUF_SIMPLE) < 0) {
-            while (i-- > 0) {
-                PyBuffer_Release(&buffers[i]);
-            }
-            return 0;
-        }
-    }
-    *rows = count > 1 ? buffers[1].len / widths[1] : 0;
-    for (int i = 1; i < count; i++) {
-        if (buffers[i].len != *rows * widths[i]) {
-            for (int j = 0; j < count; j++) {
-                PyBuffer_Release(&buffers[j]);
-            }
-            PyErr_SetString(PyExc_ValueError, "arrays of different lengths");
-            return 0;
-        }
-    }
-    return 1;
-}
-
-/* gather(data, at: int64, size: int32, escaped: uint8) -> (text, ends: int64). */
-static PyObject *
-gather(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    static const int widths[] = {1, 8, 4, 1};
-    Py_buffer in[4];
-    Py_ssize_t rows;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "gather takes data and three arrays");
-        return NULL;
-    }
-    if (!arrays_of(args, in, 4, &rows, widths)) {
-        return NULL;
-    }
-    const int64_t *at = in[1].buf;
-    const int32_t *size = in[2].buf;
-    const unsigned char *escaped = in[3].buf, *data = in[0].buf;
-    Buffer text = {NULL, 0, 0};
-    PyObject *ends = PyBytes_FromStringAndSize(NULL, rows * 8), *found = NULL;
-    if (ends != NULL) {
-        int64_t *end = (int64_t *)PyBytes_AS_STRING(ends);
-        int room = 1, inside = 1;
-        Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; room && inside && i < rows; i++) {
-            if (at[i] >= 0) {
-                inside = size[i] >= 0 && at[i] <= in[0].len - size[i];
-                if (inside && escaped[i]) {
-                    room = put_unescaped(&text, data + at[i], size[i], 0);
-                } else if (inside && (room = reserve(&text, size[i]))) {
-                    memcpy(text.at + text.size, data + at[i], (size_t)size[i]);
-                    text.size += size[i];
-                }
-            }
-            end[i] = text.size;
-        }
-        Py_END_ALLOW_THREADS
-        if (!inside) {
-            PyErr_SetString(PyExc_IndexError, "a text outside of the data");
-        } else if (!room) {
-            PyErr_NoMemory();
-        } else {
-            PyObject *bytes = PyBytes_FromStringAndSize((const char *)text.at, text.size);
-            if (bytes != NULL) {
-                found = PyTuple_Pack(2, bytes, ends);
-                Py_DECREF(bytes);
-            }
-        }
-    }
-    Py_XDECREF(ends);
-    PyMem_RawFree(text.at);
-    for (int i = 0; i < 4; i++) {
-        PyBuffer_Release(&in[i]);
-    }
-    return found;
-}
-
-/* ---- Prompts, in the form and with the hashes of prompt_blocks.py. */
-
-#define MESSAGE 0x1e
-#define TEXT 0x1f
-#define JSON 0x1d
-#define MORE 0x1c
-#define BLOCK 64
-
-static int
-put_sign(Buffer *to, unsigned char sign)
-{
-    if (!reserve(to, 1)) {
-        return 0;
-    }
-    to->at[to->size++] = sign;
-    return 1;
-}
-
-static int
-put_raw(Buffer *to, const void *at, Py_ssize_t size)
-{
-    if (!reserve(to, size)) {
-        return 0;
-    }
-    memcpy(to->at + to->size, at, (size_t)size);
-    to->size += size;
-    return 1;
-}
-
-/* Whether JSON is as msgspec writes it: then it need not be read and written anew. */
-static int
-is_canonical(const unsigned char *at, Py_ssize_t size)
-{
-    const unsigned char *end = at + size;
-    int inside = 0;
-    for (; at < end; at++) {
-        if (inside) {
-            if (*at == '\\') {
-                at++;
-                if (*at == '/' || (*at == 'u' && (at[1] != '0' || at[2] != '0' || at[3] > '1'))) {
-                    return 0;
-                }
-            } else if (*at == '"') {
-                inside = 0;
-            }
-        } else if (*at == '"') {
-            inside = 1;
-        } else if (*at == ' ' || *at == '\t' || *at == 'E' || *at == 'e') {
-            if (*at != 'e' || at[-1] == '.' || (at[-1] >= '0' && at[-1] <= '9')) { /* not of true or false */
-                return 0;
-            }
-        }
-    }
-    return 1;
-}
-
-/* A value as it stands in a prompt: text without its quotes, else JSON. */
-static int
-put_value(Buffer *to, Reader *in)
-{
-    const unsigned char *start = in->at;
-    Py_ssize_t size;
-    int escaped;
-    if (in->at < in->end && *in->at == '"') {
-        return read_string(in, &start, &size, &escaped) && put_unescaped(to, start, size, 1);
-    }
-    return skip_value(in) && is_canonical(start, in->at - start) && put_raw(to, start, in->at - start);
-}
-
-#define IS_KEY(word) (key_size == sizeof(word) - 1 && memcmp(key, word, sizeof(word) - 1) == 0)
-
-static int
-put_message(Buffer *to, Buffer *more, Reader *in)
-{
-    const unsigned char *content = NULL, *key, *start;
-    Py_ssize_t key_size, size;
-    int escaped;
-    if (!put_sign(to, MESSAGE)) {
-        return 0;
-    }
-    if (in->at >= in->end || *in->at != '{') {
-        return put_value(to, in);
-    }
-    Reader role = {0};
-    more->size = 0;
-    in->at++;
-    int first = !take(in, '}');
-    while (first) {
-        const unsigned char *entry = in->at;
-        if (!read_string(in, &key, &key_size, &escaped) || escaped || !take(in, ':')) {
-            return 0;
-        }
-        start = in->at;
-        if (IS_KEY("role")) {
-            if (role.line != NULL || !skip_value(in)) { /* told twice: Python knows which counts */
-                return 0;
-            }
-            role.line = role.at = start;
-            role.end = in->at;
-        } else if (IS_KEY("content")) {
-            if (content != NULL || !skip_value(in)) {
-                return 0;
-            }
-            content = start;
-        } else {
-            if (!skip_value(in)) {
-                return 0;
-            }
-            if (in->at - start != 4 || memcmp(start, "null", 4) != 0) {
-                if (!put_sign(more, more->size ? ',' : '{') || !is_canonical(entry, in->at - entry) ||
-                    !put_raw(more, entry, in->at - entry)) {
-                    return 0;
-                }
-            }
-        }
-        if (take(in, '}')) {
-            break;
-        }
-        if (!take(in, ',')) {
-            return 0;
-        }
-    }
-    if (role.line != NULL && *role.at != 'n') {
-        if (!read_string(&role, &start, &size, &escaped) || !put_unescaped(to, start, size, 1)) {
-            return 0;
-        }
-    }
-    if (content != NULL && *content != 'n') {
-        Reader inner = {.line = content, .at = content, .end = in->end};
-        if (!put_sign(to, *content == '"' ? TEXT : JSON) || !put_value(to, &inner)) {
-            return 0;
-        }
-    }
-    return more->size == 0 || (put_sign(to, MORE) && put_raw(to, more->at, more->size) && put_sign(to, '}'));
-}
-
-/* Each of a list's values, or the one that is no list. */
-static int
-put_each(Buffer *to, Buffer *more, Reader *in, int messages)
-{
-    int listed = take(in, '[');
-    if (listed && take(in, ']')) {
-        return in->at == in->end;
-    }
-    do {
-        if (messages ? !put_message(to, more, in) : !(put_sign(to, MORE) && put_value(to, in))) {
-            return 0;
-        }
-    } while (listed && take(in, ','));
-    return (!listed || take(in, ']')) && in->at == in->end;
-}
-
-static inline uint64_t
-mixed(uint64_t value)
-{
-    value ^= value >> 30;
-    value *= 0xBF58476D1CE4E5B9u;
-    value ^= value >> 27;
-    value *= 0x94D049BB133111EBu;
-    return value ^ value >> 31;
-}
-
-static int
-put_hashes(Buffer *to, const Buffer *prompt, Py_ssize_t *blocks)
-{
-    uint64_t sum = 0;
-    *blocks = prompt->size / BLOCK;
-    if (!reserve(to, *blocks * 8)) {
-        return 0;
-    }
-    for (Py_ssize_t block = 0; block < *blocks; block++) {
-        uint64_t hash = mixed((uint64_t)block + 1) | 1;
-        for (int word = 0; word < BLOCK / 8; word++) {
-            const unsigned char *at = prompt->at + block * BLOCK + word * 8;
-            uint64_t folded = 0;
-            for (int byte = 7; byte >= 0; byte--) { /* little endian */
-                folded = folded << 8 | at[byte];
-            }
-            folded ^= folded >> 32;
-            folded *= 0xBF58476D1CE4E5B9u;
-            folded ^= folded >> 29;
-            hash += folded * (mixed((uint64_t)word + 1) | 1);
-        }
-        sum += mixed(hash);
-        uint64_t chained = mixed(sum);
-        memcpy(to->at + to->size, &chained, 8);
-        to->size += 8;
-    }
-    return 1;
-}
-
-/* prompts(data, at: int64, size: int32, tools_at: int64, tools_size: int32) -> (hashes, length: int64).
- *
- * A length of -1: Python is to look at it; -2: there is none.
- */
-static PyObject *
-prompts(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    static const int widths[] = {1, 8, 4, 8, 4};
-    Py_buffer in[5];
-    Py_ssize_t rows;
-    if (count != 5) {
-        PyErr_SetString(PyExc_TypeError, "prompts takes data and four arrays");
-        return NULL;
-    }
-    if (!arrays_of(args, in, 5, &rows, widths)) {
-        return NULL;
-    }
-    const int64_t *at = in[1].buf, *tools_at = in[3].buf;
-    const int32_t *size = in[2].buf, *tools_size = in[4].buf;
-    const unsigned char *data = in[0].buf;
-    Buffer hashes = {NULL, 0, 0}, prompt = {NULL, 0, 0}, more = {NULL, 0, 0};
-    PyObject *lengths = PyBytes_FromStringAndSize(NULL, rows * 8), *found = NULL;
-    if (lengths != NULL) {
-        int64_t *length = (int64_t *)PyBytes_AS_STRING(lengths);
-        int room = 1, inside = 1;
-        Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t i = 0; room && inside && i < rows; i++) {
-            int has_tools = tools_at[i] >= 0;
-            if (at[i] < 0) {
-                length[i] = -2;
-                continue;
-            }
-            inside = size[i] > 0 && at[i] <= in[0].len - size[i] &&
-                     (!has_tools || (tools_size[i] > 0 && tools_at[i] <= in[0].len - tools_size[i]));
-            if (!inside) {
-                break;
-            }
-            Reader input = {.at = data + at[i], .end = data + at[i] + size[i]};
-            Reader tools = {.at = data + tools_at[i], .end = data + tools_at[i] + tools_size[i]};
-            if (*input.at == 'n') {
-                length[i] = -2;
-                continue;
-            }
-            prompt.size = 0;
-            int read = (!has_tools || *tools.at == 'n' || put_each(&prompt, &more, &tools, 0)) &&
-                       put_each(&prompt, &more, &input, 1);
-            Py_ssize_t blocks = -1;
-            room = !read || put_hashes(&hashes, &prompt, &blocks);
-            length[i] = blocks;
-        }
-        Py_END_ALLOW_THREADS
-        if (!inside) {
-            PyErr_SetString(PyExc_IndexError, "a text outside of the data");
-        } else if (!room) {
-            PyErr_NoMemory();
-        } else {
-            PyObject *bytes = PyBytes_FromStringAndSize((const char *)hashes.at, hashes.size);
-            if (bytes != NULL) {
-                found = PyTuple_Pack(2, bytes, lengths);
-                Py_DECREF(bytes);
-            }
-        }
-    }
-    Py_XDECREF(lengths);
-    PyMem_RawFree(hashes.at);
-    PyMem_RawFree(prompt.at);
-    PyMem_RawFree(more.at);
-    for (int i = 0; i < 5; i++) {
-        PyBuffer_Release(&in[i]);
-    }
-    return found;
-}
-
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL
 
 static PyMethodDef methods[] = {
     {"scan", FAST(scan),
      "scan(data, kinds, statuses, names)\n\nThe columns of the lines of a segment: numbers, where texts begin, their sizes; how many"
      " traces and spans."},
-    {"gather", FAST(gather), "gather(data, at, size, escaped)\n\nTexts one after the other, and where each ends."},
-    {"prompts", FAST(prompts),
-     "prompts(data, at, size, tools_at, tools_size)\n\nThe chained hashes of prompts, and how many each has."},
     {NULL},
 };
 

@@ -137,10 +137,10 @@ class _Stored:
         seconds: Floats = np.full(len(self._rows), np.nan)
         if len(told):
             signs = np.frombuffer(self.data, np.uint8)[at[told]]
-            told = told[(signs >= ord("0")) & (signs <= ord("9"))]
+            told = told[((signs >= ord("0")) & (signs <= ord("9"))) | (signs == ord("-"))]
             found = gathered(self.data, (at[told], size[told], escaped[told])).cast(pa.float64())
             seconds[told] = np.frombuffer(found.buffers()[1], np.float64, len(found))
-        return pa.array(seconds, mask=~np.isfinite(seconds))
+        return pa.array(seconds, mask=~(np.isfinite(seconds) & (seconds >= 0)))
 
     def prompts(self, is_llm: Bools) -> PromptBlocks:
         """As `prompt_blocks`."""

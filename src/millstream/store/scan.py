@@ -15,9 +15,9 @@ from millstream.store.segments import lines_of
 from millstream.store.table import TOKENS
 
 try:
-    from millstream.store import _scan
+    from millstream.store import _scan, _texts
 except ImportError:  # built without a compiler
-    _scan = None  # type: ignore[assignment]
+    _scan = _texts = None  # type: ignore[assignment]
 COMPILED: Final = _scan is not None
 
 # As in _scan.c.
@@ -131,7 +131,7 @@ def gather(data: bytes, places: Places) -> tuple[bytes, Ints]:
     """Texts one after the other as UTF-8, and where each ends, shape (rows,)."""
     at, size, escaped = (np.ascontiguousarray(part) for part in places)
     if COMPILED:
-        text, ended = _scan.gather(data, at, size, escaped.view(np.uint8))
+        text, ended = _texts.gather(data, at, size, escaped.view(np.uint8))
         return text, np.frombuffer(ended, np.int64)
     found = [
         b"" if start < 0 else data[start : start + count]
@@ -159,5 +159,5 @@ def prompt_hashes(data: bytes, prompts: Places, tools: Places) -> tuple[NDArray[
     if not COMPILED:
         length = np.where(prompts[0] < 0, NO_PROMPT, LEFT_TO_PYTHON)
         return np.zeros(0, np.uint64), length
-    hashes, lengths = _scan.prompts(data, at, size, tools_at, tools_size)
+    hashes, lengths = _texts.prompts(data, at, size, tools_at, tools_size)
     return np.frombuffer(hashes, np.uint64), np.frombuffer(lengths, np.int64)
