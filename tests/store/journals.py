@@ -116,6 +116,12 @@ def lines(draw):
     return found
 
 
+def parts_of(draw, some, most):
+    """Lines cut into one piece more than there are cuts, up to so many."""
+    cuts = sorted(draw(st.lists(st.integers(0, len(some)), max_size=most)))
+    return [some[one:other] for one, other in zip([0, *cuts], [*cuts, len(some)], strict=True)]
+
+
 class Home:
     """A folder of recordings that tests write."""
 
