@@ -24,6 +24,7 @@ from millstream.store.compacted import METADATA, CompactedFile, compacted
 from millstream.store.compaction import compact
 from millstream.store.journal_store import JournalStore
 from millstream.store.journal_table import journal_table
+from millstream.store.parquet import write_table
 from millstream.store.parquet_table import read_table
 from millstream.store.prompt_blocks import prompt_blocks
 from millstream.store.table import SpanTable
@@ -316,7 +317,7 @@ def test_memory_does_not_grow_with_the_journal(tmp_path):
 @given(lines(), st.data())
 def test_a_journal_is_one_table_however_much_of_it_is_compacted(some, data):
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder))
+        home = Home(Path(folder) / "home")
         parts = parts_of(data.draw, some, 3)
         for number, part in enumerate(parts):
             home.write(number + 1, part)
@@ -325,8 +326,15 @@ def test_a_journal_is_one_table_however_much_of_it_is_compacted(some, data):
                     compact(home.path)
                 table = SpanTable.from_spans(JournalStore(home.path).spans())
                 same_table(journal_table(home.path).table, table)
+                same_table(written(journal_table(home.path).table, home.path.parent), table)
         table = SpanTable.from_spans(JournalStore(home.path).spans())
         same_table(journal_table(home.path).table, table)
+
+
+def written(table, folder):
+    """A table that went through a file."""
+    write_table(table, folder / "spans.parquet")
+    return read_table(folder / "spans.parquet")
 
 
 def test_spans_and_prompts_of_several_files_are_those_of_one(recorded):
@@ -345,6 +353,9 @@ def test_spans_and_prompts_of_several_files_are_those_of_one(recorded):
     blocks, expected = table.spans.prompt_blocks(), prompt_blocks(list(table.spans))
     assert prompts(blocks) == prompts(expected)
     assert prompts(whole.spans.prompt_blocks()) == prompts(expected)[: len(whole)]
+    again = written(table, recorded.parent)
+    same_table(again, table)
+    assert prompts(again.spans.prompt_blocks()) == prompts(expected)
 
 
 def prompts(blocks):

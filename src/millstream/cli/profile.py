@@ -3,14 +3,16 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 import millstream.profiler as profiler_room
 from millstream.cli.options import option
 from millstream.errors import ConfigError, InputError, MillstreamError, StorageError
+from millstream.profiler.forecast.beside import Beside
 from millstream.profiler.results import Source
 from millstream.store import Store, open_store
 from millstream.store.journal_store import JournalStore
@@ -46,7 +48,17 @@ def profile(
     --output_dir no file is written.
     """
     with_forecast = forecast or output_dir is not None
-    found = _profile(source, lambda: _config(config_file, with_forecast=with_forecast))
+    with Beside() if with_forecast else nullcontext() as beside:
+        found = _profile(source, lambda: _config(config_file, with_forecast=with_forecast))
+        if beside is not None and found.config.token_usage_forecast:
+            found.forecaster = beside.begin(found.table)
+        files = None if output_dir is None else _Files.of(found, output_dir)
+        _print(found, as_json=as_json)
+    if files is not None:
+        files.tell(quiet=as_json)
+
+
+def _print(found: "Profile", *, as_json: bool) -> None:
     if as_json:
         from millstream.profiler.renderers.files import json_bytes  # noqa: PLC0415  # each way loads its own
 
@@ -56,8 +68,6 @@ def profile(
         from millstream.cli.profile_tables import print_tables  # noqa: PLC0415  # likewise
 
         print_tables(found)
-    if output_dir is not None:
-        _write(found, output_dir, quiet=as_json)
 
 
 def _config(path: Path | None, *, with_forecast: bool) -> "ProfilerConfig":
@@ -126,18 +136,34 @@ def _table(path: Path) -> "SpanTable | None":
     return read_table(path)
 
 
-def _write(found: "Profile", output_dir: Path, *, quiet: bool) -> None:
-    """Write all files; those that failed are named, the others are there."""
-    failed: dict[str, list[str]] = {}
-    written = profiler_room.write_profile(
-        found, output_dir, on_error=lambda name, error: failed.setdefault(_told(error), []).append(name)
-    )
-    report = output_dir / "report.html"
-    hint = f"; open {report}" if report in written else ""
-    click.echo(f"{len(written)} files in {output_dir}{hint}", err=quiet)
-    if failed:
-        each = " ".join(f"{', '.join(names)}: {why}." for why, names in failed.items())
-        raise StorageError(f"These files could not be written: {each}")
+class _Files(NamedTuple):
+    """What was written into a folder, and what could not be, by reason."""
+
+    folder: Path
+    written: list[Path]
+    failed: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, found: "Profile", folder: Path) -> "_Files":
+        """Write all files."""
+        failed: dict[str, list[str]] = {}
+        written = profiler_room.write_profile(
+            found, folder, on_error=lambda name, error: failed.setdefault(_told(error), []).append(name)
+        )
+        return cls(folder, written, failed)
+
+    def tell(self, *, quiet: bool) -> None:
+        """Say what is there.
+
+        Raises:
+            StorageError: for the files that are not.
+        """
+        report = self.folder / "report.html"
+        hint = f"; open {report}" if report in self.written else ""
+        click.echo(f"{len(self.written)} files in {self.folder}{hint}", err=quiet)
+        if self.failed:
+            each = " ".join(f"{', '.join(names)}: {why}." for why, names in self.failed.items())
+            raise StorageError(f"These files could not be written: {each}")
 
 
 def _told(error: Exception) -> str:

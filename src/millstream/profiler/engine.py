@@ -54,12 +54,14 @@ class Profile:
         table: the spans; `table.trace_ids` is the order of the requests.
         config: what was asked for.
         source: where the spans came from.
+        forecaster: makes the forecast.
     """
 
     def __init__(self, table: SpanTable, config: ProfilerConfig, source: Source) -> None:
         self.table = table
         self.config = config
         self.source = source
+        self.forecaster: Callable[[], Finding] = lambda: forecast(table)
 
     @property
     def order(self) -> Sequence[str]:
@@ -148,13 +150,6 @@ class Profile:
         return _attempt(lambda: cost(self.table, price_table(self.config.prices)))
 
     @cached_property
-    def forecast(self) -> Finding | Failure | None:
-        """Of the next request, or why there is none."""
-        if not self.config.token_usage_forecast:
-            return None
-        return _attempt(lambda: forecast(self.table))
-
-    @cached_property
     def token_uniqueness(self) -> dict[str, Uniqueness] | Failure | None:
         """What is new in the next query to each model."""
         return _attempt(lambda: uniqueness(self.table)) if self.config.token_uniqueness_forecast else None
@@ -215,6 +210,13 @@ class Profile:
         if not self.config.bottleneck_analysis.enable_nested_stack:
             return None
         return _attempt(lambda: nested_stack(self.table))
+
+    @cached_property
+    def forecast(self) -> Finding | Failure | None:
+        """Of the next request, or why there is none. The last of all: another process may be at it."""
+        if not self.config.token_usage_forecast:
+            return None
+        return _attempt(self.forecaster)
 
 
 def profile(

@@ -25,17 +25,20 @@ from millstream.profiler.results import EvaluationSummary
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 Writer = Callable[[Profile, Path], None]
-_WRITERS: dict[str, Writer] = {
+_OF_SPANS: dict[str, Writer] = {
     "all_requests_profiler_traces.json": traces.write,
     "standardized_data_all.csv": standardized.write,
-    "inference_optimization.json": optimization.write,
-    "workflow_profiling_metrics.json": metrics.write,
-    "workflow_profiling_report.txt": text.write,
-    "findings.json": findings.write,
     "spans.parquet": parquet.write,
     "trace.json": chrome_trace.write,
     "trace.speedscope.json": speedscope.write,
     "gantt_chart.png": gantt.write,
+}
+"""Written first: a forecast may be in the making meanwhile."""
+_OF_FINDINGS: dict[str, Writer] = {
+    "inference_optimization.json": optimization.write,
+    "workflow_profiling_metrics.json": metrics.write,
+    "workflow_profiling_report.txt": text.write,
+    "findings.json": findings.write,
 }
 
 
@@ -67,20 +70,25 @@ def write_profile(
         raise StorageError(
             f"Cannot make the folder {output_dir}: {why}. Choose another output_dir."
         ) from error
-    profile.complete()  # so that each file can name the analyses that failed
-    writers = dict(_WRITERS)
+    of_spans, of_findings = dict(_OF_SPANS), dict(_OF_FINDINGS)
     if profile.config.prediction_trie.enable:
-        writers[profile.config.prediction_trie.output_filename] = prediction_trie.write
-    writers["report.html"] = lambda found, path: html.write(found, path, evaluation)
+        of_spans[profile.config.prediction_trie.output_filename] = prediction_trie.write
+    of_findings["report.html"] = lambda found, path: html.write(found, path, evaluation)
     written = []
-    for name, writer in writers.items():
-        path = output_dir / name
-        try:
-            writer(profile, path)
-        except Exception as error:  # noqa: BLE001  # one file must not lose the others
-            (on_error or _warn)(name, _explained(path, error))
-        else:
-            written.append(path)
+
+    def write(writers: dict[str, Writer]) -> None:
+        for name, writer in writers.items():
+            path = output_dir / name
+            try:
+                writer(profile, path)
+            except Exception as error:  # noqa: BLE001  # one file must not lose the others
+                (on_error or _warn)(name, _explained(path, error))
+            else:
+                written.append(path)
+
+    write(of_spans)
+    profile.complete()  # so that each file can name the analyses that failed
+    write(of_findings)
     return written
 
 
@@ -107,4 +115,4 @@ def _in_the_way(folder: Path, error: OSError) -> str:
 
 def _warn(name: str, error: Exception) -> None:
     why = str(error) if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
-    warnings.warn(f"{name} could not be written: {why}", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{name} could not be written: {why}", RuntimeWarning, stacklevel=4)

@@ -201,6 +201,21 @@ class _JoinedSpans(LazySpans):
             found += self._parts[part].between(at, at + beyond - first)
         return found
 
+    def stored(self, rows: Ints) -> pa.Table:
+        """Some of the rows: of each source those that are there, put into the order of the table."""
+        wanted = self._order[rows]
+        order = np.argsort(wanted, kind="stable")
+        edges = np.searchsorted(wanted, self._bounds, sorter=order)
+        found = [
+            part.stored(wanted[order[first:beyond]] - start)
+            for part, start, first, beyond in zip(
+                self._parts, self._bounds[:-1], edges[:-1], edges[1:], strict=True
+            )
+        ]
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        return pa.concat_tables(found).take(pa.array(place))
+
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed."""
         found = [part.prompt_blocks() for part in self._parts]

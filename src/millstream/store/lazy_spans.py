@@ -5,7 +5,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Final, overload
 
+import pyarrow as pa
+
 from millstream.span import Span
+from millstream.store.arrays import Ints
 
 _ROWS: Final = 256
 """Made at once: whoever looks at one often looks at the next."""
@@ -27,6 +30,14 @@ class LazySpans(Sequence[Span], ABC):
     @abstractmethod
     def between(self, start: int, stop: int) -> list[Span]:
         """Make the spans of rows that follow each other."""
+
+    @abstractmethod
+    def stored(self, rows: Ints) -> pa.Table:
+        """Rows as they are stored: the columns of `parquet.FIELDS` and `prompt_blocks`.
+
+        Args:
+            rows: those wanted, in ascending order.
+        """
 
     def __len__(self) -> int:
         return self._count

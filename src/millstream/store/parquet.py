@@ -14,6 +14,7 @@ import msgspec
 
 from millstream.errors import MissingExtraError
 from millstream.span import Span, Usage
+from millstream.store.lazy_spans import LazySpans
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.strict_json import json_text
 from millstream.store.table import Oddities, SpanTable
@@ -91,13 +92,18 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
     with _writer(file, schema) as writer:
         for start in range(0, len(table), ROWS_AT_ONCE):
             rows = slice(start, min(start + ROWS_AT_ONCE, len(table)))
-            spans = list(table.spans[rows])
-            columns = [
-                *span_columns(spans),
-                *_table_columns(table, rows),
-                blocks_column(prompt_blocks(spans)),
-            ]
+            *fields, blocks = _stored(table, rows)
+            columns = [*fields, *_table_columns(table, rows), blocks]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _stored(table: SpanTable, rows: slice) -> "list[pa.Array] | list[pa.ChunkedArray]":
+    """The columns of `FIELDS` and the prompts: those of spans that come from columns as they are there."""
+    if isinstance(table.spans, LazySpans):
+        found: list[pa.ChunkedArray] = table.spans.stored(np.arange(rows.start, rows.stop)).columns
+        return found
+    spans = list(table.spans[rows])
+    return [*span_columns(spans), blocks_column(prompt_blocks(spans))]
 
 
 def write_rows(

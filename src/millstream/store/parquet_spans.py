@@ -23,6 +23,7 @@ _KIND: Final = {kind.value: kind for kind in SpanKind}
 _STATUS: Final = {status.value: status for status in Status}
 _KEPT_GROUPS: Final = 4
 _AT_ONCE: Final = 2
+_STORED: Final = [*FIELD_NAMES, "prompt_blocks"]
 _BLOCK: Final = 8
 """Bytes of a hash."""
 
@@ -79,6 +80,15 @@ class StoredSpans(LazySpans):
             found += map(_span, zip(*values, strict=True))
             start += count
         return found
+
+    def stored(self, rows: Ints) -> pa.Table:
+        """Some of the rows, group by group."""
+        group = np.searchsorted(self._bounds, rows, side="right") - 1
+        found = [self._file.schema_arrow.empty_table().select(_STORED)]
+        for number in np.unique(group).tolist():
+            wanted = rows[group == number] - self._bounds[number]
+            found.append(self._file.read_row_group(number, columns=_STORED).take(pa.array(wanted)))
+        return pa.concat_tables([table.replace_schema_metadata() for table in found])
 
     def _group(self, row: int) -> int:
         return int(np.searchsorted(self._bounds, row, side="right")) - 1
@@ -156,6 +166,10 @@ class RowSpans(LazySpans):
     def between(self, start: int, stop: int) -> list[Span]:
         """The spans of rows that follow each other."""
         return list(spans_of(self._rows.slice(start, stop - start)))
+
+    def stored(self, rows: Ints) -> pa.Table:
+        """Some of the rows."""
+        return self._rows.select(_STORED).take(pa.array(rows))
 
     def columns(self, names: list[str]) -> pa.Table:
         """Some of the columns."""

@@ -3,8 +3,9 @@
 import msgspec
 
 from millstream.errors import InputError, MissingExtraError
-from millstream.profiler.forecast.evaluation import EvaluationRow
-from millstream.profiler.forecast.forecaster import Forecast, Quantiles, fit_forecast
+from millstream.profiler.forecast.evaluation import NEXT_TOOL, EvaluationRow
+from millstream.profiler.forecast.forecaster import Forecast, Quantiles, fit
+from millstream.profiler.forecast.training import Training, training_of
 from millstream.store.table import SpanTable
 
 
@@ -54,11 +55,31 @@ Finding = dict[str, TargetFinding | NextToolFinding] | Refused
 def forecast(table: SpanTable) -> Finding:
     """What to expect of the next request by target, or why that cannot be said."""
     try:
-        forecaster = fit_forecast(table)
-    except (InputError, MissingExtraError) as error:
+        training = training_of(table)
+    except InputError as error:
+        return Refused(str(error))
+    return learned(training)
+
+
+def learned(training: Training) -> Finding:
+    """The same from what a table told."""
+    try:
+        forecaster = fit(training)
+    except MissingExtraError as error:
         return Refused(str(error))
     expected = forecaster.at_start()
     return {row.target: _finding(row, expected) for row in forecaster.evaluation}
+
+
+def read(text: bytes) -> Finding:
+    """A finding that was written as JSON."""
+    told = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    if "refused" in told:
+        return msgspec.json.decode(text, type=Refused)
+    found: dict[str, TargetFinding | NextToolFinding] = {
+        name: msgspec.json.decode(one, type=TargetFinding) for name, one in told.items() if name != NEXT_TOOL
+    }
+    return {**found, NEXT_TOOL: msgspec.json.decode(told[NEXT_TOOL], type=NextToolFinding)}
 
 
 def _finding(row: EvaluationRow, expected: Forecast) -> TargetFinding | NextToolFinding:

@@ -23,16 +23,12 @@ from millstream.profiler.forecast.states import (
     TARGETS,
     States,
     current_state,
-    finished_requests,
     state_at_start,
-    states_of,
 )
-from millstream.profiler.requests import requests
-from millstream.span import Span, SpanKind
+from millstream.profiler.forecast.training import Training, training_of
+from millstream.span import Span
 from millstream.store.table import UNKNOWN, Ints, SpanTable
 
-FEWEST_RUNS: Final = 30
-"""So that 20 are held out, the fewest (19) whose extremes bound 5 % on each side."""
 WHOLE: Final = frozenset({"remaining_llm_calls"})
 LLM_CALLS, TOKENS, SECONDS = TARGETS
 
@@ -180,25 +176,26 @@ def fit_forecast(spans: Iterable[Span] | SpanTable) -> Forecaster:
         InputError: fewer than `FEWEST_RUNS` requests have ended.
         MissingExtraError: scikit-learn is not installed.
     """
-    table = spans if isinstance(spans, SpanTable) else SpanTable.from_spans(spans)
-    found = requests(table)
-    sample = finished_requests(table, found)
-    if sample.finished < FEWEST_RUNS:
-        raise InputError(
-            f"A forecast needs {FEWEST_RUNS} finished runs to learn from and to be tried on; "
-            f"there are {sample.finished}. Record more of them."
-        )
-    states = states_of(table, sample.traces, found)
-    names = [name for name in TARGETS if name != TOKENS or _tells_of_tokens(table)]
+    return fit(training_of(spans if isinstance(spans, SpanTable) else SpanTable.from_spans(spans)))
+
+
+def fit(training: Training) -> Forecaster:
+    """Learn from what a table told.
+
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
+    states = training.states
+    names = [name for name in TARGETS if name != TOKENS or training.tells_of_tokens]
     with models.one_thread():
         targets = {name: _fit(name, states) for name in names}
     rows = [target.choice.row for target in targets.values()]
     workflows, count = np.unique(states.workflow, return_counts=True)
     return Forecaster(
         evaluation=(*rows, evaluate_next_tool(states)),
-        runs=sample.finished,
-        runs_used=len(sample.traces),
-        names=_Names(table.names, workflows[np.argsort(-count, kind="stable")].tolist()),
+        runs=training.runs,
+        runs_used=training.runs_used,
+        names=_Names(training.names, workflows[np.argsort(-count, kind="stable")].tolist()),
         targets=targets,
         tools=GroupedShares.fit(states),
     )
@@ -213,8 +210,3 @@ def _fit(name: str, states: States) -> _Target:
     chosen = choice.row.model
     model = None if chosen == BASELINE else models.fit(chosen, baseline, grouping, states, values)
     return _Target(baseline, model, choice, whole)
-
-
-def _tells_of_tokens(table: SpanTable) -> bool:
-    known = (table.input_tokens >= 0) | (table.output_tokens >= 0)
-    return bool(np.any(known & table.of_kind(SpanKind.LLM)))
