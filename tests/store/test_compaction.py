@@ -380,3 +380,24 @@ def test_a_file_that_names_others_elsewhere_is_damaged(recorded, name):
     compact(recorded)
     assert (recorded / "victim").exists()
     assert Home(recorded).read()[0] == expected
+
+
+def test_pandas_is_not_loaded(recorded, tmp_path):
+    """It takes longer to load than a journal to read."""
+    pytest.importorskip("pandas")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from millstream.store.compaction import compact\n"
+        "from millstream.store.journal_table import journal_table\n"
+        "from millstream.store.parquet import write_table\n"
+        "home, file = map(Path, sys.argv[1:])\n"
+        "for compacts in (False, True):\n"
+        "    if compacts:\n"
+        "        compact(home)\n"
+        "    table = journal_table(home).table\n"
+        "    list(table.spans)\n"
+        "    write_table(table, file)\n"
+        "sys.exit('pandas' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, recorded, tmp_path / "spans.parquet"], check=True)

@@ -5,6 +5,7 @@ The same as `SpanTable.from_spans` of the same spans, by operations on whole col
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -13,10 +14,12 @@ import pyarrow.compute as pc
 
 from millstream.span import Status
 from millstream.store.arrays import UNKNOWN, Bools, Ints
-from millstream.store.arrow import bits, one, plain
-from millstream.store.parquet import SCHEMA, known
+from millstream.store.arrow import bits, column_of, one, plain
+from millstream.store.parquet import SCHEMA, known, texts
 from millstream.store.retried import input_hash, siblings_of_failed
 from millstream.store.table import LATEST_NS, MOST_TOKENS, TOKENS, Oddities
+
+_ERROR: Final = texts([Status.ERROR.value])
 
 
 @dataclass(slots=True, eq=False)
@@ -98,16 +101,16 @@ def arrange(rows: pa.Table) -> tuple[pa.Table, Arrangement]:
     rows = rows.combine_chunks()
     ids = (one(rows, name) for name in ("trace_id", "span_id", "parent_id", "start_ns", "end_ns"))
     found = arrangement(*ids)
-    sorted_rows = rows.take(pa.array(found.order))
+    sorted_rows = rows.take(column_of(found.order))
     columns = {name: one(sorted_rows, name) for name in sorted_rows.column_names}
     found.oddities = msgspec.structs.replace(found.oddities, impossible_tokens=impossible_tokens(columns))
     columns |= {
-        "trace": pa.array(found.trace.astype(np.int32)),
+        "trace": column_of(found.trace.astype(np.int32)),
         "parent": known(found.parent.astype(np.int32)),
-        "depth": pa.array(found.depth.astype(np.int32)),
-        "table_start_ns": pa.array(found.start_ns),
+        "depth": column_of(found.depth.astype(np.int32)),
+        "table_start_ns": column_of(found.start_ns),
         "table_end_ns": known(found.end_ns),
-        "declared_root": pa.array(found.declared_root),
+        "declared_root": column_of(found.declared_root),
         "input_hash": known(_input_hashes(found, columns)),
     }
     return pa.Table.from_arrays([columns[field.name] for field in SCHEMA], schema=SCHEMA), found
@@ -121,8 +124,8 @@ def impossible_tokens(columns: Mapping[str, pa.Array]) -> int:
 
 def _input_hashes(found: Arrangement, columns: dict[str, pa.Array]) -> Ints:
     hashes = np.full(len(found.order), UNKNOWN, np.int64)
-    is_error = pc.equal(columns["status"], Status.ERROR.value)
-    failed = bits(is_error, 1) & bits(is_error, 0) & (found.end_ns >= 0)
+    is_error = pc.is_in(columns["status"], value_set=_ERROR)
+    failed = bits(is_error, 1) & (found.end_ns >= 0)
     kind, name = (plain(columns[one].dictionary_encode().indices, UNKNOWN) for one in ("kind", "name"))
     for row in siblings_of_failed(found.trace, found.parent, kind, name, failed)[0].tolist():
         text = columns["input"][row].as_py()

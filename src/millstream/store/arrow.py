@@ -1,4 +1,8 @@
-"""Columns of Arrow as NumPy arrays, from their buffers: `to_numpy` and `fill_null` import pandas."""
+"""NumPy arrays as columns of Arrow and back, by their buffers.
+
+`pa.array`, `to_numpy`, `fill_null` and `empty_table` import pandas where it is installed, which takes longer
+than to read a journal.
+"""
 
 from typing import Any
 
@@ -6,6 +10,20 @@ import numpy as np
 import pyarrow as pa
 
 from millstream.store.arrays import Bools
+
+
+def column_of(values: "np.ndarray[Any, Any]", unknown: Bools | None = None) -> pa.Array:
+    """Numbers or truth values as a column.
+
+    Args:
+        values: shape (n,).
+        unknown: where there is no value, shape (n,); everywhere is one without.
+    """
+    flags = values.dtype == np.bool_
+    data = np.packbits(values, bitorder="little") if flags else np.ascontiguousarray(values)
+    there = None if unknown is None else pa.py_buffer(np.packbits(~unknown, bitorder="little"))
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [there, pa.py_buffer(data)])
 
 
 def plain(column: pa.Array, missing: float) -> "np.ndarray[Any, Any]":

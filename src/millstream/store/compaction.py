@@ -225,7 +225,7 @@ class _Work:
 
     def _write(self, tables: list[pa.Table], covered: Covered, duplicates: int = 0) -> tuple[str, int]:
         """Write a file; its name, and how many spans it has."""
-        rows, found = arrange(pa.concat_tables(tables) if tables else loose.SCHEMA.empty_table())
+        rows, found = arrange(pa.concat_tables(tables) if tables else loose.NO_ROWS)
         times = [pc.max(rows.column(name)).as_py() for name in ("start_ns", "end_ns")]
         last_ns = max((time_ns for time_ns in times if time_ns is not None), default=None)
         covered = msgspec.structs.replace(covered, last_ns=last_ns, memory=rows.nbytes)

@@ -18,13 +18,14 @@ from millstream.span import Span, Status
 from millstream.store import loose
 from millstream.store.arrange import Arrangement, arrangement, impossible_tokens
 from millstream.store.arrays import UNKNOWN, Code, Ints, Place
-from millstream.store.arrow import one, plain
+from millstream.store.arrow import column_of, one, plain
 from millstream.store.compacted import Compacted
 from millstream.store.following import stable
 from millstream.store.journal_rows import JournalRows
 from millstream.store.lazy_spans import LazySpans
 from millstream.store.moment import Left, moment, undisturbed
-from millstream.store.parquet_spans import RowSpans, StoredSpans
+from millstream.store.parquet import FIELD_NAMES
+from millstream.store.parquet_spans import RowSpans, StoredSpans, spans_of
 from millstream.store.parquet_table import about_of, table_of
 from millstream.store.prompt_blocks import PromptBlocks
 from millstream.store.retried import input_hash, siblings_of_failed
@@ -73,7 +74,7 @@ def _opened(home: Path) -> OpenJournal:
     for file in known.files:
         rejected.update(file.covered.rejected)
     rejected.update(known.complaints)
-    rows = pa.concat_tables([loose.SCHEMA.empty_table(), *_left(left, rejected)])
+    rows = pa.concat_tables([loose.NO_ROWS, *_left(left, rejected)])
     return OpenJournal(known, rows.combine_chunks(), rejected)
 
 
@@ -113,10 +114,10 @@ def _table(parts: Sequence[StoredSpans | RowSpans], duplicates: int) -> SpanTabl
     kind = _known(columns["kind"], KIND_CODE)[order]
     status = _known(columns["status"], STATUS_CODE)[order]
     trace, parent = found.trace.astype(Place), found.parent.astype(Place)
-    trace_ids = columns["trace_id"].take(pa.array(_first_of_traces(order, trace, found.traces)))
+    trace_ids = columns["trace_id"].take(column_of(_first_of_traces(order, trace, found.traces)))
     return SpanTable(
         spans=spans,
-        span_ids=columns["span_id"].take(pa.array(order)).to_pylist(),
+        span_ids=columns["span_id"].take(column_of(order)).to_pylist(),
         trace_ids=trace_ids.to_pylist(),
         names=names,
         models=models,
@@ -146,7 +147,7 @@ def _table(parts: Sequence[StoredSpans | RowSpans], duplicates: int) -> SpanTabl
 def _coded(column: pa.Array, order: Ints) -> tuple[list[str], Ints]:
     """The distinct words of a column in sorted order, and each row's position there, -1 where it has none."""
     if len(order) < len(column):  # a word of a row that is not kept is none of the table's
-        column, order = column.take(pa.array(order)), np.arange(len(order))
+        column, order = column.take(column_of(order)), np.arange(len(order))
     encoded = column.dictionary_encode()
     words = encoded.dictionary.to_pylist()
     distinct = sorted(words)
@@ -190,31 +191,23 @@ class _JoinedSpans(LazySpans):
         super().__init__(len(order))
 
     def between(self, start: int, stop: int) -> list[Span]:
-        """Spans by runs: what lies together in a source is read together."""
-        rows = self._order[start:stop]
-        of_part = np.searchsorted(self._bounds, rows, side="right") - 1
-        ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(of_part) != 0)) + 1
-        found: list[Span] = []
-        for first, beyond in zip([0, *ends.tolist()], [*ends.tolist(), len(rows)], strict=True):
-            part = int(of_part[first])
-            at = int(rows[first] - self._bounds[part])
-            found += self._parts[part].between(at, at + beyond - first)
-        return found
+        """The spans of rows that follow each other."""
+        return list(spans_of(self.stored(np.arange(start, stop), FIELD_NAMES)))
 
-    def stored(self, rows: Ints) -> pa.Table:
+    def stored(self, rows: Ints, names: list[str]) -> pa.Table:
         """Some of the rows: of each source those that are there, put into the order of the table."""
         wanted = self._order[rows]
         order = np.argsort(wanted, kind="stable")
         edges = np.searchsorted(wanted, self._bounds, sorter=order)
         found = [
-            part.stored(wanted[order[first:beyond]] - start)
+            part.stored(wanted[order[first:beyond]] - start, names)
             for part, start, first, beyond in zip(
                 self._parts, self._bounds[:-1], edges[:-1], edges[1:], strict=True
             )
         ]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        return pa.concat_tables(found).take(pa.array(place))
+        return pa.concat_tables(found).take(column_of(place))
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed."""

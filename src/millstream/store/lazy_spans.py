@@ -32,11 +32,12 @@ class LazySpans(Sequence[Span], ABC):
         """Make the spans of rows that follow each other."""
 
     @abstractmethod
-    def stored(self, rows: Ints) -> pa.Table:
-        """Rows as they are stored: the columns of `parquet.FIELDS` and `prompt_blocks`.
+    def stored(self, rows: Ints, names: list[str]) -> pa.Table:
+        """Rows as they are stored.
 
         Args:
             rows: those wanted, in ascending order.
+            names: of the columns wanted, some of `parquet.STORED`.
         """
 
     def __len__(self) -> int:

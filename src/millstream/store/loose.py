@@ -14,6 +14,7 @@ import pyarrow as pa
 from millstream import semconv
 from millstream.span import Span, SpanKind, Status
 from millstream.store.arrays import Bools, Floats, Ints
+from millstream.store.arrow import column_of
 from millstream.store.parquet import FIELDS, WORKED_OUT, blocks_column, span_columns, texts
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, block_hashes, prompt_blocks, rendered_prompt
 from millstream.store.scan import LEFT_TO_PYTHON, NO_PROMPT, NONE, Lines, Places, gather, prompt_hashes
@@ -25,6 +26,7 @@ SCHEMA: Final = pa.schema(
         *(field for field in WORKED_OUT if field.name in ("model", "time_to_first_chunk_s", "prompt_blocks")),
     ]
 )
+NO_ROWS: Final = pa.Table.from_batches([], SCHEMA)
 _LLM: Final = KIND_CODE[SpanKind.LLM.value]
 _TEXT: Final = pa.large_string()
 _LARGE: Final = ("input", "output")
@@ -41,7 +43,7 @@ def of_spans(spans: Sequence[Span]) -> pa.Table:
     columns = [
         *span_columns(list(spans)),
         texts([model_of(span) for span in spans]),
-        pa.array(first_chunks, mask=np.isnan(first_chunks)),
+        column_of(first_chunks, np.isnan(first_chunks)),
         blocks_column(prompt_blocks(spans)),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
@@ -78,7 +80,7 @@ def of_lines(
         if field.name in columns:
             continue
         if field.type == pa.int64():
-            columns[field.name] = pa.array(numbers[field.name], mask=numbers[field.name] == NONE)
+            columns[field.name] = column_of(numbers[field.name], numbers[field.name] == NONE)
         else:
             columns[field.name] = stored.column(field.name)
     return pa.Table.from_arrays([columns[field.name] for field in SCHEMA], schema=SCHEMA)
@@ -140,7 +142,7 @@ class _Stored:
             told = told[((signs >= ord("0")) & (signs <= ord("9"))) | (signs == ord("-"))]
             found = gathered(self.data, (at[told], size[told], escaped[told])).cast(pa.float64())
             seconds[told] = np.frombuffer(found.buffers()[1], np.float64, len(found))
-        return pa.array(seconds, mask=~(np.isfinite(seconds) & (seconds >= 0)))
+        return column_of(seconds, ~(np.isfinite(seconds) & (seconds >= 0)))
 
     def prompts(self, is_llm: Bools) -> PromptBlocks:
         """As `prompt_blocks`."""
@@ -202,4 +204,4 @@ def _merged(some: Hashes, others: Hashes, is_other: Bools) -> Hashes:
 
 
 def _words(words: Sequence[str], codes: Ints) -> pa.Array:
-    return texts(list(words)).take(pa.array(codes, mask=codes < 0))
+    return texts(list(words)).take(column_of(codes, codes < 0))

@@ -14,7 +14,6 @@ import msgspec
 
 from millstream.errors import MissingExtraError
 from millstream.span import Span, Usage
-from millstream.store.lazy_spans import LazySpans
 from millstream.store.prompt_blocks import PromptBlocks, prompt_blocks
 from millstream.store.strict_json import json_text
 from millstream.store.table import Oddities, SpanTable
@@ -23,6 +22,9 @@ try:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from millstream.store.arrow import column_of
+    from millstream.store.lazy_spans import LazySpans
 except ModuleNotFoundError as error:
     raise MissingExtraError("A Parquet file", "profiling") from error
 
@@ -51,6 +53,8 @@ FIELDS: Final = (
 )
 """Those of a span."""
 FIELD_NAMES: Final = [field.name for field in FIELDS]
+STORED: Final = [*FIELD_NAMES, "prompt_blocks"]
+"""What a file has of each span, whatever stands beside it."""
 WORKED_OUT: Final = (
     pa.field("model", _TEXT),
     pa.field("time_to_first_chunk_s", pa.float64()),
@@ -100,7 +104,7 @@ def write_table(table: SpanTable, file: Path | IO[bytes]) -> None:
 def _stored(table: SpanTable, rows: slice) -> "list[pa.Array] | list[pa.ChunkedArray]":
     """The columns of `FIELDS` and the prompts: those of spans that come from columns as they are there."""
     if isinstance(table.spans, LazySpans):
-        found: list[pa.ChunkedArray] = table.spans.stored(np.arange(rows.start, rows.stop)).columns
+        found: list[pa.ChunkedArray] = table.spans.stored(np.arange(rows.start, rows.stop), STORED).columns
         return found
     spans = list(table.spans[rows])
     return [*span_columns(spans), blocks_column(prompt_blocks(spans))]
@@ -159,13 +163,13 @@ def span_columns(spans: list[Span]) -> Iterator[pa.Array]:
 def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
     first_chunk_s = table.time_to_first_chunk_s[rows]
-    yield pa.array(first_chunk_s, mask=np.isnan(first_chunk_s))
-    yield pa.array(table.trace[rows])
+    yield column_of(first_chunk_s, np.isnan(first_chunk_s))
+    yield column_of(table.trace[rows])
     yield known(table.parent[rows])
-    yield pa.array(table.depth[rows])
-    yield pa.array(table.start_ns[rows])
+    yield column_of(table.depth[rows])
+    yield column_of(table.start_ns[rows])
     yield known(table.end_ns[rows])
-    yield pa.array(table.declared_root[rows])
+    yield column_of(table.declared_root[rows])
     yield known(table.input_hash[rows])
 
 
@@ -177,9 +181,9 @@ def blocks_column(blocks: PromptBlocks) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(blocks.known), [there, pa.py_buffer(ends), hashes])
 
 
-def known(column: "np.ndarray[Any, Any]") -> pa.Array:
+def known(values: "np.ndarray[Any, Any]") -> pa.Array:
     """Numbers; those below 0 are not known."""
-    return pa.array(column, mask=column < 0)
+    return column_of(values, values < 0)
 
 
 def _ints(values: list[int | None]) -> pa.Array:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.arrays import Ints
-from millstream.store.arrow import bits
+from millstream.store.arrow import bits, column_of
 from millstream.store.lazy_spans import LazySpans
 from millstream.store.parquet import FIELD_NAMES, ROWS_AT_ONCE
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, once
@@ -23,7 +23,6 @@ _KIND: Final = {kind.value: kind for kind in SpanKind}
 _STATUS: Final = {status.value: status for status in Status}
 _KEPT_GROUPS: Final = 4
 _AT_ONCE: Final = 2
-_STORED: Final = [*FIELD_NAMES, "prompt_blocks"]
 _BLOCK: Final = 8
 """Bytes of a hash."""
 
@@ -65,42 +64,31 @@ class StoredSpans(LazySpans):
         self._file = pq.ParquetFile(self._opened)
         sizes = [self._file.metadata.row_group(at).num_rows for at in range(self._file.num_row_groups)]
         self._bounds: Ints = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64)
-        self._groups: OrderedDict[int, list[pa.Array]] = OrderedDict()
-        """Columns of the groups that were looked at last."""
+        self._groups: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
+        """Those that were looked at last."""
         super().__init__(int(self._bounds[-1]))
 
     def between(self, start: int, stop: int) -> list[Span]:
         """The spans of rows that follow each other, group by group."""
-        found: list[Span] = []
-        while start < stop:
-            group = self._group(start)
-            first, beyond = self._bounds[group : group + 2].tolist()
-            count = min(stop, beyond) - start
-            values = (column.slice(start - first, count).to_pylist() for column in self._columns(group))
-            found += map(_span, zip(*values, strict=True))
-            start += count
-        return found
+        return list(spans_of(self.stored(np.arange(start, stop), FIELD_NAMES)))
 
-    def stored(self, rows: Ints) -> pa.Table:
+    def stored(self, rows: Ints, names: list[str]) -> pa.Table:
         """Some of the rows, group by group."""
         group = np.searchsorted(self._bounds, rows, side="right") - 1
-        found = [self._file.schema_arrow.empty_table().select(_STORED)]
+        found = [pa.Table.from_batches([], self._file.schema_arrow).select(names)]
         for number in np.unique(group).tolist():
             wanted = rows[group == number] - self._bounds[number]
-            found.append(self._file.read_row_group(number, columns=_STORED).take(pa.array(wanted)))
+            found.append(self._group(number, names).take(column_of(wanted)))
         return pa.concat_tables([table.replace_schema_metadata() for table in found])
 
-    def _group(self, row: int) -> int:
-        return int(np.searchsorted(self._bounds, row, side="right")) - 1
-
-    def _columns(self, group: int) -> list[pa.Array]:
-        if group not in self._groups:
-            rows = self._file.read_row_group(group, columns=FIELD_NAMES)
-            self._groups[group] = [rows.column(name).combine_chunks() for name in FIELD_NAMES]
+    def _group(self, number: int, names: list[str]) -> pa.Table:
+        key = number, tuple(names)
+        if key not in self._groups:
+            self._groups[key] = self._file.read_row_group(number, columns=names).combine_chunks()
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
-        self._groups.move_to_end(group)
-        return self._groups[group]
+        self._groups.move_to_end(key)
+        return self._groups[key]
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed when the file was written."""
@@ -167,9 +155,9 @@ class RowSpans(LazySpans):
         """The spans of rows that follow each other."""
         return list(spans_of(self._rows.slice(start, stop - start)))
 
-    def stored(self, rows: Ints) -> pa.Table:
+    def stored(self, rows: Ints, names: list[str]) -> pa.Table:
         """Some of the rows."""
-        return self._rows.select(_STORED).take(pa.array(rows))
+        return self._rows.select(names).take(column_of(rows))
 
     def columns(self, names: list[str]) -> pa.Table:
         """Some of the columns."""

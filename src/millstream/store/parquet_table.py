@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from millstream.errors import InputError
 from millstream.store.arrays import UNKNOWN, Code, Ints, Place
-from millstream.store.arrow import bits, plain
+from millstream.store.arrow import bits, column_of, plain
 from millstream.store.parquet import METADATA, SCHEMA, VERSION, About
 from millstream.store.parquet_spans import StoredSpans, StoredTexts
 from millstream.store.table import KIND_CODE, STATUS_CODE, TOKENS, SpanTable, possible_tokens
@@ -155,5 +155,5 @@ def _trace_ids(spans: StoredSpans, trace: Ints, count: int) -> list[str]:
     """The id of each trace, by its number; empty where it has no span."""
     ids = spans.columns(["trace_id"]).column(0)
     first = np.flatnonzero(np.diff(trace, prepend=UNKNOWN))
-    found = dict(zip(trace[first].tolist(), ids.take(pa.array(first)).to_pylist(), strict=True))
+    found = dict(zip(trace[first].tolist(), ids.take(column_of(first)).to_pylist(), strict=True))
     return [found.get(number, "") for number in range(count)]

@@ -55,7 +55,7 @@ def connect(source: str | os.PathLike[str]) -> duckdb.DuckDBPyConnection:
     if isinstance(store, JournalStore):
         paths, left = undisturbed(store.home, lambda: _of_journal(store.home, opened))
     else:
-        paths, left = [], pa.concat_tables([loose.SCHEMA.empty_table(), *_rows(store.spans())])
+        paths, left = [], pa.concat_tables([loose.NO_ROWS, *_rows(store.spans())])
     connection = duckdb.connect(config=_NO_NETWORK)
     weakref.finalize(connection, opened.close)
     connection.register("left_over", left)
