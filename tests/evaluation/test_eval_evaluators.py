@@ -13,7 +13,9 @@ from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
 from millstream.evaluation.evaluators.json_match import JsonMatch
 from millstream.evaluation.evaluators.runtime import AvgLlmLatency, AvgTokensPerLlmEnd, AvgWorkflowRuntime
 from millstream.evaluation.evaluators.text import ExactMatch, Regex
+from millstream.evaluation.models import Models
 from millstream.span import Span, SpanKind, Usage
+from millstream.workflow.config import load_config
 
 
 def item(output: object, expected: object = None, spans: list[Span] | None = None) -> EvalItem:
@@ -134,13 +136,20 @@ class Plugin:
         return self.worst
 
 
-def test_a_plugin_enters_by_its_entry_point(monkeypatch):
+@pytest.fixture
+def models(tmp_path):
+    (tmp_path / "workflow.yml").write_text("llms: {}\n")
+    return Models(load_config(tmp_path / "workflow.yml"))
+
+
+def test_a_plugin_enters_by_its_entry_point(monkeypatch, models):
     point = EntryPoint("worst", f"{__name__}:Plugin", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
     assert "worst" in registry.evaluator_types()
     config = parse_eval({"evaluators": {"w": {"_type": "worst", "worst": 3}}})
-    metric = registry.build_evaluators(config, Path())[0]
+    metric = registry.build_evaluators(config, Path(), models)[0]
     assert metric.call(item("x")) == 3
     assert metric.lower_is_better
     with pytest.raises(ConfigError, match=r"eval.evaluators.w: .*unexpected keyword argument 'wrost'"):
-        registry.build_evaluators(parse_eval({"evaluators": {"w": {"_type": "worst", "wrost": 3}}}), Path())
+        wrong = parse_eval({"evaluators": {"w": {"_type": "worst", "wrost": 3}}})
+        registry.build_evaluators(wrong, Path(), models)

@@ -143,6 +143,7 @@ class _Run:
         self._general = prepared.config.general
         self._dataset_config = prepared.config.dataset
         self._metrics = prepared.metrics
+        self._models = prepared.models
         self._dataset: Dataset = prepared.dataset
         self._rows = {item.id: item.row for item in prepared.dataset.items}
         self._progress = progress
@@ -267,7 +268,15 @@ class _Run:
         spans, note = read_spans(home, results)
         if note:
             self._progress.note(note)
-        scores = await score_all(self._metrics, results, self._rows, spans, self._general.max_concurrency)
+        async with self._models:
+            scores = await score_all(
+                self._metrics,
+                results,
+                self._rows,
+                spans,
+                expected_trajectory_key=self._dataset_config.structure.expected_trajectory_key,
+                max_concurrency=self._general.max_concurrency,
+            )
         summary = summarise(self._metrics, results, scores, spans)
         write_answers(folder, self._dataset_config, results, self._rows, spans)
         for metric in summary.metrics:

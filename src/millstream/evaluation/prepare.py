@@ -6,6 +6,7 @@ import msgspec
 
 from millstream.evaluation.config import EvalConfig, parse_eval
 from millstream.evaluation.dataset import Dataset, load_dataset
+from millstream.evaluation.models import Models
 from millstream.evaluation.registry import Metric, build_evaluators
 from millstream.workflow.config import WorkflowConfig
 
@@ -16,6 +17,7 @@ class Prepared(msgspec.Struct, frozen=True):
     config: EvalConfig
     metrics: list[Metric]
     dataset: Dataset
+    models: Models
 
 
 def prepare(config: WorkflowConfig, dataset: Path | None = None) -> Prepared:
@@ -30,5 +32,6 @@ def prepare(config: WorkflowConfig, dataset: Path | None = None) -> Prepared:
         InputError: the dataset is missing or malformed.
     """
     parsed = parse_eval(config.eval, dataset)
-    source = parsed.dataset
-    return Prepared(parsed, build_evaluators(parsed, config.directory), load_dataset(source))
+    source, models = parsed.dataset, Models(config)
+    metrics = build_evaluators(parsed, config.directory, models)
+    return Prepared(parsed, metrics, load_dataset(source), models)

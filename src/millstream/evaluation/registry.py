@@ -11,7 +11,8 @@ import msgspec
 from millstream.deliver.plugins import load_entry_point
 from millstream.errors import ConfigError, nearest
 from millstream.evaluation.config import EvalConfig
-from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase
+from millstream.evaluation.evaluators.base import Binding, EvalItem, EvaluatorBase
+from millstream.evaluation.models import Models
 from millstream.workflow.validation import Problems, parse_model
 
 GROUP: Final = "millstream.evaluators"
@@ -57,12 +58,13 @@ def evaluator_types() -> list[str]:
     return sorted(_entry_points())
 
 
-def build_evaluators(config: EvalConfig, directory: Path) -> list[Metric]:
+def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> list[Metric]:
     """The configured evaluators, in the order of the workflow file.
 
     Args:
         config: the section `eval`.
         directory: what files of Python evaluators are relative to.
+        models: those that evaluators may ask.
 
     Raises:
         ConfigError: an unknown `_type`, a wrong option, or a target that cannot be loaded.
@@ -72,7 +74,7 @@ def build_evaluators(config: EvalConfig, directory: Path) -> list[Metric]:
     problems = Problems()
     for name, mapping in config.evaluators.items():
         with problems.collect():
-            metrics.append(_metric(name, mapping, points, directory))
+            metrics.append(_metric(name, mapping, points, directory, models))
     problems.raise_if_any()
     return metrics
 
@@ -85,7 +87,11 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 def _metric(
-    name: str, mapping: Mapping[str, Any], points: Mapping[str, EntryPoint], directory: Path
+    name: str,
+    mapping: Mapping[str, Any],
+    points: Mapping[str, EntryPoint],
+    directory: Path,
+    models: Models,
 ) -> Metric:
     where = f"eval.evaluators.{name}"
     if not _NAME.fullmatch(name) or name in _RESERVED:
@@ -98,7 +104,7 @@ def _metric(
     if kind not in points:
         raise ConfigError(f"{where}._type: unknown evaluator {kind!r}{nearest(str(kind), points)}")
     made = _make(load_entry_point(points[kind]), options, where)
-    call = made.bind(directory, where) if isinstance(made, EvaluatorBase) else made
+    call = made.bind(Binding(directory, where, models)) if isinstance(made, EvaluatorBase) else made
     if not callable(call):
         raise ConfigError(
             f"{where}: the plugin {kind!r} made a {type(call).__name__}, which cannot be called"

@@ -44,6 +44,8 @@ async def score_all(
     results: Sequence[ItemResult],
     rows: Mapping[str, dict[str, object]],
     spans: Mapping[str, list[Span]],
+    *,
+    expected_trajectory_key: str,
     max_concurrency: int,
 ) -> dict[str, list[ItemScore]]:
     """Score every result with every evaluator.
@@ -53,6 +55,7 @@ async def score_all(
         results: finished items.
         rows: of the dataset, by item id.
         spans: by trace id.
+        expected_trajectory_key: column of the right steps.
         max_concurrency: evaluators that run at the same time.
 
     Returns:
@@ -62,6 +65,7 @@ async def score_all(
 
     async def one(metric: Metric, result: ItemResult) -> ItemScore:
         async with slots:
+            row = copy.deepcopy(rows.get(result.id, {}))
             item = EvalItem(
                 id=result.id,
                 rep=result.rep,
@@ -70,7 +74,8 @@ async def score_all(
                 expected=copy.deepcopy(result.expected),
                 output=copy.deepcopy(result.answer),
                 spans=list(spans.get(result.trace_id or "", [])),
-                row=copy.deepcopy(rows.get(result.id, {})),
+                row=row,
+                expected_trajectory=copy.deepcopy(row.get(expected_trajectory_key)),
             )
             return await _score(metric, item, result.error, asked=result.trace_id is not None)
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 from pydantic import BaseModel, ConfigDict
 
+from millstream.evaluation.models import Models
 from millstream.span import Span
 
 
@@ -22,6 +23,7 @@ class EvalItem(msgspec.Struct, frozen=True):
         output: the workflow's answer; `None` when it failed.
         spans: what was recorded while it ran, by start time.
         row: the whole row of the dataset.
+        expected_trajectory: the right steps; `None` where the dataset has none.
     """
 
     id: str
@@ -31,6 +33,21 @@ class EvalItem(msgspec.Struct, frozen=True):
     output: Any
     spans: list[Span]
     row: dict[str, Any]
+    expected_trajectory: Any = None
+
+
+class Binding(NamedTuple):
+    """What an evaluator is tied to before the first item.
+
+    Attributes:
+        directory: what files in the options are relative to.
+        where: path of the evaluator in the workflow file, for errors.
+        models: of the workflow file; asked for when the evaluator is called, not before.
+    """
+
+    directory: Path
+    where: str
+    models: Models
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -61,12 +78,11 @@ class EvaluatorBase(BaseModel):
         """Why no answer to this item could be scored; a failed item then has a missing score, not 0."""
         return None
 
-    def bind(self, directory: Path, where: str) -> Callable[[EvalItem], Any]:  # noqa: ARG002  # for those that load
+    def bind(self, binding: Binding) -> Callable[[EvalItem], Any]:  # noqa: ARG002  # for those that load
         """What is called with each item.
 
-        Args:
-            directory: what files in the options are relative to.
-            where: path of the evaluator in the workflow file, for errors.
+        Raises:
+            ConfigError: a file or a model that the options name is not there.
         """
         if not callable(self):
             raise TypeError(f"{type(self).__name__} must have a __call__(item)")

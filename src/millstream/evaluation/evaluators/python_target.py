@@ -3,11 +3,10 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from millstream.errors import ConfigError
-from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase
+from millstream.evaluation.evaluators.base import Binding, EvalItem, EvaluatorBase
 from millstream.workflow.functions import call_any
 from millstream.workflow.modules import load_target
 
@@ -23,10 +22,10 @@ class PythonEvaluator(EvaluatorBase):
 
     target: str
 
-    def bind(self, directory: Path, where: str) -> Callable[[EvalItem], Any]:
+    def bind(self, binding: Binding) -> Callable[[EvalItem], Any]:
         """Load the target."""
-        where = f"{where}.target"
-        function = load_target(self.target, directory, where=where)
+        where = f"{binding.where}.target"
+        function = load_target(self.target, binding.directory, where=where)
         if inspect.isclass(function):
             try:
                 function = function()
