@@ -190,8 +190,10 @@ class _JoinedSpans(LazySpans):
         super().__init__(len(order))
 
     def between(self, start: int, stop: int) -> list[Span]:
-        """Spans by runs: what lies together in a source is read together."""
-        rows = self._order[start:stop]
+        """What lies together in a source is read together, in its order."""
+        wanted = self._order[start:stop]
+        by_place = np.argsort(wanted)
+        rows = wanted[by_place]
         of_part = np.searchsorted(self._bounds, rows, side="right") - 1
         ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(of_part) != 0)) + 1
         found: list[Span] = []
@@ -199,7 +201,7 @@ class _JoinedSpans(LazySpans):
             part = int(of_part[first])
             at = int(rows[first] - self._bounds[part])
             found += self._parts[part].between(at, at + beyond - first)
-        return found
+        return [found[at] for at in np.argsort(by_place).tolist()]
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed."""
