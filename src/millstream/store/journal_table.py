@@ -190,10 +190,8 @@ class _JoinedSpans(LazySpans):
         super().__init__(len(order))
 
     def between(self, start: int, stop: int) -> list[Span]:
-        """What lies together in a source is read together, in its order."""
-        wanted = self._order[start:stop]
-        by_place = np.argsort(wanted)
-        rows = wanted[by_place]
+        """Spans by runs: what lies together in a source is read together."""
+        rows = self._order[start:stop]
         of_part = np.searchsorted(self._bounds, rows, side="right") - 1
         ends = np.flatnonzero((np.diff(rows) != 1) | (np.diff(of_part) != 0)) + 1
         found: list[Span] = []
@@ -201,7 +199,7 @@ class _JoinedSpans(LazySpans):
             part = int(of_part[first])
             at = int(rows[first] - self._bounds[part])
             found += self._parts[part].between(at, at + beyond - first)
-        return [found[at] for at in np.argsort(by_place).tolist()]
+        return found
 
     def prompt_blocks(self) -> PromptBlocks:
         """The prompts of all spans, as they were hashed."""
