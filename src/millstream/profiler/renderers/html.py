@@ -75,6 +75,7 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
+        optimized=False,  # each template is used once: to fold its constants takes longer
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
         trim_blocks=True,
