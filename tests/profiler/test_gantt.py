@@ -1,5 +1,6 @@
 """`gantt_chart.png`: what is drawn, and the picture itself, pixel by pixel."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -106,6 +107,14 @@ def test_a_call_that_did_not_end_well_has_a_red_edge(status, tmp_path):
     assert 1 <= last_x - right + 1 <= 3
     ((_, _, _, well_right),) = bars(pixels, LLM)
     assert first_x > well_right
+
+
+def test_a_call_that_took_no_time_is_a_line(tmp_path):
+    spans = [*two_calls(), span("z", 100 * MS, 100 * MS, "w", kind=SpanKind.RETRIEVER)]
+    pixels = picture(spans, tmp_path)
+    ((_, _, left, right),) = bars(pixels, "#3a9aa8")
+    ((_, _, _, tool_right),) = bars(pixels, TOOL)
+    assert (left, right) == (tool_right, tool_right + 1)
 
 
 def many_requests(count, failed=()):
@@ -243,6 +252,23 @@ def test_nothing_is_written_over_anything_or_cut_at_an_edge(tmp_path):
     for kind in set(kinds):
         assert written(pixels, kind.value) == 3, kind  # in the legend and at two rows
     assert written(pixels, "9.00 h", size=12, colour="#5b6470") == len(kinds)
+
+
+def test_a_legend_that_is_too_long_has_further_lines():
+    drawn = gantt(SpanTable.from_spans(two_calls()))
+    names = [f"kind of call {number:02}" for number in range(30)]
+    drawn = dataclasses.replace(
+        drawn,
+        kinds=[(name, LLM) for name in names],
+        row=np.zeros(30, int),
+        kind=np.arange(30),
+        start_s=np.zeros(30),
+        end_s=np.ones(30),
+        lengths=(),
+    )
+    pixels = np.asarray(chart.draw(drawn))
+    assert [written(pixels, name) for name in names] == [1] * 30
+    assert (pixels[:, -8:] == 255).all()
 
 
 def test_it_needs_no_matplotlib(tmp_path):
