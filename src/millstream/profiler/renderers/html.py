@@ -89,6 +89,7 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
         failure=lambda found: isinstance(found, Failure), refused=lambda found: isinstance(found, Refused)
     )
     embedded = embed(profile)
+    profile.complete()  # the forecast may be in the making until here
     style = (_FOLDER / "report.css").read_text("utf-8")
     script = "".join((_FOLDER / name).read_text("utf-8") for name in _SCRIPTS)
     return environment.get_template("report.html.j2").render(
