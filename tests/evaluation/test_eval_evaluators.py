@@ -1,11 +1,13 @@
 """The evaluators that come along, on single items."""
 
 import time
+from enum import Enum, IntEnum
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
+from langchain_core.messages import AIMessage
 
 from millstream.errors import ConfigError
 from millstream.evaluation import registry
@@ -16,6 +18,7 @@ from millstream.evaluation.evaluators.runtime import AvgLlmLatency, AvgTokensPer
 from millstream.evaluation.evaluators.text import ExactMatch, Regex
 from millstream.evaluation.models import Models
 from millstream.span import Span, SpanKind, Usage
+from millstream.workflow.answers import answer_of
 from millstream.workflow.config import load_config
 
 
@@ -198,3 +201,16 @@ def test_an_answer_of_5_mb_is_looked_through_for_json_in_seconds(answer, expecte
     began_s = time.process_time()
     assert JsonMatch()(item(answer, expected)).score == score
     assert time.process_time() - began_s < 10
+
+
+def test_an_answer_of_a_kind_of_text_or_number_is_plain():
+    class Kind(str, Enum):
+        OK = "ok"
+
+    class Level(IntEnum):
+        HIGH = 3
+
+    message = AIMessage("as text")
+    for value, plain in ((Kind.OK, "ok"), (Level.HIGH, 3), (message.text, "as text"), (True, True)):
+        answer = answer_of(value)
+        assert (type(answer), answer) == (type(plain), plain)
