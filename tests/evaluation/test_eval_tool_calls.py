@@ -1,6 +1,7 @@
 """The evaluator `tool_calls`: against brute force, and in a run of an agent over a real model server."""
 
 import json
+import re
 from itertools import permutations
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import millstream
+from millstream import open_store, start_span
 from millstream.evaluation.contexts import ToolCall
 from millstream.evaluation.evaluators.base import EvalItem
 from millstream.evaluation.evaluators.expected_calls import ExpectedCallsError, expected_calls
@@ -141,6 +144,17 @@ def test_without_spans_or_content_the_score_is_missing():
     assert ToolCalls(arguments="ignore")(bare).score == 1
     bare.spans.clear()
     assert ToolCalls()(bare).score is None
+
+
+def test_calls_recorded_without_content_count_by_their_names(tmp_path):
+    with (
+        millstream.recording(home=tmp_path, capture_content=False),
+        start_span("a", kind=SpanKind.TOOL, input={"x": 1}) as used,
+    ):
+        used.set_output("y")
+    recorded = EvalItem("1", 1, "q", None, "a", list(open_store(tmp_path).spans()), {}, [A])
+    assert ToolCalls()(recorded).score is None
+    assert ToolCalls(arguments="ignore")(recorded).score == 1
 
 
 def test_so_many_calls_that_comparing_takes_too_long():
@@ -357,3 +371,25 @@ def test_an_agent_is_scored_by_its_recorded_calls(runs):
     earlier = runs.json("workflow_output.json")
     steps = next(row for row in earlier if row["id"] == "days")["intermediate_steps"]
     assert expected_calls(steps) == [ToolCall("weather", {"city": "Oslo", "days": 2}, "rain in Oslo")]
+
+
+def test_the_example_of_the_page_runs(runs):
+    page = (Path(__file__).parents[2] / "docs" / "evaluators.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(yaml|python|json)\n(.*?)```", page, re.DOTALL))
+    (runs.folder / "config.yml").write_text(blocks["yaml"])
+    (runs.folder / "trip.py").write_text(blocks["python"])
+    (runs.folder / "trips.json").write_text(blocks["json"])
+    done = runs.run()
+    assert done.returncode == 0, done.stderr
+    found = {
+        name: [one["score"] for one in runs.json(f"{name}_output.json")["eval_output_items"]]
+        for name in ("right_calls", "right_tools", "wording", "spelling")
+    }
+    assert found == {
+        "right_calls": [1, 0],
+        "right_tools": [1, 1],
+        "wording": [1, pytest.approx(0.73, abs=0.005)],
+        "spelling": [pytest.approx(0.95, abs=0.005), pytest.approx(0.71, abs=0.005)],
+    }
+    reason = runs.json("right_calls_output.json")["eval_output_items"][1]["reasoning"]
+    assert reason["why"] in page

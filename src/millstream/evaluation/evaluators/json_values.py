@@ -27,12 +27,10 @@ _TOO_DEEP: Final = 10_000
 def as_json(value: Any) -> Any:
     """The JSON value that a text is or any other value is, strictly: no NaN; `NOTHING` where it is none."""
     try:
-        if isinstance(value, str):
-            return json.loads(value, parse_int=_integer, parse_float=_finite, parse_constant=_refuse)
-        json.dumps(value, allow_nan=False)
+        text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+        return json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_refuse)
     except (ValueError, TypeError, RecursionError):
         return NOTHING
-    return value
 
 
 def find_json(text: str, like: Any) -> Any:
