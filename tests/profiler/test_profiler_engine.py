@@ -54,7 +54,7 @@ def test_a_renderer_that_raises_leaves_no_half_file(many, tmp_path, monkeypatch)
             file.write(b"half")
             raise RuntimeError("full")
 
-    monkeypatch.setitem(write._WRITERS, "trace.json", halfway)
+    monkeypatch.setitem(write._OF_SPANS, "trace.json", halfway)
     errors = {}
     write_profile(many, tmp_path, on_error=errors.__setitem__)
     assert str(errors["trace.json"]) == "full"
