@@ -16,6 +16,7 @@ FILES = {text.split("\n")[0].removeprefix("# "): text for language, text in BLOC
 ANSWERS = [
     "The tool says 42",
     "you said what is 20 plus 22",
+    "512 numbers for what is 20 plus 22",
     "My helper says: The tool says 5",
     "it is 42",
     "22 sulp 02 si tahw",
