@@ -108,13 +108,27 @@ class Function:
         values = (
             message if isinstance(message, Mapping) else {(required or list(fields) or ["input"])[0]: message}
         )
+        return self._spread(self._validated(values))
+
+    def checked_arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `arguments_of`, and of the types that the function's annotations name.
+
+        Raises:
+            InputError: the value does not fit its arguments, or they are of other types.
+        """
+        args, kwargs = self.arguments_of(message)
+        if self._model_parameter is not None or not self.arguments_model.model_fields:
+            return args, kwargs
+        return self._placed(self._validated(self._signature.bind(*args, **kwargs).arguments))
+
+    def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked = self.arguments_model.model_validate(dict(values))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             where = ".".join(map(str, problem["loc"]))
             raise InputError(f"the input of {self.name} does not fit: {where}: {problem['msg']}") from None
-        return self._spread({name: getattr(checked, name) for name in checked.model_fields_set})
+        return {name: getattr(checked, name) for name in checked.model_fields_set}
 
     def _placed(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments as the signature wants them: Python's own functions take some by position only."""

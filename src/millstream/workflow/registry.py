@@ -22,6 +22,8 @@ COMPONENT_GROUPS = ("millstream.components", "millstream.agents")
 _BUILT_IN = (
     "millstream.workflow.agents.tool_calling",
     "millstream.workflow.agents.react",
+    "millstream.workflow.agents.router",
+    "millstream.workflow.agents.sequential",
     "millstream.workflow.python_target",
     "millstream.workflow.retrievers",
 )
