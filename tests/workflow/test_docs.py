@@ -21,6 +21,7 @@ ANSWERS = [
     "you said what is 20 plus 22",
     "512 numbers for what is 20 plus 22",
     "My helper says: The tool says 5",
+    "The tool says 42",
     "it is 42",
     "you said what is 20 plus 22",
     "22 SULP 02 SI TAHW",
