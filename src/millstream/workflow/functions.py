@@ -15,6 +15,7 @@ from millstream.errors import ConfigError, InputError, WorkflowError
 from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.components import FunctionInfo
+from millstream.workflow.time_limit import TimeLimit
 
 
 class Function:
@@ -24,10 +25,16 @@ class Function:
         name: its key under `functions`.
         description: what it does.
         arguments_model: pydantic model of its arguments.
+
+    Args:
+        name: its key.
+        info: what the component offers.
+        limit: of each call.
     """
 
-    def __init__(self, name: str, info: FunctionInfo) -> None:
+    def __init__(self, name: str, info: FunctionInfo, limit: TimeLimit | None = None) -> None:
         self.name = name
+        self._limit = limit or TimeLimit(name, name, None)
         self.description = info.description
         self._fn = info.fn
         self._signature = _signature(info.fn, name)
@@ -46,7 +53,7 @@ class Function:
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
         ) as span:
-            result = await call_any(self._fn, *args, **kwargs)
+            result = await self._limit.of(call_any(self._fn, *args, **kwargs))
             span.set_output(result)
             return result
 
@@ -71,19 +78,19 @@ class Function:
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
         ) as span:
-            result = self._fn(*args, **kwargs)
+            result = self._limit.of_sync(self._fn, *args, **kwargs)
             span.set_output(result)
             return result
 
     async def call_unrecorded(self, message: Any) -> Any:
         """As `ainvoke`, without a span of its own: for the workflow, whose span is the root."""
         args, kwargs = self.arguments_of(message)
-        return await call_any(self._fn, *args, **kwargs)
+        return await self._limit.of(call_any(self._fn, *args, **kwargs))
 
     async def pieces_unrecorded(self, message: Any) -> AsyncGenerator[Any, None]:
         """As `call_unrecorded`, piece by piece where the function gives pieces."""
         args, kwargs = self.arguments_of(message)
-        async for piece in pieces_of(self._fn, *args, **kwargs):
+        async for piece in self._limit.of_pieces(pieces_of(self._fn, *args, **kwargs)):
             yield piece
 
     def arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
