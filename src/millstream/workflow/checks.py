@@ -67,6 +67,7 @@ def check_config(config: WorkflowConfig) -> None:
             _, parsed_component = parse_component(mapping, where)
             problems.lines += _wrong_references(parsed_component, config, where)
             parsed_component.check(config.directory, where)
+    problems.lines += _wrong_references_of_evaluators(config)
     problems.raise_if_any()
 
 
@@ -103,6 +104,20 @@ def _wrong_references(component: BaseModel, config: WorkflowConfig, where: str) 
                         check_tool_name(name, join_path(where, field))
                     except ConfigError as error:
                         yield str(error)
+
+
+def _wrong_references_of_evaluators(config: WorkflowConfig) -> Iterator[str]:
+    """Models that evaluators name and that are not there; evaluators of packages need not look themselves."""
+    evaluators = (config.eval or {}).get("evaluators")
+    for evaluator, mapping in evaluators.items() if isinstance(evaluators, Mapping) else ():
+        for key, group, entries in (
+            ("llm_name", "llms", config.llms),
+            ("embedder_name", "embedders", config.embedders),
+        ):
+            name = mapping.get(key)
+            if isinstance(name, str) and name not in entries:
+                where = join_path("eval.evaluators", str(evaluator), key)
+                yield f"{where}: there is no {join_path(group, name)}{nearest(name, entries)}"
 
 
 def _is_in_a_group(name: str, functions: Mapping[str, Mapping[str, Any]]) -> bool:
