@@ -43,6 +43,10 @@ rules:
     reply: {tool_calls: [{name: add, arguments: {a: $a, b: $b}}]}
   - when: {has_tool: add, last_message_role: tool, last_message_matches: '(?s)(?P<sum>.*)'}
     reply: The tool says $sum
+  - when: {has_tool: calc_add, last_message_role: user, last_user_matches: 'mcp (?P<a>\d+) and (?P<b>\d+)'}
+    reply: {tool_calls: [{name: calc_add, arguments: '{"a": $a, "b": $b}'}]}
+  - when: {has_tool: calc_add, last_message_role: tool, last_message_matches: '(?s)(?P<said>.*)'}
+    reply: The server says $said
   - when: {has_tool: helper, last_message_role: user}
     reply: {tool_calls: [{name: helper, arguments: {message: 2 plus 3}}]}
   - when: {has_tool: helper, last_message_role: tool, last_message_matches: '(?s)(?P<said>.*)'}
@@ -57,6 +61,14 @@ rules:
     reply: I would rather talk about the weather.
   - when: {system_contains: 'Action Input', last_user_matches: '(?P<a>\d+) plus (?P<b>\d+)'}
     reply: "**Action:** add\nAction Input: {\"a\": $a, \"b\": $b}\nObservation: 9\nFinal Answer: 9"
+  - when: {system_contains: 'Be stubborn'}
+    reply: nobody
+  - when: {system_contains: 'talk: Anything but numbers.'}
+    reply: talk
+  - when: {system_contains: 'Choose which one', last_user_matches: 'none of them'}
+    reply: shout
+  - when: {system_contains: 'Choose which one', last_user_matches: 'route to (?P<name>\w+)'}
+    reply: $name
 default: You said $user
 """
 

@@ -2,7 +2,9 @@
 
 from millstream.workflow.builder import Builder
 from millstream.workflow.components import (
+    EmbedderRef,
     FunctionBaseConfig,
+    FunctionGroup,
     FunctionInfo,
     FunctionRef,
     LLMFrameworkEnum,
@@ -14,7 +16,9 @@ from millstream.workflow.runner import Workflow, open_workflow
 
 __all__ = [
     "Builder",
+    "EmbedderRef",
     "FunctionBaseConfig",
+    "FunctionGroup",
     "FunctionInfo",
     "FunctionRef",
     "LLMFrameworkEnum",

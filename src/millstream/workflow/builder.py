@@ -3,20 +3,24 @@
 import asyncio
 import inspect
 import os
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextvars import ContextVar
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 from millstream.errors import ConfigError, MillstreamError, MissingExtraError, nearest
 from millstream.record import instrument
 from millstream.workflow.checks import check_tool_name
-from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
+from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
 from millstream.workflow.functions import Function
 from millstream.workflow.limiter import Limiter
 from millstream.workflow.llms import (
     OpenAIConfig,
+    Server,
     api_key_of,
     base_url_of,
     model_from_entry_point,
@@ -25,9 +29,13 @@ from millstream.workflow.llms import (
 )
 from millstream.workflow.modules import import_modules
 from millstream.workflow.registry import parse_component
+from millstream.workflow.time_limit import TimeLimit
 from millstream.workflow.validation import join_path
 
 _WORKFLOW = "workflow"
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_Built = Function | dict[str, Function]
+"""What a component gave: one function, or several by name."""
 _building: ContextVar[tuple[str, ...]] = ContextVar("millstream_building", default=())
 
 
@@ -41,11 +49,12 @@ class Builder:
     def __init__(self, config: WorkflowConfig) -> None:
         self.config = config
         import_modules(config.general.modules, config.directory)
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, _Built] = {}
         self._started: dict[str, asyncio.Lock] = {}
         self._needs: dict[str, set[str]] = {}
         self._generators: list[tuple[str, AsyncGenerator[Any, None]]] = []
         self._llms: dict[str, Any] = {}
+        self._embedders: dict[str, Any] = {}
         self._limiters: dict[str, Limiter] = {}
         self._clients: Any = None
 
@@ -53,6 +62,11 @@ class Builder:
     def directory(self) -> Path:
         """The folder of the workflow file."""
         return self.config.directory
+
+    @property
+    def building(self) -> str:
+        """Path in the workflow file of the component that is being built, such as `functions.add`."""
+        return _building.get()[-1]
 
     async def get_llm(
         self, name: str, wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
@@ -85,16 +99,40 @@ class Builder:
         """A function of the file; awaiting it with the function's arguments calls and records it.
 
         Args:
-            name: a key under `functions`.
+            name: a key under `functions`; of a component that gives several, `key.name`.
 
         Raises:
-            ConfigError: there is no such entry, it is wrong, or functions need each other in a circle.
+            ConfigError: there is no such entry, it is wrong, or gives several; functions need each other in a
+                circle.
         """
-        if name not in self.config.functions:
-            raise ConfigError(
-                f"there is no {join_path('functions', name)}{nearest(name, self.config.functions)}"
-            )
-        return await self._get(name, self.config.functions[name], join_path("functions", name))
+        found = await self.get_functions(name)
+        built = self._functions.get(name)
+        if isinstance(built, dict):
+            known = ", ".join(f"{name}.{each}" for each in built)
+            raise ConfigError(f"{join_path('functions', name)} gives several functions; name one: {known}")
+        return found[0]
+
+    async def get_functions(self, name: str) -> list[Function]:
+        """The functions that one name in `tool_names` means: of a component that gives several, all of them.
+
+        Raises:
+            ConfigError: as `get_function`.
+        """
+        known = self.config.functions
+        key, tool = name, ""
+        if name not in known:
+            key, _, tool = name.partition(".")
+        if key not in known:
+            raise ConfigError(f"there is no {join_path('functions', name)}{nearest(name, known)}")
+        where = join_path("functions", key)
+        built = await self._get(key, known[key], where)
+        if isinstance(built, Function):
+            if tool:
+                raise ConfigError(f"there is no {join_path('functions', name)}; {where} is one function")
+            return [built]
+        if tool and tool not in built:
+            raise ConfigError(f"{where} has no function {tool!r}{nearest(tool, built)}")
+        return [built[tool]] if tool else list(built.values())
 
     async def get_tools(
         self, tool_names: Sequence[str], wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
@@ -102,7 +140,8 @@ class Builder:
         """Functions of the file as tools of a framework: for LangChain `StructuredTool`s named by their keys.
 
         Args:
-            tool_names: keys under `functions`.
+            tool_names: keys under `functions`; of a component that gives several, its key for all of them, or
+                `key.name`. Such a tool is named `key_name`.
             wrapper_type: the framework.
 
         Raises:
@@ -113,25 +152,43 @@ class Builder:
         from millstream.workflow import langchain  # noqa: PLC0415  # an extra
 
         for name in tool_names:
-            check_tool_name(name, "tool_names")
-        if len(set(tool_names)) < len(tool_names):
-            raise ConfigError(f"tool_names: a tool is named twice in {', '.join(tool_names)}")
+            if "." not in name:  # else it is made one
+                check_tool_name(name, "tool_names")
+        functions = [each for name in tool_names for each in await self.get_functions(name)]
+        for function in functions:
+            check_tool_name(function.name, "tool_names")
+        if len({function.name for function in functions}) < len(functions):
+            names = ", ".join(function.name for function in functions)
+            raise ConfigError(f"tool_names: a tool is named twice in {names}")
         _record_langchain()
-        return [langchain.structured_tool(await self.get_function(name)) for name in tool_names]
+        return [langchain.structured_tool(function) for function in functions]
 
     async def get_embedder(
-        self,
-        name: str,
-        wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN,  # noqa: ARG002  # as get_llm
+        self, name: str, wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
     ) -> Any:
-        """Embedders are not in this version.
+        """An embedder for a framework: for LangChain `Embeddings`, whose calls are EMBEDDING spans.
+
+        Args:
+            name: a key under `embedders`.
+            wrapper_type: the framework.
 
         Raises:
-            ConfigError: always.
+            ConfigError: there is no such entry, it is wrong, or the framework is not in this version.
+            MissingExtraError: LangChain is not installed.
         """
-        raise ConfigError(
-            f"embedders.{name}: embedders are not in this version; make one in a function of your own"
-        )
+        _only_langchain(wrapper_type, "get_embedder")
+        where = join_path("embedders", name)
+        if name not in self.config.embedders:
+            raise ConfigError(f"there is no {where}{nearest(name, self.config.embedders)}")
+        if name not in self._embedders:
+            mapping = self.config.embedders[name]
+            parsed = parse_embedder(mapping, where)
+            _record_langchain()
+            if isinstance(parsed, EntryPoint):
+                self._embedders[name] = model_from_entry_point(parsed, mapping, where)
+            else:
+                self._embedders[name] = self._embedder(parsed, where)
+        return self._embedders[name]
 
     async def get_workflow(self) -> Function:
         """The function that the section `workflow` describes.
@@ -141,7 +198,10 @@ class Builder:
         """
         if self.config.workflow is None:
             raise ConfigError(f"{self.config.path} has no section 'workflow'; it says what to run")
-        return await self._get("", self.config.workflow, _WORKFLOW)
+        built = await self._get("", self.config.workflow, _WORKFLOW)
+        if not isinstance(built, Function):
+            raise ConfigError("workflow: one function is needed here, and this component gives several")
+        return built
 
     async def aclose(self) -> None:
         """Let every component clean up, the last built first; all of them, even when one fails."""
@@ -160,15 +220,29 @@ class Builder:
     def _chat_model(self, config: OpenAIConfig, where: str) -> Any:
         from millstream.workflow import langchain  # noqa: PLC0415  # an extra
 
+        return langchain.chat_model(config, *self._reach(config, where), where)
+
+    def _embedder(self, config: EmbedderConfig, where: str) -> Any:
+        from millstream.workflow import langchain_embedders  # noqa: PLC0415  # an extra
+
+        if isinstance(config, HashConfig):
+            return langchain_embedders.hashed(config)
+        instrument("openai")  # tells the tokens of an embedding, which LangChain does not
+        return langchain_embedders.served(config, *self._reach(config, where), where)
+
+    def _reach(self, config: Server, where: str) -> tuple[str, str, Limiter | None, Any]:
+        """How a server is spoken to: its address and key, its limit, and the connections of this builder."""
+        from millstream.workflow import langchain  # noqa: PLC0415  # an extra
+
         base_url = base_url_of(config, where, os.environ)
         api_key = api_key_of(config, base_url, where, os.environ)
         limit = tightest_limit(self.config.llms, base_url, os.environ)
         limiter = None if limit is None else self._limiters.setdefault(base_url, Limiter(limit))
         if self._clients is None:
             self._clients = langchain.HttpClients()
-        return langchain.chat_model(config, base_url, api_key, limiter, self._clients, where)
+        return base_url, api_key, limiter, self._clients
 
-    async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
+    async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> _Built:
         above = _building.get()
         if above:
             self._needs.setdefault(above[-1], set()).add(where)
@@ -203,7 +277,7 @@ class Builder:
                 ways.append([*way, needed])
         return []
 
-    async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
+    async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> _Built:
         kind, config = parse_component(mapping, where)
         if kind.framework_wrappers is None:
             instrument()
@@ -222,6 +296,8 @@ class Builder:
             raise ConfigError(
                 f"{where} ({kind.name}) could not be built: {type(error).__name__}: {error}"
             ) from error
+        if isinstance(offered, FunctionGroup):
+            return _group(name, where, offered, None if config.times_itself else config.timeout_s)
         if isinstance(offered, FunctionInfo):
             info = offered
         elif callable(offered):
@@ -230,7 +306,20 @@ class Builder:
             raise ConfigError(
                 f"{where}: {kind.name} gave {type(offered).__name__}, not a FunctionInfo or a function"
             )
-        return Function(name or self.config.name, info)
+        limit = TimeLimit(name or self.config.name, where, None if config.times_itself else config.timeout_s)
+        return Function(name or self.config.name, info, limit)
+
+
+def _group(key: str, where: str, group: FunctionGroup, timeout_s: float | None) -> dict[str, Function]:
+    """The functions of a group, with names that model servers take."""
+    functions: dict[str, Function] = {}
+    for each, info in group.functions.items():
+        name = _NOT_IN_A_NAME.sub("_", f"{key}_{each}")
+        functions[each] = Function(name, info, TimeLimit(name, where, timeout_s))
+    names = sorted(function.name for function in functions.values())
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{where}: two of its functions would have one name: {', '.join(names)}")
+    return functions
 
 
 def _record_langchain() -> None:
@@ -262,4 +351,6 @@ async def _finish(generator: AsyncGenerator[Any, None], where: str) -> None:
     except StopAsyncIteration:
         return
     await generator.aclose()
-    raise ConfigError(f"{where}: its build function yields more than once; one component is one function")
+    raise ConfigError(
+        f"{where}: its build function yields more than once; it may yield one FunctionInfo or FunctionGroup"
+    )

@@ -15,6 +15,7 @@ from millstream.errors import ConfigError, InputError, WorkflowError
 from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.components import FunctionInfo
+from millstream.workflow.time_limit import TimeLimit
 
 
 class Function:
@@ -24,15 +25,25 @@ class Function:
         name: its key under `functions`.
         description: what it does.
         arguments_model: pydantic model of its arguments.
+        schema: what models are told of its arguments: that, or the JSON schema that the component gave.
+
+    Args:
+        name: its key.
+        info: what the component offers.
+        limit: of each call.
     """
 
-    def __init__(self, name: str, info: FunctionInfo) -> None:
+    def __init__(self, name: str, info: FunctionInfo, limit: TimeLimit | None = None) -> None:
         self.name = name
+        self._limit = limit or TimeLimit(name, name, None)
         self.description = info.description
         self._fn = info.fn
+        self._recorded = info.recorded
         self._signature = _signature(info.fn, name)
         self._model_parameter = _model_parameter(info, self._signature)
         self.arguments_model = _arguments_model(info, name, self._signature, self._model_parameter)
+        self._json_schema = info.input_schema if isinstance(info.input_schema, Mapping) else None
+        self.schema = self.arguments_model if self._json_schema is None else dict(self._json_schema)
 
     @property
     def is_async(self) -> bool:
@@ -42,11 +53,13 @@ class Function:
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it as the plain function, recorded."""
+        if not self._recorded:
+            return await self._limit.of(call_any(self._fn, *args, **kwargs))
         bound = self._signature.bind(*args, **kwargs)
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
         ) as span:
-            result = await call_any(self._fn, *args, **kwargs)
+            result = await self._limit.of(call_any(self._fn, *args, **kwargs))
             span.set_output(result)
             return result
 
@@ -71,23 +84,25 @@ class Function:
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
         ) as span:
-            result = self._fn(*args, **kwargs)
+            result = self._limit.of_sync(self._fn, *args, **kwargs)
             span.set_output(result)
             return result
 
     async def call_unrecorded(self, message: Any) -> Any:
         """As `ainvoke`, without a span of its own: for the workflow, whose span is the root."""
         args, kwargs = self.arguments_of(message)
-        return await call_any(self._fn, *args, **kwargs)
+        return await self._limit.of(call_any(self._fn, *args, **kwargs))
 
     async def pieces_unrecorded(self, message: Any) -> AsyncGenerator[Any, None]:
         """As `call_unrecorded`, piece by piece where the function gives pieces."""
         args, kwargs = self.arguments_of(message)
-        async for piece in pieces_of(self._fn, *args, **kwargs):
+        async for piece in self._limit.of_pieces(pieces_of(self._fn, *args, **kwargs)):
             yield piece
 
     def arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What one message is as arguments: a mapping of its arguments by name, else its only argument."""
+        if self._json_schema is not None:
+            return (), self._by_schema(message, self._json_schema)
         fields = self.arguments_model.model_fields
         required = [name for name, field in fields.items() if field.is_required()]
         by_name = (
@@ -99,22 +114,48 @@ class Function:
             if not fields:
                 return self._into_variable(message)
             if len(required) > 1:
-                raise InputError(
-                    f"{self.name} needs {', '.join(required)}; give a mapping with these keys, not one"
-                    f" {type(message).__name__}"
-                )
+                raise self._needs(required, message)
             first = (required or list(fields))[0]
             return self._placed({first: message})
         values = (
             message if isinstance(message, Mapping) else {(required or list(fields) or ["input"])[0]: message}
         )
+        return self._spread(self._validated(values))
+
+    def _by_schema(self, message: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a function of which only a JSON schema is known; it has no arguments by position."""
+        names, required = list(schema.get("properties") or ()), list(schema.get("required") or ())
+        if isinstance(message, Mapping) and set(message) <= set(names) and set(required) <= set(message):
+            return dict(message)
+        if len(required) > 1:
+            raise self._needs(required, message)
+        return dict.fromkeys((required or names)[:1], message)
+
+    def _needs(self, required: list[str], message: Any) -> InputError:
+        return InputError(
+            f"{self.name} needs {', '.join(required)}; give a mapping with these keys, not one"
+            f" {type(message).__name__}"
+        )
+
+    def checked_arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `arguments_of`, and of the types that the function's annotations name.
+
+        Raises:
+            InputError: the value does not fit its arguments, or they are of other types.
+        """
+        args, kwargs = self.arguments_of(message)
+        if self._model_parameter is not None or not self.arguments_model.model_fields:
+            return args, kwargs
+        return self._placed(self._validated(self._signature.bind(*args, **kwargs).arguments))
+
+    def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked = self.arguments_model.model_validate(dict(values))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             where = ".".join(map(str, problem["loc"]))
             raise InputError(f"the input of {self.name} does not fit: {where}: {problem['msg']}") from None
-        return self._spread({name: getattr(checked, name) for name in checked.model_fields_set})
+        return {name: getattr(checked, name) for name in checked.model_fields_set}
 
     def _placed(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments as the signature wants them: Python's own functions take some by position only."""
@@ -262,7 +303,7 @@ def _model_parameter(info: FunctionInfo, signature: inspect.Signature) -> str | 
     annotation = _hints(info.fn).get(only)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return only
-    if info.input_schema is not None and only not in info.input_schema.model_fields:
+    if isinstance(info.input_schema, type) and only not in info.input_schema.model_fields:
         return only
     return None
 
@@ -270,7 +311,7 @@ def _model_parameter(info: FunctionInfo, signature: inspect.Signature) -> str | 
 def _arguments_model(
     info: FunctionInfo, name: str, signature: inspect.Signature, model_parameter: str | None
 ) -> type[BaseModel]:
-    if info.input_schema is not None:
+    if isinstance(info.input_schema, type):
         return info.input_schema
     hints = _hints(info.fn)
     if model_parameter is not None:
