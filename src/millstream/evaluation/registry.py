@@ -21,6 +21,8 @@ _OURS: Final = {
     "regex": "text:Regex",
     "json_match": "json_match:JsonMatch",
     "python": "python_target:PythonEvaluator",
+    "llm_judge": "llm_judge:LlmJudge",
+    "trajectory": "trajectory:TrajectoryJudge",
     "avg_llm_latency": "runtime:AvgLlmLatency",
     "avg_workflow_runtime": "runtime:AvgWorkflowRuntime",
     "avg_num_llm_calls": "runtime:AvgNumLlmCalls",
