@@ -146,7 +146,7 @@ def test_an_agent_is_judged_by_what_it_did(runs, tmp_path):
     steps = r"(?s)<steps \w+>\nstep 1: the model judge\n  gave: call of weather with .*Oslo.*step 2: "
     good = (
         steps
-        + r'the tool weather\n  was given: \{"city": "Oslo"\}\n  gave: snow in Oslo\n\nstep 3: the model judge'
+        + r'the tool weather\n  was given: \{"city": "Oslo"\}\n  gave: snow in Oslo\n\nstep 3: the model'
     )
     rules = [
         *agent,

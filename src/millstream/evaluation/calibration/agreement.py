@@ -13,6 +13,8 @@ from millstream.profiler.estimate import LEVEL, Floats
 from millstream.profiler.paired import student
 
 _MIN_RANKS = 4
+_NOTHING = 1e-18
+"""A variance that is rounding."""
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -100,8 +102,8 @@ def weighted_kappa(first: Sequence[float], second: Sequence[float], level: float
         level: the confidence.
 
     Returns:
-        Null where all scores are one number; without an interval where all pairs agree, for then nothing
-        tells how much it varies.
+        Null where all scores are one number; without an interval where all pairs agree or one rater gives one
+        score to all, for then nothing tells how much it varies.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     n = len(a)
@@ -122,7 +124,7 @@ def weighted_kappa(first: Sequence[float], second: Sequence[float], level: float
     with np.errstate(divide="ignore", invalid="ignore"):
         without = 1 - (distances.sum() - distances) / m / expected_without
     variance = _jackknife_variance(without)
-    if not math.isfinite(variance):
+    if not variance > _NOTHING:
         return Estimate(value, None, None, n)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variance) / (1 - value**2)
     low, high = math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)

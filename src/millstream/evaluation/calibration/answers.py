@@ -91,7 +91,7 @@ def _model(llm: Mapping[str, Any]) -> dict[str, Any]:
 
 def _dataset(config: EvalConfig, labels: Sequence[Label]) -> dict[str, Item]:
     """The items of these labels, where the labels do not say all of them."""
-    columns = {column for label in labels for column in label.values}
+    columns = labels[0].values.keys() if labels else set()
     if config.general.dataset is None or columns >= {"question", "expected"}:
         return {}
     wanted = {label.id for label in labels}
@@ -100,9 +100,9 @@ def _dataset(config: EvalConfig, labels: Sequence[Label]) -> dict[str, Item]:
 
 def _of_label(label: Label, of_dataset: Item | None) -> Labelled:
     human = label.share or 0.0
-    if "answer" not in label.values:
+    values = label.row
+    if "answer" not in values:
         return Labelled(human, None, "the label has no answer")
-    values = label.values
     if of_dataset and values.get("question", of_dataset.question) != of_dataset.question:
         of_dataset = None  # another question that has the same id
     if "question" not in values and of_dataset is None:
@@ -124,11 +124,11 @@ def _of_run(
     item = EvalItem(
         id=label.id,
         rep=label.rep,
-        question=label.values.get("question", answer.question),
-        expected=label.values.get("expected", answer.expected),
+        question=label.row.get("question", answer.question),
+        expected=label.row.get("expected", answer.expected),
         output=answer.answer,
         spans=spans.get(answer.trace_id or "", []),
-        row={**answer.row, **label.values},
+        row={**answer.row, **label.row},
         expected_trajectory=answer.row.get(config.dataset.structure.expected_trajectory_key)
         if config.general.dataset
         else None,

@@ -19,13 +19,18 @@ class Label(msgspec.Struct, frozen=True):
         id: of the item.
         rep: which repetition was judged.
         share: their score, from 0 to 1; `None` where the field is empty.
-        values: the other columns, such as `answer`, `question`, `expected`; empty fields are left out.
+        values: the other columns, such as `answer`, `question`, `expected`; `None` where the field is empty.
     """
 
     id: str
     rep: int
     share: float | None
     values: dict[str, Any]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The columns that are not empty."""
+        return {name: value for name, value in self.values.items() if value is not None}
 
 
 def read_labels(path: Path, scale: Scale) -> list[Label]:
@@ -62,8 +67,8 @@ def read_labels(path: Path, scale: Scale) -> list[Label]:
 
 
 def _label(path: Path, row: Row, scale: Scale) -> Label:
-    values = {name: value for name, value in row.values.items() if value != ""}
-    label_id, score, rep = values.pop("id", None), values.pop("score", None), values.pop("rep", "1")
+    values = {name: None if value == "" else value for name, value in row.values.items()}
+    label_id, score, rep = values.pop("id"), values.pop("score"), values.pop("rep", None) or "1"
     if label_id is None:
         raise InputError(f"{path}, {row.where} has no id.")
     if not str(rep).isdecimal() or int(rep) < 1:

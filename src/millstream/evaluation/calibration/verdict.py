@@ -6,10 +6,11 @@ from millstream.evaluation.calibration.agreement import Estimate
 from millstream.evaluation.calibration.measure import Figures
 from millstream.evaluation.wording import counted
 
+_FEWEST: Final = 5
 FEW: Final = 30
 """Below it a kappa's interval spans most of the scale."""
 _GOOD, _POOR = 0.6, 0.4
-"""Where agreement begins to be substantial, and ends to be fair, for Landis and Koch (Biometrics 33, 1977)."""
+"""Where agreement begins to be substantial, and ends to be fair: Landis and Koch, Biometrics 33, 1977."""
 
 
 def verdict(figures: Figures, n: int) -> str:
@@ -29,7 +30,7 @@ def verdict(figures: Figures, n: int) -> str:
             "Nothing can be said: people gave one score to all answers, and so did the judge; "
             "label answers that differ."
         )
-    if found.low is None or found.high is None:
+    if found.low is None or found.high is None or n < _FEWEST:
         return f"Nothing can be said from {counted(n, 'answer')}."
     return f"{_judgement(found.low, found.high, n)} ({name} {_told(found)}){_leanings(figures)}."
 
