@@ -94,24 +94,29 @@ def wins(pattern: str, label: str) -> dict[str, object]:
 FIRST = r"<answer_1 \w+>\n{}\n"
 
 
-@pytest.mark.parametrize(
-    ("rules", "score", "raw", "agree"),
-    [
-        ([wins(FIRST.format("blue"), "first"), wins(FIRST.format("red"), "second")], 1, "win", True),
-        ([wins(FIRST.format("blue"), "second"), wins(FIRST.format("red"), "first")], 0, "loss", True),
-        ([wins("blue", "tie")], 0.5, "tie", True),
-        ([wins("blue", "first")], 0.5, "tie", False),  # the first place, whoever is there
-        ([wins(FIRST.format("blue"), "first"), wins(FIRST.format("red"), "tie")], 0.5, "tie", False),
-    ],
-)
-async def test_two_answers_are_compared_in_both_orders(tmp_path, rules, score, raw, agree):
+CASES = {  # what the judge says of blue first, and of blue second; the score
+    "worse": ("first", "second", 1, "win", True),
+    "better": ("second", "first", 0, "loss", True),
+    "like it": ("tie", "tie", 0.5, "tie", True),
+    "shown second": ("first", "first", 0.5, "tie", False),
+    "unsure": ("first", "tie", 0.5, "tie", False),
+}
+
+
+async def test_two_answers_are_compared_in_both_orders(tmp_path):
+    rules = []
+    for other, (blue_first, blue_second, *_) in CASES.items():
+        rules.append(wins(FIRST.format("blue") + rf".*<answer_2 \w+>\n{other}\n", blue_first))
+        rules.append(wins(FIRST.format(other), blue_second))
     with stand_in(tmp_path, *rules) as server:
-        models = judge_models(tmp_path, server.base_url)
-        found, *_ = await judged(models, COMPARE, item(row={"other": "red"}))
-        assert server.stats()["requests"] == 2
-    assert (found.score, found.reasoning["raw"], found.reasoning["orders_agree"]) == (score, raw, agree)
-    assert [order["shown_first"] for order in found.reasoning["orders"]] == ["answer", "other"]
-    assert ("the two orders disagree" in found.reasoning.get("reasoning", "")) is not agree
+        items = [item(row={"other": other}) for other in CASES]
+        scores = await judged(judge_models(tmp_path, server.base_url), COMPARE, *items)
+        assert server.stats()["requests"] == 2 * len(CASES)
+    for found, (*_, score, raw, agree) in zip(scores, CASES.values(), strict=True):
+        assert (found.score, found.reasoning["raw"]) == (score, raw)
+        assert found.reasoning["orders_agree"] is agree
+        assert [order["shown_first"] for order in found.reasoning["orders"]] == ["answer", "other"]
+        assert ("the two orders disagree" in found.reasoning.get("reasoning", "")) is not agree
 
 
 async def test_an_answer_is_compared_with_that_of_another_run(tmp_path, monkeypatch):
