@@ -6,7 +6,8 @@ MillstreamError
 ├── MissingExtraError (ImportError)     an optional dependency is not installed; names the extra
 ├── WorkflowError (RuntimeError)        a workflow could not do its work
 │   ├── StepLimitError                  an agent reached max_iterations without an answer
-│   └── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
+│   ├── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
+│   └── RunTimeoutError (TimeoutError)  an evaluation ran past `run_timeout_s`           [transient]
 ├── UnreachableError (ConnectionError)  a server that is needed does not answer         [transient]
 ├── RefusedError (PermissionError)      a server answers, and takes nothing until somebody mends something
 └── StorageError (OSError)              the journal or an output file cannot be written
@@ -60,6 +61,12 @@ class StepLimitError(WorkflowError):
 
 class ItemTimeoutError(WorkflowError, TimeoutError):
     """An item ran past `timeout_s`."""
+
+    transient = True
+
+
+class RunTimeoutError(WorkflowError, TimeoutError):
+    """An evaluation ran past `run_timeout_s`; what is done is kept."""
 
     transient = True
 

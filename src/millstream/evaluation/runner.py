@@ -1,7 +1,7 @@
 """Asks a workflow the questions: so many at a time, each with its limit, each failure kept as a result."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Protocol
@@ -109,8 +109,11 @@ class Runner:
         self.hanging = False
         """Whether an item was given up: something of it may still run; the exit must not wait for it."""
 
-    async def run(self, asks: Sequence[Ask]) -> None:
+    async def run(self, asks: Iterable[Ask]) -> None:
         """Ask them all. When cancelled, or when saving fails, the running ones are cancelled.
+
+        Args:
+            asks: read one by one, as there is time for them.
 
         Raises:
             UnreachableError: a server that everything needs is down.
@@ -119,7 +122,7 @@ class Runner:
         queue = iter(asks)
         workers = [
             asyncio.create_task(self._work(queue), name=f"{ENGINE_TASK} worker {number}")
-            for number in range(min(self._max_concurrency, len(asks)))
+            for number in range(self._max_concurrency)
         ]
         with StallWatch(self._timeout_s, self._timed_out):
             try:
