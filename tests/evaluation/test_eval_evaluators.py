@@ -1,5 +1,6 @@
 """The evaluators that come along, on single items."""
 
+import asyncio
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def test_exact_match(options, output, expected, score):
     ],
 )
 def test_regex(pattern, output, expected, score):
-    assert Regex(pattern=pattern)(item(output, expected)).score == score
+    assert asyncio.run(Regex(pattern=pattern)(item(output, expected))).score == score
 
 
 @pytest.mark.parametrize(

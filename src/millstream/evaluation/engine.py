@@ -262,6 +262,7 @@ class _Run:
             workflow,
             max_concurrency=self._general.max_concurrency,
             timeout_s=self._general.timeout_s,
+            run_timeout_s=self._general.run_timeout_s,
             run_id=run_id,
             reachability=Reachability(offsets.count(NOWHERE), self._general.max_concurrency),
             save=save,

@@ -85,6 +85,7 @@ class Runner:
         workflow: answers.
         max_concurrency: items at the same time.
         timeout_s: the most one item may take; `None` is no limit.
+        run_timeout_s: the most that all may take; a call that holds up everything is broken off after it.
         run_id: put on the spans of every item.
         reachability: decides whether going on makes sense.
         save: called with each result as soon as it may be saved.
@@ -96,6 +97,7 @@ class Runner:
         *,
         max_concurrency: int,
         timeout_s: float | None,
+        run_timeout_s: float | None = None,
         run_id: str,
         reachability: Reachability,
         save: Callable[[ItemResult], None],
@@ -103,6 +105,7 @@ class Runner:
         self._workflow = workflow
         self._max_concurrency = max_concurrency
         self._timeout_s = timeout_s
+        self._run_timeout_s = run_timeout_s
         self._run_id = run_id
         self._reachability = reachability
         self._save = save
@@ -124,7 +127,7 @@ class Runner:
             asyncio.create_task(self._work(queue), name=f"{ENGINE_TASK} worker {number}")
             for number in range(self._max_concurrency)
         ]
-        with StallWatch(self._timeout_s, self._timed_out):
+        with StallWatch(self._timeout_s or self._run_timeout_s, self._timed_out):
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -186,6 +189,10 @@ class Runner:
             task.exception()  # looked at, so that asyncio does not complain
 
     def _timed_out(self) -> ItemTimeoutError:
+        if self._timeout_s is None:
+            return ItemTimeoutError(
+                f"the item held up all others for eval.general.run_timeout_s = {self._run_timeout_s:g} s"
+            )
         return ItemTimeoutError(f"the item ran longer than eval.general.timeout_s = {self._timeout_s:g} s")
 
 

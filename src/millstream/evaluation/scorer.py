@@ -100,6 +100,15 @@ class Scorer:
                 self._save(free_call, free_score)
 
     async def _ask(self, call: Call) -> tuple[ItemScore, BaseException | None]:
+        found = _in_place(call) if call.metric.quick else await self._limited(call)
+        failed = call.error is not None
+        if isinstance(found, BaseException):
+            return missing(call.item, f"the evaluator failed: {describe(found)}", failed=failed), found
+        if found.score is None:
+            return missing(call.item, str(found.reasoning), failed=failed), None
+        return scored(call.item, found, call.error), None
+
+    async def _limited(self, call: Call) -> Score | BaseException:
         task = asyncio.create_task(_called(call), name=f"evaluator {call.metric.name}")
         try:
             await asyncio.wait({task}, timeout=self._timeout_s)
@@ -108,19 +117,12 @@ class Scorer:
             raise
         if not task.done():
             await self._cancel(task)
-            found: Score | BaseException = self._timed_out()
-        elif task.cancelled():
-            found = WorkflowError("it cancelled itself")
-        elif isinstance(task.exception(), StopSignal):  # a signal came while its code ran
+            return self._timed_out()
+        if task.cancelled():
+            return WorkflowError("it cancelled itself")
+        if isinstance(task.exception(), StopSignal):  # a signal came while its code ran
             raise asyncio.CancelledError
-        else:
-            found = task.result()
-        failed = call.error is not None
-        if isinstance(found, BaseException):
-            return missing(call.item, f"the evaluator failed: {describe(found)}", failed=failed), found
-        if found.score is None:
-            return missing(call.item, str(found.reasoning), failed=failed), None
-        return scored(call.item, found, call.error), None
+        return task.result()
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:
         self.hanging = True
@@ -140,6 +142,13 @@ async def _called(call: Call) -> Score | BaseException:
     except StopSignal:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001
+        return fault
+
+
+def _in_place(call: Call) -> Score | BaseException:
+    try:
+        return as_score(call.metric.call(call.item))
+    except Exception as fault:  # noqa: BLE001  # as above
         return fault
 
 
