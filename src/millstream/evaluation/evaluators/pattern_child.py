@@ -1,4 +1,7 @@
-"""Run as a process of its own by `pattern_search`: a line of JSON in, one out, to the end of stdin."""
+"""Run as a process of its own by `pattern_search`: a line of JSON in, one out, to the end of stdin.
+
+Its argument is the process id of who started it.
+"""
 
 import json
 import os
@@ -7,7 +10,7 @@ import signal
 import sys
 from types import FrameType
 
-_PARENT = os.getppid()
+_PARENT = int(sys.argv[1])
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ through to a pattern that backtracks for ever.
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -43,7 +44,7 @@ class PatternSearch:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-I", "-S", str(_CHILD)]
+    command = [sys.executable, "-I", "-S", str(_CHILD), str(os.getpid())]
     return subprocess.Popen(  # noqa: S603  # our own file
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
