@@ -217,6 +217,22 @@ def test_a_signal_while_scoring_keeps_what_is_scored(judged, number):
     assert len(_by_id(judged, "judge")) == 24
 
 
+@pytest.mark.parametrize("name", ["block_async", "hang_sync", "pattern"])
+def test_a_signal_ends_an_evaluator_that_hangs(judged, name):
+    pattern = {"_type": "regex", "pattern": "^(A+)+$"}
+    python = {"_type": "python", "target": f"judges.py:{name}"}
+    judged.config(evaluators={name: pattern if name == "pattern" else python}, max_concurrency=1)
+    judged.data(("a", "aaa", "x"), ("b", "a" * 60 + "!", "x"), ("c", "aaaa", "x"))
+    process = judged.start(CALL_S="0")
+    _wait_for(judged, process, 1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    done = judged.finish(process, 20)
+    assert done.returncode == 130
+    assert "Stopped after 1 of 3 scores." in done.stderr
+    assert [score["id"] for score in _scores(judged)] == ["a"]
+
+
 def test_skip_workflow_alone_scores_anew_and_with_resume_it_goes_on(judged):
     _use(judged, "judge", max_concurrency=2)
     judged.data(*FEW)
