@@ -1,22 +1,18 @@
 """Dataset x workflow x evaluators: asks, saves each answer as it comes, scores, writes, profiles."""
 
 import asyncio
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from millstream import sources
 from millstream.errors import ConfigError, RunTimeoutError, StorageError
 from millstream.evaluation.answered import earlier_answers
+from millstream.evaluation.asking import Asking
 from millstream.evaluation.config import with_dataset
-from millstream.evaluation.files import check_recordable, locked_folder
-from millstream.evaluation.fingerprint import evaluated_config
-from millstream.evaluation.lazy import Lazy
-from millstream.evaluation.lines import NOWHERE
+from millstream.evaluation.files import locked_folder
 from millstream.evaluation.metadata import FINISHED, Metadata, describe_run
 from millstream.evaluation.outputs import (
     WORKFLOW_OUTPUT,
@@ -28,21 +24,17 @@ from millstream.evaluation.outputs import (
 )
 from millstream.evaluation.prepare import Prepared, prepare
 from millstream.evaluation.progress import Progress, Silent
-from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.recorded import RecordedSpans, lost_spans, read_spans
-from millstream.evaluation.results import RESULTS_FILE, ItemResult, read_results, result_at
-from millstream.evaluation.runner import Ask, Runner
+from millstream.evaluation.results import RESULTS_FILE, ItemResult
 from millstream.evaluation.score_run import ScoreRun
 from millstream.evaluation.scoring import NOT_ANSWERED, ItemScore
 from millstream.evaluation.summary import EvalSummary, summarise
-from millstream.evaluation.takeover import Takeover
 from millstream.evaluation.wording import counted
 from millstream.profiler.results import EvaluationSummary
-from millstream.record import journal_home, recorder, stats
+from millstream.record import journal_home
 from millstream.span import Span
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.delivery import delivering
-from millstream.workflow.runner import Workflow, open_workflow
 
 REPORT: Final = "report.html"
 
@@ -151,11 +143,8 @@ class _Run:
         self._opened = opened
         self._general = prepared.config.general
         self._items = prepared.dataset.items
-        self._saved = 0
-        """Results that are in the file, those of an earlier run included."""
-        self._reached: Callable[[], str] = lambda: "nothing is done"
-        self._hanging = False
-        self._lost: dict[str, int] = {}
+        self._asking: Asking | None = None
+        self._scoring: ScoreRun | None = None
         for note in prepared.dataset.notes:
             progress.note(note)
 
@@ -173,26 +162,38 @@ class _Run:
                     write_effective(folder, self._effective)
                 else:
                     state = FINISHED
-                    results = await self._ask(folder, metadata, description)
+                    results = await self._answers(folder, metadata, description)
                 home = Path(metadata.content.get("journal_home") or journal_home())
                 scores = await self._score(folder, results, home, spans)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise RunTimeoutError(
-                f"The run reached eval.general.run_timeout_s = {limit_s:g} s: {self._reached()}. "
-                f"What is done is kept; the same command with --resume goes on."
+                f"The run reached eval.general.run_timeout_s = {limit_s:g} s: {self._reached}. "
+                "What is done is kept; the same command with --resume goes on."
             ) from error
         outcome = self._finish(folder, results, scores, spans)
         _remove_scores_of_others(folder, metadata, self._prepared)
         metadata.write(state=state)
         return outcome
 
+    @property
+    def _reached(self) -> str:
+        if self._scoring is not None:
+            return f"{self._scoring.made} of {counted(self._scoring.total, 'score')} are there"
+        if self._asking is not None:
+            return f"{self._asking.done} of {counted(self._asking.total, 'item')} are done"
+        return "nothing is done"
+
+    @property
+    def _hanging(self) -> bool:
+        return any(step is not None and step.hanging for step in (self._asking, self._scoring))
+
     def explained(self, error: StorageError) -> StorageError:
         """The error, with what to do where there is something to go on with."""
-        if not self._saved:
+        if self._asking is None or not self._asking.done:
             return error
-        kept = counted(self._saved, "result is", "results are")
+        kept = counted(self._asking.done, "result is", "results are")
         return StorageError(f"{error}; {kept} kept; the same command with --resume goes on")
 
     def earlier(self, folder: Path) -> Sequence[ItemResult]:
@@ -209,92 +210,22 @@ class _Run:
             )
         return results
 
-    async def _ask(
+    async def _answers(
         self, folder: Path, metadata: Metadata, description: Mapping[str, Any]
     ) -> Sequence[ItemResult]:
-        """Ask what is not answered yet; every result, old and new, in the order of items and repetitions."""
-        home, reps = journal_home(), self._how.reps
-        if recorder.get() is not None:
-            check_recordable(home)
-        offsets = array("q", [NOWHERE]) * (len(self._items) * reps)
-        if self._how.resume:
-            self._keep(folder, metadata, home, offsets)
-        self._saved = len(offsets) - offsets.count(NOWHERE)
-        self._reached = lambda: f"{self._saved} of {counted(len(offsets), 'item')} are done"
-        async with open_workflow(self._config) as workflow:
-            evaluators = sorted({*description["evaluators"], *metadata.before.get("evaluators", [])})
-            metadata.content = {
-                **description,
-                "run_id": sources.new_trace_id(),
-                "evaluated": evaluated_config(self._config.raw_effective),
-                "journal_home": str(home),
-                "evaluators": evaluators,
-            }
-            self._progress.started(len(offsets), self._saved)
-            dropped = stats()["dropped"]
-            with Takeover(
-                folder,
-                metadata,
-                self._effective,
-                evaluators=evaluators,
-                resume=self._how.resume,
-                note=self._progress.note,
-            ) as takeover:
-                await self._ask_pending(workflow, metadata.content["run_id"], offsets, takeover)
-            now = stats()["dropped"].items()
-            self._lost = {why: n - dropped.get(why, 0) for why, n in now if n > dropped.get(why, 0)}
-        metadata.content["evaluators"] = description["evaluators"]
-        file = self._opened.enter_context((folder / RESULTS_FILE).open("rb"))
-        return Lazy(len(offsets), lambda place: result_at(file, offsets[place], place // reps))
-
-    async def _ask_pending(
-        self, workflow: Workflow, run_id: str, offsets: "array[int]", takeover: Takeover
-    ) -> None:
-        """Ask what is left, and note where the results are."""
-        reps, items = self._how.reps, self._items
-
-        def save(result: ItemResult) -> None:
-            offsets[result.index * reps + result.rep - 1] = takeover.save(result)
-            self._saved += 1
-            self._progress.finished(result)
-
-        runner = Runner(
-            workflow,
-            max_concurrency=self._general.max_concurrency,
-            timeout_s=self._general.timeout_s,
-            run_timeout_s=self._general.run_timeout_s,
-            run_id=run_id,
-            reachability=Reachability(offsets.count(NOWHERE), self._general.max_concurrency),
-            save=save,
+        """Those of the workflow."""
+        self._asking = asking = Asking(
+            self._config,
+            self._prepared,
+            folder,
+            metadata,
+            reps=self._how.reps,
+            progress=self._progress,
         )
-        try:
-            await runner.run(
-                Ask(item, rep)
-                for rep in range(1, reps + 1)
-                for item in items
-                if offsets[item.index * reps + rep - 1] == NOWHERE
-            )
-        finally:
-            self._hanging = runner.hanging
-        takeover.complete()
-
-    def _keep(self, folder: Path, metadata: Metadata, home: Path, offsets: "array[int]") -> None:
-        """Take over the results of an earlier run that still hold."""
-        reps, places = self._how.reps, {item.id: item.index for item in self._items}
-        any_kept = False
-        for offset, result in read_results(folder / RESULTS_FILE):
-            if not any_kept:
-                metadata.check_resumable(self._config, home)
-                any_kept = True
-            index = places.get(result.id)
-            if index is None or not 1 <= result.rep <= reps:
-                continue
-            item = self._items[index]
-            same = (result.question, result.expected) == (item.question, item.expected)
-            asked_again = self._how.retry_failed and result.error is not None
-            offsets[index * reps + result.rep - 1] = offset if same and not asked_again else NOWHERE
-        if not any_kept:
-            self._progress.note("There is nothing to resume; all items are asked.")
+        if self._how.resume:
+            asking.keep(failed=not self._how.retry_failed)
+        await asking.run(description, self._effective)
+        return asking.results(self._opened)
 
     async def _score(
         self, folder: Path, results: Sequence[ItemResult], home: Path, spans: RecordedSpans
@@ -303,7 +234,7 @@ class _Run:
         note = read_spans(home, results, spans)
         if note:
             self._progress.note(note)
-        run = ScoreRun(
+        self._scoring = run = ScoreRun(
             self._config,
             self._prepared,
             folder,
@@ -316,11 +247,7 @@ class _Run:
             run.scores.keep(results, missing=not self._how.retry_failed)
         else:
             run.scores.start_over(self._progress.note)
-        self._reached = lambda: f"{run.made} of {counted(run.total, 'score')} are there"
-        try:
-            return await run.run()
-        finally:
-            self._hanging = self._hanging or run.hanging
+        return await run.run()
 
     def _finish(
         self,
@@ -334,7 +261,7 @@ class _Run:
         write_answers(folder, self._prepared.config.dataset, results, self._items, spans)
         for metric in summary.metrics:
             write_scores(folder, metric, scores[metric.name])
-        problems = lost_spans(self._lost)
+        problems = lost_spans({} if self._asking is None else self._asking.lost)
         spans_lost = bool(problems)
         self._progress.phase("profiling")
         order = [result.trace_id for result in results if result.trace_id is not None]
