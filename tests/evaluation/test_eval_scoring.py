@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -93,6 +94,11 @@ async def cancel(item):
 
 def nonsense(item):
     return {"a": object(), "b": float("nan"), "c": [1, 2], "d": 10**400}[item.id]
+
+
+async def wordy(item):
+    _called(item)
+    return {"score": 1, "reasoning": "because " * 300}
 
 
 class Rude:
@@ -298,6 +304,28 @@ def test_a_judge_of_another_model_is_another_judge(tmp_path):
     assert first == of({"model_name": "x", "base_url": "http://localhost:2/v1"}, judge)
     assert first != of({"model_name": "y", "base_url": "http://localhost:1/v1"}, judge)
     assert first != of({"model_name": "x", "base_url": "http://localhost:1/v1"}, {**judge, "rubric": "/"})
+
+
+def test_a_disk_that_fills_up_while_scoring_keeps_what_is_scored(judged):
+    _use(judged, "wordy", max_concurrency=1)
+    judged.data(*MANY)
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "bash", *judged.command],  # files of at most 20 KiB
+        cwd=judged.folder,
+        env={**judged.environment, "MILLSTREAM_HOME": str(judged.folder / "home"), "CALL_S": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 4, done.stderr
+    assert "scores.jsonl cannot be written" in done.stderr
+    assert "24 results are kept; the same command with --resume goes on" in done.stderr
+    kept = len(_scores(judged))
+    assert 0 < kept < 24
+    assert judged.spawn("--resume", MILLSTREAM_HOME=str(judged.folder / "home")).returncode == 0
+    assert sum(_calls(judged).values()) <= 24 + 1
+    assert judged.json("wordy_output.json")["average_score"] == 1
 
 
 @pytest.mark.parametrize("name", ["hang_sync", "hang_thread", "hang_async", "block_async"])
