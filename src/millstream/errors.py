@@ -7,7 +7,8 @@ MillstreamError
 ├── WorkflowError (RuntimeError)        a workflow could not do its work
 │   ├── StepLimitError                  an agent reached max_iterations without an answer
 │   ├── FunctionTimeoutError (TimeoutError) a function ran past its `timeout_s`          [transient]
-│   └── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
+│   ├── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
+│   └── RunTimeoutError (TimeoutError)  an evaluation ran past `run_timeout_s`           [transient]
 ├── UnreachableError (ConnectionError)  a server that is needed does not answer         [transient]
 ├── RefusedError (PermissionError)      a server answers, and takes nothing until somebody mends something
 └── StorageError (OSError)              the journal or an output file cannot be written
@@ -67,6 +68,12 @@ class FunctionTimeoutError(WorkflowError, TimeoutError):
 
 class ItemTimeoutError(WorkflowError, TimeoutError):
     """An item ran past `timeout_s`."""
+
+    transient = True
+
+
+class RunTimeoutError(WorkflowError, TimeoutError):
+    """An evaluation ran past `run_timeout_s`; what is done is kept."""
 
     transient = True
 

@@ -1,5 +1,6 @@
 """The evaluators that come along, on single items."""
 
+import asyncio
 import time
 from enum import Enum, IntEnum
 from importlib.metadata import EntryPoint
@@ -63,7 +64,7 @@ def test_texts_that_look_the_same_are_said_to_differ():
     ],
 )
 def test_regex(pattern, output, expected, score):
-    assert Regex(pattern=pattern)(item(output, expected)).score == score
+    assert asyncio.run(Regex(pattern=pattern)(item(output, expected))).score == score
 
 
 def nested(levels: int, value: str) -> str:

@@ -73,6 +73,7 @@ def test_the_first_result_takes_the_folder_over(finished):
         ".lock",
         "results.jsonl",
         "results.previous.jsonl",
+        "scores.previous.jsonl",
         "config_effective.yml",
         "config_metadata.json",
     }

@@ -6,31 +6,28 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
 import click
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from millstream.cli.eval_calibrate import calibrate_command
+from millstream.cli.eval_progress import Shown, one_line
 from millstream.cli.options import option
+from millstream.errors import RunTimeoutError
 from millstream.evaluation.config import parse_eval
 from millstream.evaluation.engine import EvalResult, evaluate
 from millstream.evaluation.gates import broken_gates, parse_gate
 from millstream.evaluation.loop import run_until_stopped
-from millstream.evaluation.results import RESULTS_FILE, ItemResult
 from millstream.evaluation.summary import EvalSummary, MetricSummary
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
 
 _MAX_LISTED = 5
-_PLAIN_EVERY_S = 10.0
 _WIDTH = 110
 _STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
 
@@ -59,9 +56,9 @@ class _EvalCommand(click.Command):
     "--dataset", type=click.Path(path_type=Path), metavar="P", help="Another dataset: .json, .jsonl or .csv."
 )
 @option("--reps", type=click.IntRange(1), default=1, show_default=True, help="How often each item is asked.")
-@option("--skip_workflow", is_flag=True, help="Score the answers of an earlier run, or of the dataset.")
+@option("--skip_workflow", is_flag=True, help="Score the answers of an earlier run, or of the dataset, anew.")
 @option("--resume", is_flag=True, help="Go on where an earlier run was stopped.")
-@option("--retry-failed", is_flag=True, help="With --resume: ask failed items again.")
+@option("--retry-failed", is_flag=True, help="With --resume: failed items and missing scores again.")
 @option(
     "--override",
     "overrides",
@@ -95,13 +92,13 @@ def eval_command(
     `millstream eval calibrate` measures a judge among its evaluators against people.
 
     The last line on stdout is the path of report.html. Exit codes: 0 done, 1 a --fail-under was broken, 2
-    wrong configuration or dataset, 3 items failed or scores are missing, 4 a server or the disk is needed and
-    not there, 130 interrupted.
+    wrong configuration or dataset, 3 items failed or scores are missing or the time of the run was over, 4 a
+    server or the disk is needed and not there, 130 interrupted.
     """
     config = load_config(config_file, overrides)
     settings = parse_eval(config.eval, dataset)
     gates = [parse_gate(text, settings.evaluators) for text in fail_under]
-    with _Shown(verbose=settings.general.verbose) as shown:
+    with Shown(verbose=settings.general.verbose) as shown:
         try:
             result = run_until_stopped(
                 evaluate(
@@ -120,6 +117,10 @@ def eval_command(
             shown.close()
             _say(shown.interrupted(settings.general.folder))
             return _leave(130, hanging=True)
+        except RunTimeoutError as error:
+            shown.close()
+            _say(str(error))
+            return _leave(error.exit_code, hanging=True)
     broken = broken_gates(gates, result.summary)
     if as_json:
         _print_json(result, broken)
@@ -149,84 +150,6 @@ def _leave(code: int, *, hanging: bool) -> int:
         logging.shutdown()
         os._exit(code)
     return code
-
-
-class _Shown:
-    """Progress on stderr: a bar in a terminal, else a line now and then."""
-
-    def __init__(self, *, verbose: bool) -> None:
-        self._console = Console(stderr=True)
-        self._verbose = verbose
-        self._bar: Progress | None = None
-        self._task: Any = None
-        self._total = self._done = self._failed = 0
-        self._said_s = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
-
-    def started(self, total: int, done: int) -> None:
-        """Draw the bar."""
-        self._total, self._done = total, done
-        if done:
-            self._line(f"{done} of {total} items {'is' if done == 1 else 'are'} done already.")
-        if self._console.is_terminal:
-            failed = TextColumn("{task.fields[failed]}")
-            columns = (TextColumn("items"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), failed)
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task("items", total=total, completed=done, failed="")
-            self._bar.start()
-        self._said_s = time.monotonic()
-
-    def finished(self, result: ItemResult) -> None:
-        """Move the bar."""
-        self._done += 1
-        self._failed += result.error is not None
-        failed = f"{self._failed} failed" if self._failed else ""
-        if self._bar:
-            self._bar.update(self._task, completed=self._done, failed=failed)
-        if self._verbose:
-            outcome = str(result.error) if result.error else "ok"
-            self._line(f"{result.id}: {_one_line(outcome)} ({result.runtime_s or 0:.2f} s)")
-        elif not self._bar and time.monotonic() - self._said_s >= _PLAIN_EVERY_S:
-            self._said_s = time.monotonic()
-            self._line(f"{self._done} of {self._total} items" + (f", {failed}" if failed else ""))
-
-    def note(self, text: str) -> None:
-        """Say it above the bar."""
-        self._line(text)
-
-    def phase(self, name: str) -> None:
-        """The items are done."""
-        self.close()
-        if self._console.is_terminal:
-            self._line(f"{name} …")
-
-    def interrupted(self, folder: Path) -> str:
-        """What to say after a signal."""
-        if not self._total:
-            return "Stopped."
-        if not self._done:
-            return "Stopped before any item was finished; nothing was written."
-        return (
-            f"Stopped after {self._done} of {self._total} items. Their results are in "
-            f"{folder / RESULTS_FILE}; the same command with --resume goes on."
-        )
-
-    def _line(self, text: str) -> None:
-        if self._bar:
-            self._bar.console.print(escape(text), highlight=False, soft_wrap=True)
-        else:
-            _say(text)
 
 
 def _said_at_once() -> None:
@@ -260,12 +183,12 @@ def _print(result: EvalResult) -> None:
     console.print(_figures(summary))
     for metric in summary.metrics:
         if metric.missing:
-            reason = escape(_one_line(metric.missing_reason or ""))
+            reason = escape(one_line(metric.missing_reason or ""))
             missing = counted(metric.missing, "score is", "scores are")
             console.print(f"{escape(metric.name)}: {missing} missing ({reason})", soft_wrap=True)
     for failure in summary.failures[:_MAX_LISTED]:
         rep = f" (rep {failure.rep})" if failure.rep > 1 else ""
-        text = f"failed: {failure.id!r}{rep}: {_one_line(failure.reason)}"
+        text = f"failed: {failure.id!r}{rep}: {one_line(failure.reason)}"
         console.print(escape(text), highlight=False, soft_wrap=True)
     if len(summary.failures) > _MAX_LISTED:
         console.print(f"and {len(summary.failures) - _MAX_LISTED} more failed; see workflow_output.json")
@@ -314,8 +237,3 @@ def _number(value: float | None, unit: str = "") -> str:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:300] + "…"  # noqa: PLR2004  # three lines of a terminal

@@ -1,7 +1,9 @@
 """Answers that are there already, for `--skip_workflow`: scored again without asking anybody."""
 
-import json
+import tempfile
+from array import array
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,18 @@ import msgspec
 from millstream.errors import InputError
 from millstream.evaluation.config import DatasetConfig
 from millstream.evaluation.dataset import Item
+from millstream.evaluation.files import json_bytes
+from millstream.evaluation.json_list import read_list
+from millstream.evaluation.lazy import Lazy
+from millstream.evaluation.lines import NOWHERE, line_at
 from millstream.evaluation.outputs import WORKFLOW_OUTPUT
-from millstream.evaluation.results import RESULTS_FILE, ItemError, ItemResult, read_results
+from millstream.evaluation.results import RESULTS_FILE, ItemError, ItemResult, read_results, result_at
 from millstream.evaluation.scoring import NOT_ANSWERED
 
 
-def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) -> list[ItemResult]:
+def earlier_answers(
+    folder: Path, config: DatasetConfig, items: Sequence[Item], opened: ExitStack
+) -> Sequence[ItemResult]:
     """The answers in `workflow_output.json`, else in `results.jsonl`, else those that the dataset brings.
 
     `results.jsonl` alone is there where a run was stopped.
@@ -24,6 +32,7 @@ def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) 
         folder: where an earlier run wrote.
         config: names the columns.
         items: the dataset.
+        opened: takes the files that are read when a result is looked at.
 
     Returns:
         In the order of the items and repetitions; an item without an answer has the error `NotAnswered`.
@@ -32,13 +41,13 @@ def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) 
         InputError: there are no answers at all, or the file is not what an evaluation writes.
     """
     path = folder / WORKFLOW_OUTPUT
+    results: Sequence[ItemResult]
     if path.exists():
-        by_id = _rows_by_id(path, config)
-        results = [_from_row(item, row, config) for item in items for row in by_id.get(item.id, [None])]
-    elif saved := _saved(folder, items):
-        results = saved
+        results = _of_rows(path, config, items, opened)
     else:
-        results = [_result(item, 1, answer=item.generated) for item in items]
+        results = _saved(folder / RESULTS_FILE, items, opened) or Lazy(
+            len(items), lambda place: _result(items[place], 1, answer=items[place].generated)
+        )
     if all(result.error is not None and result.error.type == NOT_ANSWERED for result in results):
         column = config.structure.generated_answer_key
         raise InputError(
@@ -48,31 +57,58 @@ def earlier_answers(folder: Path, config: DatasetConfig, items: Sequence[Item]) 
     return results
 
 
-def _saved(folder: Path, items: Sequence[Item]) -> list[ItemResult]:
+def _saved(path: Path, items: Sequence[Item], opened: ExitStack) -> Sequence[ItemResult]:
     """What a run that was stopped has got; empty where there is nothing."""
-    found = read_results(folder / RESULTS_FILE)
-    reps = range(1, max((rep for _, rep in found), default=0) + 1)
-    results = []
-    for item, rep in ((item, rep) for item in items for rep in reps):
-        result = found.get((item.id, rep))
-        if result is None or result.question != item.question:
-            results.append(_result(item, rep, answer=None))
-        else:
-            results.append(msgspec.structs.replace(result, index=item.index, expected=item.expected))
-    return results
+    reps = max((result.rep for _, result in read_results(path)), default=0)
+    if not reps:
+        return []
+    places = {item.id: item.index * reps for item in items}
+    offsets = array("q", [NOWHERE]) * (len(items) * reps)
+    for offset, result in read_results(path):
+        if result.id in places:
+            offsets[places[result.id] + result.rep - 1] = offset
+    file = opened.enter_context(path.open("rb"))
+
+    def made(place: int) -> ItemResult:
+        item = items[place // reps]
+        if offsets[place] != NOWHERE:
+            result = result_at(file, offsets[place], item.index)
+            if result.question == item.question:
+                return msgspec.structs.replace(result, expected=item.expected)
+        return _result(item, place % reps + 1, answer=None)
+
+    return Lazy(len(offsets), made)
 
 
-def _rows_by_id(path: Path, config: DatasetConfig) -> dict[str, list[dict[str, Any] | None]]:
+def _of_rows(
+    path: Path, config: DatasetConfig, items: Sequence[Item], opened: ExitStack
+) -> Sequence[ItemResult]:
+    """The rows of `workflow_output.json` by item; copied, since the file will be written anew."""
+    file = opened.enter_context(tempfile.TemporaryFile(dir=path.parent))  # noqa: SIM115  # it is
+    places = {item.id: item.index for item in items}
+    item_of, offsets = array("q"), array("q")
     try:
-        rows = json.loads(path.read_bytes())
-        by_id: dict[str, list[dict[str, Any] | None]] = {}
-        for row in rows:
-            by_id.setdefault(str(row[config.id_key]), []).append(row)
+        for row in read_list(path):
+            place = places.get(str(row[config.id_key]))
+            if place is not None:
+                item_of.append(place)
+                offsets.append(file.tell())
+                file.write(json_bytes(row) + b"\n")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is not the answers of an evaluation: {type(error).__name__}: {error}"
         ) from error
-    return by_id
+    for place in sorted({*range(len(items))}.difference(item_of)):
+        item_of.append(place)
+        offsets.append(NOWHERE)
+    order = array("q", sorted(range(len(item_of)), key=item_of.__getitem__))
+
+    def made(place: int) -> ItemResult:
+        at = order[place]
+        row = None if offsets[at] == NOWHERE else line_at(file, offsets[at])
+        return _from_row(items[item_of[at]], row, config)
+
+    return Lazy(len(order), made)
 
 
 def _from_row(item: Item, row: dict[str, Any] | None, config: DatasetConfig) -> ItemResult:

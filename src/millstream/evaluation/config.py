@@ -71,6 +71,8 @@ class GeneralConfig(_Section):
     Attributes:
         max_concurrency: items that run at the same time.
         timeout_s: the most one item may take, in seconds; `None` is no limit.
+        scoring_timeout_s: the most one evaluator may take for one item, in seconds.
+        run_timeout_s: the most that asking and scoring may take together; `None` is no limit.
         verbose: a line for every finished item.
     """
 
@@ -78,6 +80,8 @@ class GeneralConfig(_Section):
     output: OutputConfig = OutputConfig()
     max_concurrency: int = Field(8, ge=1)
     timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    scoring_timeout_s: float = Field(300, gt=0, allow_inf_nan=False)
+    run_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     verbose: bool = False
     dataset: DatasetConfig | None = None
     profiler: ProfilerConfig = ProfilerConfig()

@@ -1,19 +1,18 @@
 """Dataset x workflow x evaluators: asks, saves each answer as it comes, scores, writes, profiles."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from millstream import sources
-from millstream.errors import ConfigError, StorageError
+from millstream.errors import ConfigError, RunTimeoutError, StorageError
 from millstream.evaluation.answered import earlier_answers
+from millstream.evaluation.asking import Asking
 from millstream.evaluation.config import with_dataset
-from millstream.evaluation.dataset import Dataset
-from millstream.evaluation.files import check_recordable, locked_folder
-from millstream.evaluation.fingerprint import evaluated_config
+from millstream.evaluation.files import locked_folder
 from millstream.evaluation.metadata import FINISHED, Metadata, describe_run
 from millstream.evaluation.outputs import (
     WORKFLOW_OUTPUT,
@@ -25,20 +24,17 @@ from millstream.evaluation.outputs import (
 )
 from millstream.evaluation.prepare import Prepared, prepare
 from millstream.evaluation.progress import Progress, Silent
-from millstream.evaluation.reachability import Reachability
-from millstream.evaluation.recorded import lost_spans, read_spans
-from millstream.evaluation.results import RESULTS_FILE, ItemResult, read_results
-from millstream.evaluation.runner import Ask, Runner
-from millstream.evaluation.scoring import NOT_ANSWERED, score_all
+from millstream.evaluation.recorded import RecordedSpans, lost_spans, read_spans
+from millstream.evaluation.results import RESULTS_FILE, ItemResult
+from millstream.evaluation.score_run import ScoreRun
+from millstream.evaluation.scoring import NOT_ANSWERED, ItemScore
 from millstream.evaluation.summary import EvalSummary, summarise
-from millstream.evaluation.takeover import Takeover
 from millstream.evaluation.wording import counted
 from millstream.profiler.results import EvaluationSummary
-from millstream.record import journal_home, recorder, stats
+from millstream.record import journal_home
 from millstream.span import Span
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.delivery import delivering
-from millstream.workflow.runner import Workflow, open_workflow
 
 REPORT: Final = "report.html"
 
@@ -82,9 +78,9 @@ async def evaluate(
         config: the workflow file.
         dataset: a dataset file that takes the place of the configured one.
         reps: how often each item is asked.
-        resume: ask only what an earlier run in this folder did not finish.
-        retry_failed: with `resume`, ask failed items again.
-        skip_workflow: score answers that are there already.
+        resume: ask only what an earlier run in this folder did not finish, workflow and evaluators alike.
+        retry_failed: with `resume`, ask again where an item failed or a score is missing.
+        skip_workflow: score answers that are there already; anew, unless with `resume`.
         overrides: those already applied to `config`, to be written down.
         progress: told what happens.
 
@@ -93,199 +89,184 @@ async def evaluate(
         InputError: the dataset is wrong.
         UnreachableError: a server that every item needs is down.
         StorageError: the results cannot be written; what is done stays.
+        RunTimeoutError: it ran longer than `eval.general.run_timeout_s`; what is done stays.
         asyncio.CancelledError: cancelled; what is done stays.
     """
-    if skip_workflow and (resume or reps != 1):
-        raise ConfigError("--skip_workflow asks nobody: it goes neither with --resume nor with --reps")
+    if skip_workflow and reps != 1:
+        raise ConfigError("--skip_workflow asks nobody: it does not go with --reps")
     if retry_failed and not resume:
         raise ConfigError("--retry-failed needs --resume")
     prepared = prepare(config, dataset)
     _profiler()  # what it needs is missing now, not after the last item
-    run = _Run(config, prepared, progress or Silent(), _effective(config, dataset))
     description = describe_run(
         config, prepared, overrides=overrides, reps=reps, resume=resume, skip_workflow=skip_workflow
     )
-    if skip_workflow and not prepared.config.general.folder.exists():
-        run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
-    async with nullcontext() if skip_workflow else delivering(config):
-        with locked_folder(prepared.config.general.folder) as folder:
-            try:
-                metadata = Metadata(folder)
-                state = FINISHED
-                if skip_workflow:
-                    results = run.earlier(folder)
-                    metadata.content = {**metadata.before, **description}
-                    state = metadata.before.get("state", FINISHED)
-                    write_effective(folder, run.effective)
-                else:
-                    results = await run.ask(
-                        folder, metadata, description, reps=reps, resume=resume, retry_failed=retry_failed
-                    )
-                home = Path(metadata.content.get("journal_home") or journal_home())
-                outcome = await run.finish(folder, results, home)
-                _remove_scores_of_others(folder, metadata, prepared)
-                metadata.write(state=state)
-            except StorageError as error:
-                raise run.explained(error) from error.__cause__
-    return outcome
+    how = _How(reps, resume=resume, retry_failed=retry_failed, skip_workflow=skip_workflow)
+    with ExitStack() as opened:
+        run = _Run(config, prepared, how, progress or Silent(), _effective(config, dataset), opened)
+        if skip_workflow and not prepared.config.general.folder.exists():
+            run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
+        async with nullcontext() if skip_workflow else delivering(config):
+            with locked_folder(prepared.config.general.folder) as folder:
+                try:
+                    return await run.run(folder, description)
+                except StorageError as error:
+                    raise run.explained(error) from error.__cause__
+
+
+class _How(NamedTuple):
+    """The options of one command."""
+
+    reps: int
+    resume: bool
+    retry_failed: bool
+    skip_workflow: bool
 
 
 class _Run:
     """One evaluation on its way: what all its steps need."""
 
     def __init__(
-        self, config: WorkflowConfig, prepared: Prepared, progress: Progress, effective: dict[str, Any]
+        self,
+        config: WorkflowConfig,
+        prepared: Prepared,
+        how: _How,
+        progress: Progress,
+        effective: dict[str, Any],
+        opened: ExitStack,
     ) -> None:
-        self.effective = effective
-        self.saved = 0
-        """Results that are in the file, those of an earlier run included."""
         self._config = config
-        self._general = prepared.config.general
-        self._dataset_config = prepared.config.dataset
-        self._metrics = prepared.metrics
-        self._models = prepared.models
-        self._dataset: Dataset = prepared.dataset
-        self._rows = {item.id: item.row for item in prepared.dataset.items}
+        self._prepared = prepared
+        self._how = how
         self._progress = progress
-        self._hanging = False
-        self._lost: dict[str, int] = {}
+        self._effective = effective
+        self._opened = opened
+        self._general = prepared.config.general
+        self._items = prepared.dataset.items
+        self._asking: Asking | None = None
+        self._scoring: ScoreRun | None = None
         for note in prepared.dataset.notes:
             progress.note(note)
 
+    async def run(self, folder: Path, description: Mapping[str, Any]) -> EvalResult:
+        """Ask, score, write."""
+        metadata = Metadata(folder)
+        spans = self._opened.enter_context(closing(RecordedSpans()))
+        limit_s = self._general.run_timeout_s
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                if self._how.skip_workflow:
+                    state = metadata.before.get("state", FINISHED)
+                    results = self.earlier(folder)
+                    metadata.content = {**metadata.before, **description}
+                    write_effective(folder, self._effective)
+                else:
+                    state = FINISHED
+                    results = await self._answers(folder, metadata, description)
+                home = Path(metadata.content.get("journal_home") or journal_home())
+                scores = await self._score(folder, results, home, spans)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise RunTimeoutError(
+                f"The run reached eval.general.run_timeout_s = {limit_s:g} s: {self._reached}. "
+                "What is done is kept; the same command with --resume goes on."
+            ) from error
+        outcome = self._finish(folder, results, scores, spans)
+        _remove_scores_of_others(folder, metadata, self._prepared)
+        metadata.write(state=state)
+        return outcome
+
+    @property
+    def _reached(self) -> str:
+        if self._scoring is not None:
+            return f"{self._scoring.made} of {counted(self._scoring.total, 'score')} are there"
+        if self._asking is not None:
+            return f"{self._asking.done} of {counted(self._asking.total, 'item')} are done"
+        return "nothing is done"
+
+    @property
+    def _hanging(self) -> bool:
+        return any(step is not None and step.hanging for step in (self._asking, self._scoring))
+
     def explained(self, error: StorageError) -> StorageError:
         """The error, with what to do where there is something to go on with."""
-        if not self.saved:
+        if self._asking is None or not self._asking.done:
             return error
-        kept = counted(self.saved, "result is", "results are")
+        kept = counted(self._asking.done, "result is", "results are")
         return StorageError(f"{error}; {kept} kept; the same command with --resume goes on")
 
-    def earlier(self, folder: Path) -> list[ItemResult]:
+    def earlier(self, folder: Path) -> Sequence[ItemResult]:
         """The answers that are there already, for `--skip_workflow`."""
-        results = earlier_answers(folder, self._dataset_config, self._dataset.items)
+        results = earlier_answers(folder, self._prepared.config.dataset, self._items, self._opened)
         path = folder / RESULTS_FILE
         if path.exists() and not (folder / WORKFLOW_OUTPUT).exists():
             answered = sum(result.error is None or result.error.type != NOT_ANSWERED for result in results)
             have = "has" if answered == 1 else "have"
+            others = "" if answered == len(results) else "; --resume asks the others"
             self._progress.note(
                 f"{answered} of {counted(len(results), 'item')} {have} an answer in {path}, of a run that "
-                "was stopped; --resume asks the others."
+                f"was stopped{others}."
             )
         return results
 
-    async def ask(
-        self,
-        folder: Path,
-        metadata: Metadata,
-        description: Any,
-        *,
-        reps: int,
-        resume: bool,
-        retry_failed: bool,
-    ) -> list[ItemResult]:
-        """Ask what is not answered yet; every result, old and new, in the order of items and repetitions."""
-        home = journal_home()
-        if recorder.get() is not None:
-            check_recordable(home)
-        plan = [Ask(item, rep) for rep in range(1, reps + 1) for item in self._dataset.items]
-        kept = self._kept(folder, metadata, home, retry_failed=retry_failed) if resume else {}
-        done = {ask.key: kept[ask.key] for ask in plan if ask.key in kept}
-        self.saved = len(done)
-        pending = [ask for ask in plan if ask.key not in kept]
-        async with open_workflow(self._config) as workflow:
-            evaluators = sorted({*description["evaluators"], *metadata.before.get("evaluators", [])})
-            metadata.content = {
-                **description,
-                "run_id": sources.new_trace_id(),
-                "evaluated": evaluated_config(self._config.raw_effective),
-                "journal_home": str(home),
-                "evaluators": evaluators,
-            }
-            self._progress.started(len(plan), len(done))
-            dropped = stats()["dropped"]
-            with Takeover(
-                folder,
-                metadata,
-                self.effective,
-                evaluators=evaluators,
-                resume=resume,
-                note=self._progress.note,
-            ) as takeover:
-                await self._ask_pending(workflow, metadata.content["run_id"], pending, done, takeover)
-            now = stats()["dropped"].items()
-            self._lost = {why: n - dropped.get(why, 0) for why, n in now if n > dropped.get(why, 0)}
-        metadata.content["evaluators"] = description["evaluators"]
-        return [done[item.id, rep] for item in self._dataset.items for rep in range(1, reps + 1)]
-
-    async def _ask_pending(
-        self,
-        workflow: Workflow,
-        run_id: str,
-        pending: Sequence[Ask],
-        done: dict[tuple[str, int], ItemResult],
-        takeover: Takeover,
-    ) -> None:
-        """Ask what is left, and put the results to those that are done."""
-
-        def save(result: ItemResult) -> None:
-            takeover.save(result)
-            done[result.key] = result
-            self.saved = len(done)
-            self._progress.finished(result)
-
-        runner = Runner(
-            workflow,
-            max_concurrency=self._general.max_concurrency,
-            timeout_s=self._general.timeout_s,
-            run_id=run_id,
-            reachability=Reachability(len(pending), self._general.max_concurrency),
-            save=save,
+    async def _answers(
+        self, folder: Path, metadata: Metadata, description: Mapping[str, Any]
+    ) -> Sequence[ItemResult]:
+        """Those of the workflow."""
+        self._asking = asking = Asking(
+            self._config,
+            self._prepared,
+            folder,
+            metadata,
+            reps=self._how.reps,
+            progress=self._progress,
         )
-        await runner.run(pending)
-        takeover.complete()
-        self._hanging = runner.hanging
+        if self._how.resume:
+            asking.keep(failed=not self._how.retry_failed)
+        await asking.run(description, self._effective)
+        return asking.results(self._opened)
 
-    def _kept(
-        self, folder: Path, metadata: Metadata, home: Path, *, retry_failed: bool
-    ) -> dict[tuple[str, int], ItemResult]:
-        """The results of an earlier run that still hold."""
-        earlier = read_results(folder / RESULTS_FILE)
-        if not earlier:
-            self._progress.note("There is nothing to resume; all items are asked.")
-            return {}
-        metadata.check_resumable(self._config, home)
-        items = {item.id: item for item in self._dataset.items}
-        kept = {}
-        for key, result in earlier.items():
-            item = items.get(result.id)
-            same = item is not None and (result.question, result.expected) == (item.question, item.expected)
-            if item is not None and same and not (retry_failed and result.error is not None):
-                kept[key] = msgspec.structs.replace(result, index=item.index)
-        return kept
-
-    async def finish(self, folder: Path, results: list[ItemResult], home: Path) -> EvalResult:
-        """Score, write, and profile last, so that nothing it does can lose a score."""
-        self._progress.phase("scoring")
-        spans, note = read_spans(home, results)
+    async def _score(
+        self, folder: Path, results: Sequence[ItemResult], home: Path, spans: RecordedSpans
+    ) -> dict[str, Sequence[ItemScore]]:
+        """Score what is not scored yet; an evaluator is asked once for one answer, over all runs."""
+        note = read_spans(home, results, spans)
         if note:
             self._progress.note(note)
-        async with self._models:
-            scores = await score_all(
-                self._metrics,
-                results,
-                self._rows,
-                spans,
-                expected_trajectory_key=self._dataset_config.structure.expected_trajectory_key,
-                max_concurrency=self._general.max_concurrency,
-            )
-        summary = summarise(self._metrics, results, scores, spans)
-        write_answers(folder, self._dataset_config, results, self._rows, spans)
+        self._scoring = run = ScoreRun(
+            self._config,
+            self._prepared,
+            folder,
+            results=results,
+            spans=spans,
+            progress=self._progress,
+        )
+        self._opened.enter_context(run.scores)
+        if self._how.resume:
+            run.scores.keep(results, missing=not self._how.retry_failed)
+        else:
+            run.scores.start_over(self._progress.note)
+        return await run.run()
+
+    def _finish(
+        self,
+        folder: Path,
+        results: Sequence[ItemResult],
+        scores: Mapping[str, Sequence[ItemScore]],
+        spans: Mapping[str, list[Span]],
+    ) -> EvalResult:
+        """Write, and profile last, so that nothing it does can lose a score."""
+        summary = summarise(self._prepared.metrics, results, scores, spans)
+        write_answers(folder, self._prepared.config.dataset, results, self._items, spans)
         for metric in summary.metrics:
             write_scores(folder, metric, scores[metric.name])
-        problems = lost_spans(self._lost)
+        problems = lost_spans({} if self._asking is None else self._asking.lost)
         spans_lost = bool(problems)
         self._progress.phase("profiling")
+        order = [result.trace_id for result in results if result.trace_id is not None]
         report = self._profile(
-            folder, for_report(self._config.name, summary, results, scores), spans, problems
+            folder, for_report(self._config.name, summary, results, scores), order, spans, problems
         )
         return EvalResult(folder, summary, report, problems, spans_lost, self._hanging)
 
@@ -293,10 +274,10 @@ class _Run:
         self,
         folder: Path,
         evaluation: EvaluationSummary,
-        spans: dict[str, list[Span]],
+        order: Sequence[str],
+        spans: Mapping[str, list[Span]],
         problems: list[str],
     ) -> Path | None:
-        order = [item.trace_id for item in evaluation.items if item.trace_id is not None]
         profile, write_profile = _profiler()
         try:
             found = profile(

@@ -5,12 +5,12 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from millstream.errors import StorageError
+from millstream.errors import MillstreamError, StorageError
 
 
 def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
@@ -25,15 +25,49 @@ def write_file(path: Path, data: bytes) -> Path:
     Raises:
         StorageError: the disk is full or the folder read-only.
     """
+    with _replacing(path) as file:
+        file.write(data)
+    return path
+
+
+def write_list(
+    path: Path, values: Iterable[Any], head: Mapping[str, Any] | None = None, key: str = ""
+) -> None:
+    """Write a list as indented JSON, one value after the other, as `write_file` writes.
+
+    Args:
+        path: the file.
+        values: asked for one by one.
+        head: with it the file is an object that has these keys first, and the list under `key`.
+        key: see `head`.
+
+    Raises:
+        StorageError: as `write_file`.
+    """
+    before = b"" if head is None else json_bytes({**head, key: []}, indent=2).removesuffix(b"[]\n}")
+    indent = b"\n  " if head is None else b"\n    "
+    with _replacing(path) as file:
+        file.write(before + b"[")
+        separator = b""
+        for value in values:
+            file.write(separator + indent + json_bytes(value, indent=2).replace(b"\n", indent))
+            separator = b","
+        file.write((indent[:-2] if separator else b"") + b"]" + (b"" if head is None else b"\n}"))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_bytes(data)
+        with part.open("wb") as file:
+            yield file
         part.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise cannot_write(path, error) from error
-    return path
+        if isinstance(error, OSError) and not isinstance(error, MillstreamError):
+            raise cannot_write(path, error) from error
+        raise
 
 
 def cannot_write(path: Path, error: OSError) -> StorageError:

@@ -1,19 +1,26 @@
 """What was evaluated, in a form that two runs can compare: may the results of one go on in the other?"""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
+
+from millstream.evaluation.results import ItemResult
 
 _LOOPBACK_PORT: Final = re.compile(r"(?<=://)(localhost|127\.0\.0\.1|\[::1\]):\d+")
 _MAX_NAMED: Final = 5
+_MAX_NAME: Final = 1000
+"""Characters of an option that may be the name of a model or a file."""
 _MISSING: Final = object()
 
 
 def evaluated_config(effective: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a workflow file that answers depend on.
 
-    Left out are `eval` (scores are computed anew each time, and each item of the dataset is compared by
-    itself), telemetry, and ports of servers on this machine, which change whenever they are started.
+    Left out are `eval` (each score is compared with its evaluator, each item of the dataset by itself),
+    telemetry, and ports of servers on this machine, which change whenever they are started.
 
     Args:
         effective: the whole file with secrets masked.
@@ -53,3 +60,56 @@ def _shown(value: Any) -> str:
         return "not there"
     text = repr(value)
     return text if len(text) <= 80 else text[:80] + "…"  # noqa: PLR2004  # a line
+
+
+def evaluator_fingerprint(options: Mapping[str, Any], effective: Mapping[str, Any], directory: Path) -> str:
+    """Of all that an evaluator's scores depend on, beside the item: 16 hex digits.
+
+    That are its options, and the models, embedders and files that they name. A judge of another model, or a
+    function in a file that was changed, is another evaluator.
+
+    Args:
+        options: of the evaluator, with `_type`.
+        effective: the whole workflow file with secrets masked.
+        directory: what files in the options are relative to.
+    """
+    named = sorted({text for text in _texts(options) if len(text) <= _MAX_NAME})
+    models = {
+        f"{section}.{text}": _without_ports(effective[section][text])
+        for section in ("llms", "embedders")
+        for text in named
+        if text in (effective.get(section) or {})
+    }
+    files = {text: _file_hash(directory, text.partition(":")[0]) for text in named}
+    return _digest([options, models, files])
+
+
+def answer_fingerprint(result: ItemResult, row: Mapping[str, Any]) -> str:
+    """Of all that an evaluator sees of an item: 16 hex digits. Spans are told by their trace."""
+    seen = (result.id, result.rep, result.question, result.expected, result.answer, result.trace_id)
+    return _digest([*seen, None if result.error is None else str(result.error), row])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(one)
+
+
+def _file_hash(directory: Path, name: str) -> str | None:
+    """Of a file of this name, or of a Python module; `None` where there is none."""
+    for path in (directory / name, directory / f"{name}.py"):
+        try:
+            if path.is_file():
+                with path.open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, ValueError):  # a text that can be no file
+            continue
+    return None
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()

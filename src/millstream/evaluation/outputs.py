@@ -8,8 +8,10 @@ import msgspec
 import yaml
 
 from millstream.evaluation.config import DatasetConfig
+from millstream.evaluation.dataset import Item
 from millstream.evaluation.evaluators.runtime import root_of
-from millstream.evaluation.files import cannot_write, json_bytes, write_file
+from millstream.evaluation.files import cannot_write, write_file, write_list
+from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary
@@ -41,7 +43,7 @@ def write_answers(
     folder: Path,
     config: DatasetConfig,
     results: Sequence[ItemResult],
-    rows: Mapping[str, dict[str, Any]],
+    items: Sequence[Item],
     spans: Mapping[str, list[Span]],
 ) -> None:
     """Write `workflow_output.json`: each row of the dataset with the answer, or why there is none.
@@ -54,9 +56,9 @@ def write_answers(
         StorageError: it cannot be written.
     """
     structure = config.structure
-    output = []
-    for result in results:
-        row = dict(rows.get(result.id, {}))
+
+    def filled(result: ItemResult) -> dict[str, Any]:
+        row = dict(items[result.index].row)
         row[config.id_key] = result.id
         row[structure.generated_answer_key] = result.answer
         recorded = spans.get(result.trace_id or "", [])
@@ -67,8 +69,9 @@ def write_answers(
         row["trace_id"] = result.trace_id
         row["start_ns"] = root.start_ns if root else result.start_ns
         row["runtime_s"] = root.duration_s if root else result.runtime_s
-        output.append(row)
-    write_file(folder / WORKFLOW_OUTPUT, json_bytes(output, indent=2))
+        return row
+
+    write_list(folder / WORKFLOW_OUTPUT, map(filled, results))
 
 
 def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScore]) -> None:
@@ -77,24 +80,24 @@ def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScor
     Raises:
         StorageError: it cannot be written.
     """
-    content = {
+    head = {
         "average_score": summary.average,
         "n": summary.n,
         "missing": summary.missing,
         "failed": summary.failed,
         "interval": msgspec.to_builtins(summary.interval),
-        "eval_output_items": [
-            {
-                "id": one.id,
-                "rep": one.rep,
-                "score": one.score,
-                "reasoning": answer_of(one.reasoning),
-                "error": one.error,
-            }
-            for one in scores
-        ],
     }
-    write_file(score_file(folder, summary.name), json_bytes(content, indent=2))
+    items = (
+        {
+            "id": one.id,
+            "rep": one.rep,
+            "score": one.score,
+            "reasoning": answer_of(one.reasoning),
+            "error": one.error,
+        }
+        for one in scores
+    )
+    write_list(score_file(folder, summary.name), items, head, "eval_output_items")
 
 
 def score_file(folder: Path, evaluator: str) -> Path:
@@ -134,7 +137,21 @@ def write_effective(folder: Path, effective: Mapping[str, Any]) -> None:
 def for_report(
     title: str, summary: EvalSummary, results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
 ) -> EvaluationSummary:
-    """What `report.html` shows of an evaluation."""
+    """What `report.html` shows of an evaluation; the items that it shows are made when it does."""
+
+    def item(place: int) -> ItemSummary:
+        result = results[place]
+        return ItemSummary(
+            id=result.id,
+            rep=result.rep,
+            trace_id=result.trace_id,
+            question=answer_text(result.question),
+            expected=None if result.expected is None else answer_text(result.expected),
+            answer=None if result.answer is None else answer_text(result.answer),
+            error=None if result.error is None else str(result.error),
+            scores={name: of_metric[place].score for name, of_metric in scores.items()},
+        )
+
     return EvaluationSummary(
         title=title,
         scores=[
@@ -149,19 +166,7 @@ def for_report(
             )
             for metric in summary.metrics
         ],
-        items=[
-            ItemSummary(
-                id=result.id,
-                rep=result.rep,
-                trace_id=result.trace_id,
-                question=answer_text(result.question),
-                expected=None if result.expected is None else answer_text(result.expected),
-                answer=None if result.answer is None else answer_text(result.answer),
-                error=None if result.error is None else str(result.error),
-                scores={name: of_metric[number].score for name, of_metric in scores.items()},
-            )
-            for number, result in enumerate(results)
-        ],
+        items=Lazy(len(results), item),
     )
 
 

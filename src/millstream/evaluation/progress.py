@@ -21,12 +21,29 @@ class Progress(Protocol):
         """One item has its answer or has failed, and is saved."""
         ...
 
+    def scoring(self, total: int) -> None:
+        """Evaluators are about to be asked.
+
+        Args:
+            total: evaluators times results.
+        """
+        ...
+
+    def scored(self, *, missing: bool, kept: bool) -> None:
+        """One score is there.
+
+        Args:
+            missing: whether its evaluator has nothing to say.
+            kept: whether an earlier run has made it.
+        """
+        ...
+
     def note(self, text: str) -> None:
         """Something that the user should know; one sentence."""
         ...
 
     def phase(self, name: str) -> None:
-        """What comes next: `scoring`, `profiling`."""
+        """What comes next: `profiling`."""
         ...
 
 
@@ -37,6 +54,12 @@ class Silent:
         """Nothing."""
 
     def finished(self, result: ItemResult) -> None:
+        """Nothing."""
+
+    def scoring(self, total: int) -> None:
+        """Nothing."""
+
+    def scored(self, *, missing: bool, kept: bool) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:

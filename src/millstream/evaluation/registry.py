@@ -44,6 +44,7 @@ class Metric(msgspec.Struct, frozen=True):
         needs_expected: without an expected answer the score is missing.
         score_failed: failed items are scored too; otherwise they score 0.
         lower_is_better: a gate fails above its bound, not under it.
+        quick: is called in place, without a thread or a time limit.
         unit: of the score; empty for a share or a count.
         unscorable: why no answer to this item could be scored; `None` where one could, or nobody knows.
     """
@@ -53,6 +54,7 @@ class Metric(msgspec.Struct, frozen=True):
     needs_expected: bool
     score_failed: bool
     lower_is_better: bool
+    quick: bool = False
     unit: str = ""
     unscorable: Callable[[EvalItem], str | None] | None = None
 
@@ -113,7 +115,7 @@ def _metric(
         raise ConfigError(
             f"{where}: the plugin {kind!r} made a {type(call).__name__}, which cannot be called"
         )
-    flags = ("needs_expected", "score_failed", "lower_is_better")
+    flags = ("needs_expected", "score_failed", "lower_is_better", "quick")
     return Metric(
         name,
         call,

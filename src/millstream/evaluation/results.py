@@ -1,16 +1,14 @@
 """`results.jsonl`: what became of each item, appended as it finishes, and read back by `--resume`."""
 
 import itertools
-import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from millstream.evaluation.files import cannot_write, json_bytes
+from millstream.evaluation.files import cannot_write
+from millstream.evaluation.lines import line_at, read_lines
 
 RESULTS_FILE: Final = "results.jsonl"
 
@@ -59,70 +57,35 @@ class ItemResult(msgspec.Struct, frozen=True):
         return self.id, self.rep
 
 
-class ResultsFile:
-    """Appends results, each in one whole line."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-
-    def append(self, result: ItemResult) -> None:
-        """Write one line.
-
-        Raises:
-            StorageError: it cannot be written; the lines before it stay.
-        """
-        line = json_bytes(msgspec.to_builtins(result)) + b"\n"
-        size = os.fstat(self._descriptor).st_size
-        written = 0
+def read_results(path: Path) -> Iterator[tuple[int, ItemResult]]:
+    """Every result in the file with the offset of its line; of two of one key the later one counts."""
+    for offset, value in read_lines(path):
         try:
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-        except OSError as error:
-            if written:
-                os.ftruncate(self._descriptor, size)
-            raise cannot_write(self._path, error) from error
-
-
-@contextmanager
-def open_results(path: Path) -> Iterator[ResultsFile]:
-    """Open the file for appending; half a line at its end, of a killed run, is taken away."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        whole = path.read_bytes().rfind(b"\n") + 1
-        if whole < os.fstat(descriptor).st_size:
-            os.ftruncate(descriptor, whole)
-        yield ResultsFile(path, descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_results(path: Path) -> dict[tuple[str, int], ItemResult]:
-    """The last result of each item and repetition. Lines that are not whole are passed over."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return {}
-    found = {}
-    for line in lines:
-        try:
-            result = msgspec.convert(json.loads(line), ItemResult)
-        except (ValueError, msgspec.ValidationError):
+            yield offset, msgspec.convert(value, ItemResult)
+        except msgspec.ValidationError:
             continue
-        found[result.key] = result
-    return found
+
+
+def result_at(file: BinaryIO, offset: int, index: int) -> ItemResult:
+    """The result of a line, as that of the item that is now at this place of the dataset."""
+    return msgspec.structs.replace(msgspec.convert(line_at(file, offset), ItemResult), index=index)
 
 
 def set_aside(path: Path) -> tuple[int, Path | None]:
-    """Rename an earlier run's results to `results.previous.jsonl`, or to the next number: none is replaced.
+    """Rename an earlier run's results or scores to `<name>.previous.jsonl`, or to the next number.
+
+    None is replaced.
 
     Returns:
-        How many there were, and where they are; `None` when there was nothing.
+        How many lines there were, and where they are; `None` when there was nothing.
     """
-    earlier = len(read_results(path))
+    earlier = len(
+        {
+            (line.get("evaluator"), line.get("id"), line.get("rep"))
+            for _, line in read_lines(path)
+            if isinstance(line, dict)
+        }
+    )
     try:
         if not path.exists() or not path.stat().st_size:
             return 0, None
@@ -134,6 +97,6 @@ def set_aside(path: Path) -> tuple[int, Path | None]:
 
 
 def _previous(path: Path) -> Iterator[Path]:
-    yield path.with_name("results.previous.jsonl")
+    yield path.with_name(f"{path.stem}.previous.jsonl")
     for number in itertools.count(2):
-        yield path.with_name(f"results.previous.{number}.jsonl")
+        yield path.with_name(f"{path.stem}.previous.{number}.jsonl")

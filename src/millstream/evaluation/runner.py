@@ -1,7 +1,7 @@
 """Asks a workflow the questions: so many at a time, each with its limit, each failure kept as a result."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Protocol
@@ -85,6 +85,7 @@ class Runner:
         workflow: answers.
         max_concurrency: items at the same time.
         timeout_s: the most one item may take; `None` is no limit.
+        run_timeout_s: the most that all may take; a call that holds up everything is broken off after it.
         run_id: put on the spans of every item.
         reachability: decides whether going on makes sense.
         save: called with each result as soon as it may be saved.
@@ -96,6 +97,7 @@ class Runner:
         *,
         max_concurrency: int,
         timeout_s: float | None,
+        run_timeout_s: float | None = None,
         run_id: str,
         reachability: Reachability,
         save: Callable[[ItemResult], None],
@@ -103,14 +105,18 @@ class Runner:
         self._workflow = workflow
         self._max_concurrency = max_concurrency
         self._timeout_s = timeout_s
+        self._run_timeout_s = run_timeout_s
         self._run_id = run_id
         self._reachability = reachability
         self._save = save
         self.hanging = False
         """Whether an item was given up: something of it may still run; the exit must not wait for it."""
 
-    async def run(self, asks: Sequence[Ask]) -> None:
+    async def run(self, asks: Iterable[Ask]) -> None:
         """Ask them all. When cancelled, or when saving fails, the running ones are cancelled.
+
+        Args:
+            asks: read one by one, as there is time for them.
 
         Raises:
             UnreachableError: a server that everything needs is down.
@@ -119,9 +125,9 @@ class Runner:
         queue = iter(asks)
         workers = [
             asyncio.create_task(self._work(queue), name=f"{ENGINE_TASK} worker {number}")
-            for number in range(min(self._max_concurrency, len(asks)))
+            for number in range(self._max_concurrency)
         ]
-        with StallWatch(self._timeout_s, self._timed_out):
+        with StallWatch(self._timeout_s or self._run_timeout_s, self._timed_out):
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -183,6 +189,10 @@ class Runner:
             task.exception()  # looked at, so that asyncio does not complain
 
     def _timed_out(self) -> ItemTimeoutError:
+        if self._timeout_s is None:
+            return ItemTimeoutError(
+                f"the item held up all others for eval.general.run_timeout_s = {self._run_timeout_s:g} s"
+            )
         return ItemTimeoutError(f"the item ran longer than eval.general.timeout_s = {self._timeout_s:g} s")
 
 

@@ -1,19 +1,15 @@
-"""Evaluators over answered items. An evaluator that fails on an item leaves that score missing, never 0."""
+"""What evaluators said of answered items. One that fails on an item leaves that score missing, never 0."""
 
-import asyncio
-import copy
-import inspect
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
-from millstream.evaluation.loop import StopSignal
+from millstream.evaluation.evaluators.base import EvalItem, Score
+from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.registry import Metric
-from millstream.evaluation.results import ItemError, ItemResult
-from millstream.evaluation.runner import describe
-from millstream.span import Span
+from millstream.evaluation.results import ItemError
 
 NOT_ANSWERED = "NotAnswered"
 """Error type of an item that nobody asked: its scores are missing, not 0."""
@@ -39,103 +35,51 @@ class ItemScore(msgspec.Struct, frozen=True):
     failed: bool
 
 
-async def score_all(
-    metrics: Sequence[Metric],
-    results: Sequence[ItemResult],
-    rows: Mapping[str, dict[str, object]],
-    spans: Mapping[str, list[Span]],
-    *,
-    expected_trajectory_key: str,
-    max_concurrency: int,
-) -> dict[str, list[ItemScore]]:
-    """Score every result with every evaluator.
-
-    Args:
-        metrics: the evaluators.
-        results: finished items.
-        rows: of the dataset, by item id.
-        spans: by trace id.
-        expected_trajectory_key: column of the right steps.
-        max_concurrency: evaluators that run at the same time.
-
-    Returns:
-        By evaluator, in the order of `results`.
-    """
-    slots = asyncio.Semaphore(max_concurrency)
-
-    async def one(metric: Metric, result: ItemResult) -> ItemScore:
-        async with slots:
-            row = copy.deepcopy(rows.get(result.id, {}))
-            item = EvalItem(
-                id=result.id,
-                rep=result.rep,
-                # Copies: what an evaluator does to them, no other one sees.
-                question=copy.deepcopy(result.question),
-                expected=copy.deepcopy(result.expected),
-                output=copy.deepcopy(result.answer),
-                spans=list(spans.get(result.trace_id or "", [])),
-                row=row,
-                expected_trajectory=copy.deepcopy(row.get(expected_trajectory_key)),
-            )
-            return await _score(metric, item, result.error, asked=result.trace_id is not None)
-
-    return {
-        metric.name: _of_evaluator(metric, await asyncio.gather(*(one(metric, result) for result in results)))
-        for metric in metrics
-    }
+def is_missing(score: ItemScore) -> bool:
+    """Whether an evaluator has nothing to say of an item."""
+    return score.score is None
 
 
-def commonest_reason(scores: Iterable[ItemScore]) -> tuple[str, list[ItemScore]] | None:
-    """Why scores are missing: the reason that most of them have, and those; `None` where none is missing."""
-    missing = [one for one in scores if one.score is None]
-    if not missing:
+class Commonest(NamedTuple):
+    """The reason that most missing scores have, the first of them, and how many they are."""
+
+    reason: str
+    first: ItemScore
+    n: int
+
+
+def commonest_reason(scores: Iterable[ItemScore]) -> Commonest | None:
+    """Why scores are missing; `None` where none is."""
+    counts: Counter[str] = Counter()
+    first: dict[str, ItemScore] = {}
+    for one in scores:
+        if is_missing(one):
+            counts[one.error or ""] += 1
+            first.setdefault(one.error or "", one)
+    if not counts:
         return None
-    reason = Counter(one.error for one in missing).most_common(1)[0][0]
-    return reason or "", [one for one in missing if one.error == reason]
+    reason, count = counts.most_common(1)[0]
+    return Commonest(reason, first[reason], count)
 
 
-def _of_evaluator(metric: Metric, scores: list[ItemScore]) -> list[ItemScore]:
+def without_lonely_zeros(metric: Metric, scores: Sequence[ItemScore]) -> Sequence[ItemScore]:
     """Without any score of an answer, the zeros of failed items alone would pass for an average."""
     reason = commonest_reason(one for one in scores if not one.failed)
-    if (
-        metric.score_failed
-        or reason is None
-        or any(one.score is not None for one in scores if not one.failed)
-    ):
+    if metric.score_failed or reason is None or any(not (one.failed or is_missing(one)) for one in scores):
         return scores
-    why = f"no answered item has a score: {reason[0]}"
-    return [
-        ItemScore(one.id, one.rep, None, None, why, one.failed)
-        if one.failed and one.score is not None
-        else one
-        for one in scores
-    ]
+    why = f"no answered item has a score: {reason.reason}"
+
+    def taken_away(place: int) -> ItemScore:
+        one = scores[place]
+        if one.failed and not is_missing(one):
+            return ItemScore(one.id, one.rep, None, None, why, one.failed)
+        return one
+
+    return Lazy(len(scores), taken_away)
 
 
-async def _score(metric: Metric, item: EvalItem, error: ItemError | None, *, asked: bool) -> ItemScore:
-    failed = error is not None
-    if error is not None and (error.type == NOT_ANSWERED or (metric.score_failed and not asked)):
-        return ItemScore(item.id, item.rep, None, None, str(error), failed)
-    if metric.needs_expected and item.expected is None:
-        return _missing(item, "the dataset has no expected answer for this item", failed=failed)
-    if error is not None and not metric.score_failed:
-        reason = metric.unscorable(item) if metric.unscorable else None
-        if reason is not None:
-            return _missing(item, reason, failed=True)
-        return ItemScore(item.id, item.rep, 0.0, "the item failed", str(error), failed)
-    try:
-        value = metric.call(item)
-        score = as_score(await value if inspect.isawaitable(value) else value)
-    except StopSignal:
-        raise
-    except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001  # an evaluator may be anybody's code
-        return _missing(item, f"the evaluator failed: {describe(fault)}", failed=failed)
-    if score.score is None:
-        return _missing(item, str(score.reasoning), failed=failed)
-    return _scored(item, score, error)
-
-
-def _scored(item: EvalItem, score: Score, error: ItemError | None) -> ItemScore:
+def scored(item: EvalItem, score: Score, error: ItemError | None) -> ItemScore:
+    """What an evaluator said, as it is kept."""
     return ItemScore(
         item.id,
         item.rep,
@@ -146,5 +90,6 @@ def _scored(item: EvalItem, score: Score, error: ItemError | None) -> ItemScore:
     )
 
 
-def _missing(item: EvalItem, reason: str, *, failed: bool) -> ItemScore:
+def missing(item: EvalItem, reason: str, *, failed: bool) -> ItemScore:
+    """A score that is missing, and why."""
     return ItemScore(item.id, item.rep, None, None, reason, failed)

@@ -1,6 +1,6 @@
 """The figures of a finished evaluation: scores, run times, tokens, failures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import msgspec
@@ -96,27 +96,46 @@ def summarise(
         scores: by evaluator.
         spans: by trace id.
     """
-    recorded = [spans.get(result.trace_id or "", []) for result in results]
-    usages = [call.usage for of_item in recorded for call in llm_calls(of_item)]
-    known = [usage for usage in usages if usage is not None]
-    runtimes = [
-        time_s
-        for result, of_item in zip(results, recorded, strict=True)
-        if (time_s := run_time_s(of_item) or result.runtime_s) is not None
-    ]
+    figures = _Figures()
+    for result in results:
+        figures.take(result, spans.get(result.trace_id or "", []))
     return EvalSummary(
         items=len(results),
-        failures=[FailedItem(one.id, one.rep, str(one.error)) for one in results if one.error is not None],
+        failures=figures.failures,
         metrics=[_metric_summary(metric, scores[metric.name]) for metric in metrics],
-        runtime_p50_s=percentile(runtimes, 50),
-        runtime_p95_s=percentile(runtimes, 95),
-        input_tokens=_sum(usage.input_tokens for usage in known),
-        output_tokens=_sum(usage.output_tokens for usage in known),
-        llm_calls=len(usages),
-        llm_calls_without_usage=sum(
-            usage is None or (usage.input_tokens is None and usage.output_tokens is None) for usage in usages
-        ),
+        runtime_p50_s=percentile(figures.runtimes, 50),
+        runtime_p95_s=percentile(figures.runtimes, 95),
+        input_tokens=figures.tokens["input_tokens"],
+        output_tokens=figures.tokens["output_tokens"],
+        llm_calls=figures.llm_calls,
+        llm_calls_without_usage=figures.without_usage,
     )
+
+
+class _Figures:
+    """Adds up what was recorded of one item after the other."""
+
+    def __init__(self) -> None:
+        self.failures: list[FailedItem] = []
+        self.runtimes: list[float] = []
+        self.tokens: dict[str, int | None] = {"input_tokens": None, "output_tokens": None}
+        self.llm_calls = 0
+        self.without_usage = 0
+
+    def take(self, result: ItemResult, spans: list[Span]) -> None:
+        """One more item."""
+        if result.error is not None:
+            self.failures.append(FailedItem(result.id, result.rep, str(result.error)))
+        time_s = run_time_s(spans) or result.runtime_s
+        if time_s is not None:
+            self.runtimes.append(time_s)
+        for call in llm_calls(spans):
+            self.llm_calls += 1
+            counts = {name: getattr(call.usage, name, None) for name in self.tokens}
+            self.without_usage += all(count is None for count in counts.values())
+            for name, count in counts.items():
+                if count is not None:
+                    self.tokens[name] = (self.tokens[name] or 0) + count
 
 
 def _metric_summary(metric: Metric, scores: Sequence[ItemScore]) -> MetricSummary:
@@ -142,11 +161,5 @@ def _missing_reason(scores: Sequence[ItemScore]) -> str | None:
     found = commonest_reason(scores)
     if found is None:
         return None
-    reason, alike = found
-    more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-    return f"item {alike[0].id!r}{more}: {reason}"
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+    more = f" and {found.n - 1} more" if found.n > 1 else ""
+    return f"item {found.first.id!r}{more}: {found.reason}"

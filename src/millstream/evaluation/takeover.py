@@ -6,9 +6,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
+from millstream.evaluation.lines import Lines, open_lines
 from millstream.evaluation.metadata import RUNNING, Metadata
 from millstream.evaluation.outputs import remove_outputs, write_effective
-from millstream.evaluation.results import RESULTS_FILE, ItemResult, ResultsFile, open_results, set_aside
+from millstream.evaluation.results import RESULTS_FILE, ItemResult, set_aside
+from millstream.evaluation.scores import SCORES_FILE
 from millstream.evaluation.wording import counted
 
 
@@ -43,7 +47,7 @@ class Takeover:
         self._evaluators = evaluators
         self._resume = resume
         self._note = note
-        self._file: ResultsFile | None = None
+        self._file: Lines | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -54,8 +58,11 @@ class Takeover:
     ) -> None:
         self._stack.close()
 
-    def save(self, result: ItemResult) -> None:
+    def save(self, result: ItemResult) -> int:
         """Keep one result.
+
+        Returns:
+            The offset of its line.
 
         Raises:
             StorageError: it cannot be written; what was saved before stays.
@@ -65,7 +72,7 @@ class Takeover:
                 self._set_aside()
             remove_outputs(self._folder, self._evaluators)
             self._file = self._begin()
-        self._file.append(result)
+        return self._file.append(msgspec.to_builtins(result))
 
     def complete(self) -> None:
         """All are saved; where there was nothing to save, the run is written down now.
@@ -78,12 +85,13 @@ class Takeover:
                 self._set_aside()
             self._begin()
 
-    def _begin(self) -> ResultsFile:
+    def _begin(self) -> Lines:
         write_effective(self._folder, self._effective)
         self._metadata.write(state=RUNNING)
-        return self._stack.enter_context(open_results(self._folder / RESULTS_FILE))
+        return self._stack.enter_context(open_lines(self._folder / RESULTS_FILE))
 
     def _set_aside(self) -> None:
+        set_aside(self._folder / SCORES_FILE)
         earlier, place = set_aside(self._folder / RESULTS_FILE)
         if place is None:
             return

@@ -1,5 +1,7 @@
 """Small results that several analyses, renderers and the evaluation share. Needs no extra."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 
@@ -61,4 +63,4 @@ class EvaluationSummary(msgspec.Struct, frozen=True):
 
     title: str
     scores: list[ScoreSummary] = []
-    items: list[ItemSummary] = []
+    items: Sequence[ItemSummary] = []

@@ -65,6 +65,7 @@ class EvaluatorBase(BaseModel):
         score_failed: failed items are scored too; otherwise they score 0 without a call.
         lower_is_better: a gate then fails above its bound.
         unit: of the score, such as `s`; empty for a share or a count.
+        quick: takes next to no time whatever the item is: called in place, without a thread of its own.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +74,7 @@ class EvaluatorBase(BaseModel):
     score_failed: ClassVar[bool] = False
     lower_is_better: ClassVar[bool] = False
     unit: ClassVar[str] = ""
+    quick: ClassVar[bool] = False
 
     def unscorable(self, item: EvalItem) -> str | None:  # noqa: ARG002  # for those that look
         """Why no answer to this item could be scored; a failed item then has a missing score, not 0."""

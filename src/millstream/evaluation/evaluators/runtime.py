@@ -12,6 +12,7 @@ _NO_SPANS = Score(None, "no spans were recorded for this item")
 class _Measure(EvaluatorBase):
     score_failed: ClassVar[bool] = True
     lower_is_better: ClassVar[bool] = True
+    quick: ClassVar[bool] = True
 
 
 class AvgLlmLatency(_Measure):

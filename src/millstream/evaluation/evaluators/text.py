@@ -4,10 +4,11 @@ import re
 from typing import Any, ClassVar
 from unicodedata import normalize
 
-from pydantic import field_validator
+from pydantic import PrivateAttr, field_validator
 
 from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase, Score
 from millstream.evaluation.evaluators.json_values import equal
+from millstream.evaluation.evaluators.pattern_search import PatternSearch
 from millstream.workflow.answers import answer_text
 
 _EXPECTED = "{expected}"
@@ -24,6 +25,7 @@ class ExactMatch(EvaluatorBase):
     """
 
     needs_expected: ClassVar[bool] = True
+    quick: ClassVar[bool] = True
 
     ignore_case: bool = False
     strip: bool = True
@@ -58,6 +60,7 @@ class Regex(EvaluatorBase):
 
     pattern: str
     ignore_case: bool = False
+    _search: PatternSearch = PrivateAttr(default_factory=PatternSearch)
 
     @field_validator("pattern")
     @classmethod
@@ -74,7 +77,7 @@ class Regex(EvaluatorBase):
             return "the dataset has no expected answer for this item"
         return None
 
-    def __call__(self, item: EvalItem) -> Score:
+    async def __call__(self, item: EvalItem) -> Score:
         """Score one item."""
         reason = self.unscorable(item)
         if reason is not None:
@@ -82,16 +85,11 @@ class Regex(EvaluatorBase):
         pattern = self.pattern
         if _EXPECTED in pattern:
             pattern = pattern.replace(_EXPECTED, re.escape(answer_text(item.expected)))
-        found = re.search(
-            pattern,
-            "" if item.output is None else answer_text(item.output),
-            re.IGNORECASE if self.ignore_case else 0,
-        )
-        return (
-            Score(1.0, f"found {_short(found[0])}")
-            if found
-            else Score(0.0, f"nothing matches {_short(pattern)}")
-        )
+        answer = "" if item.output is None else answer_text(item.output)
+        found = await self._search.search(pattern, answer, flags=re.IGNORECASE if self.ignore_case else 0)
+        if found is None:
+            return Score(0.0, f"nothing matches {_short(pattern)}")
+        return Score(1.0, f"found {_short(found)}")
 
 
 def _short(text: str) -> str:

@@ -5,6 +5,7 @@ Everything is escaped by Jinja2; the page forbids itself every other script, sty
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ def _subtitle(profile: Profile) -> str:
     return f"{len(table):,} spans from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC{dropped}"
 
 
-def _items_note(items: list[ItemSummary], evaluation: EvaluationSummary | None) -> str:
+def _items_note(items: Sequence[ItemSummary], evaluation: EvaluationSummary | None) -> str:
     total = len(evaluation.items) if evaluation else 0
     bad = sum(item.error is not None for item in (evaluation.items if evaluation else ()))
     cut = f" The first {len(items):,} are shown." if total > len(items) else ""
