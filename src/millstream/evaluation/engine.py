@@ -277,7 +277,15 @@ class _Run:
                 expected_trajectory_key=self._dataset_config.structure.expected_trajectory_key,
                 max_concurrency=self._general.max_concurrency,
             )
-        summary = summarise(self._metrics, results, scores, spans)
+        summary = summarise(
+            self._metrics,
+            results,
+            scores,
+            spans,
+            rows=self._rows,
+            slices=self._general.slices,
+            level=self._general.interval_level,
+        )
         write_answers(folder, self._dataset_config, results, self._rows, spans)
         for metric in summary.metrics:
             write_scores(folder, metric, scores[metric.name])
@@ -285,7 +293,7 @@ class _Run:
         spans_lost = bool(problems)
         self._progress.phase("profiling")
         report = self._profile(
-            folder, for_report(self._config.name, summary, results, scores), spans, problems
+            folder, for_report(self._config.name, self._metrics, summary, results, scores), spans, problems
         )
         return EvalResult(folder, summary, report, problems, spans_lost, self._hanging)
 

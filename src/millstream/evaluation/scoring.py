@@ -13,6 +13,7 @@ from millstream.evaluation.loop import StopSignal
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemError, ItemResult
 from millstream.evaluation.runner import describe
+from millstream.evaluation.values import Several, Value
 from millstream.span import Span
 
 NOT_ANSWERED = "NotAnswered"
@@ -25,15 +26,15 @@ class ItemScore(msgspec.Struct, frozen=True):
     Attributes:
         id: of the item.
         rep: which repetition.
-        score: `None` where it is missing.
+        score: a number, a category, or several of them by name; `None` where it is missing.
         reasoning: why it is what it is, as the evaluator says it.
-        error: why the item has no answer, or why its score is missing.
+        error: why the item has no answer, or why its score, or one of several values, is missing.
         failed: whether the item failed.
     """
 
     id: str
     rep: int
-    score: float | None
+    score: Value | Several | None
     reasoning: object
     error: str | None
     failed: bool
@@ -141,7 +142,7 @@ def _scored(item: EvalItem, score: Score, error: ItemError | None) -> ItemScore:
         item.rep,
         score.score,
         score.reasoning,
-        None if error is None else str(error),
+        score.incomplete if error is None else str(error),
         error is not None,
     )
 
