@@ -227,6 +227,7 @@ def _shown(metric: MetricSummary, figure: Figure, failed: int, part: str = "") -
         note=figure.note,
         unit=metric.unit,
         category=figure.count is not None,
+        lower_is_better=metric.lower_is_better,
         slice=part,
     )
 

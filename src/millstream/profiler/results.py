@@ -49,6 +49,7 @@ class ScoreSummary(msgspec.Struct, frozen=True):
         note: what the interval cannot say.
         unit: of the average.
         category: whether it is the share of a category.
+        lower_is_better: for latencies and counts.
         slice: the part of the dataset that it is of, as text; empty for the whole.
     """
 
@@ -62,6 +63,7 @@ class ScoreSummary(msgspec.Struct, frozen=True):
     note: str | None = None
     unit: str = ""
     category: bool = False
+    lower_is_better: bool = False
     slice: str = ""
 
 
