@@ -34,8 +34,11 @@ class _Column(NamedTuple):
         return f"{self.evaluator}.{self.key}" if self.key else self.evaluator
 
     def of(self, item: ItemSummary) -> Value | None:
+        """What it is of an item; a failed item has 0 in every number, and is in no category."""
         score = item.scores.get(self.evaluator)
-        return score.get(self.key) if isinstance(score, dict) else score
+        if isinstance(score, dict):
+            return score.get(self.key)
+        return "" if not self.is_number and item.error is not None and score == 0 else score
 
 
 class _Row(NamedTuple):

@@ -3,12 +3,14 @@
   const table = at("item-table");
   if (!table) return;
   const { columns, items, currency } = JSON.parse(at("item-data").textContent);
-  const body = at("item-rows"), rows = [...body.rows], panel = at("item-panel"), heading = at("item-heading");
+  const body = at("item-rows"), rows = [...body.rows], frame = table.parentElement, panel = at("item-panel"), heading = at("item-heading");
   const form = at("item-filter"), text = at("item-text"), score = at("item-score"), bound = at("item-bound"), bad = at("item-bad");
   const places = new Map(data.requests.map((request, place) => [request.t, place]));
   const flame = at("flame") ? flameGraph(data, (index) => call(index), "item-") : null;
   const collator = new Intl.Collator("en", { numeric: true });
-  let shown = rows, current = -1, request = null;
+  // A browser lays out thousands of rows slowly: those beyond the limit wait.
+  const FIRST = 200, NEAR_PX = 400;
+  let shown = rows, limit = FIRST, current = -1, request = null;
   document.documentElement.classList.add("with-script");
 
   const words = items.map((item) => [item.id, item.question, item.expected, item.answer, item.error, ...item.scores.filter((value) => typeof value === "string"),
@@ -18,22 +20,33 @@
 
   function filter() {
     const wanted = text.value.trim().toLowerCase(), column = score.value === "" ? null : Number(score.value);
-    const limit = bound.value === "" ? null : Number(bound.value), lower = column !== null && columns[column].lower;
+    const least = bound.value === "" ? null : Number(bound.value), lower = column !== null && columns[column].lower;
     bound.disabled = column === null;
     at("item-bound-label").textContent = lower ? "above" : "below";
     const passes = (index) => {
       const item = items[index], value = column === null ? null : item.scores[column];
       if (bad.checked && item.state === "") return false;
-      if (column !== null && limit !== null && !(value !== null && (lower ? value > limit : value < limit))) return false;
+      if (column !== null && least !== null && !(value !== null && (lower ? value > least : value < least))) return false;
       return wanted === "" || words[index].includes(wanted);
     };
-    shown = [...body.rows].filter((row) => {
-      row.hidden = !passes(Number(row.dataset.index));
-      return !row.hidden;
-    });
-    const few = shown.length < rows.length;
-    at("items-shown").textContent = `${few ? `${shown.length.toLocaleString("en")} of ` : ""}${rows.length.toLocaleString("en")} item${rows.length === 1 ? "" : "s"} shown.`;
+    shown = [...body.rows].filter((row) => passes(Number(row.dataset.index)));
+    limit = FIRST;
+    draw();
     step();
+  }
+
+  function draw() {
+    const here = new Set(shown.slice(0, limit)), count = (n) => n.toLocaleString("en");
+    for (const row of rows) row.hidden = !here.has(row);
+    const all = `${shown.length < rows.length ? `${count(shown.length)} of ` : ""}${count(rows.length)} item${rows.length === 1 ? "" : "s"}`;
+    at("items-shown").textContent = here.size < shown.length ? `${all}, the first ${count(here.size)} shown.` : `${all} shown.`;
+    at("items-more").hidden = here.size === shown.length;
+  }
+
+  function more() {
+    if (limit >= shown.length) return;
+    limit += FIRST;
+    draw();
   }
 
   const column = (by) => (/^\d+$/.test(by) ? Number(by) : null);
@@ -53,9 +66,10 @@
     });
     body.append(...keyed.map(([, , row]) => row));
     filter();
+    frame.scrollTop = 0;
   }
 
-  const number = (one) => (one === null ? "missing" : typeof one === "number" ? String(Number(one.toPrecision(4))) : one);
+  const number = (one) => (one === null ? "missing" : one === "" ? "none" : typeof one === "number" ? String(Number(one.toPrecision(4))) : one);
 
   function block(title, content, className) {
     const part = make("div");
@@ -114,6 +128,7 @@
   function open(index) {
     close(false);
     current = index;
+    while (rows[index].hidden && limit < shown.length && shown.includes(rows[index])) more();
     const item = items[index], place = places.get(item.trace), row = rows[index];
     row.querySelector("button").setAttribute("aria-expanded", "true");
     row.setAttribute("aria-selected", "true");
@@ -149,6 +164,8 @@
     if (there) open(Number(there.dataset.index));
   }
 
+  at("items-more").addEventListener("click", more);
+  frame.addEventListener("scroll", () => { if (frame.scrollTop + frame.clientHeight > frame.scrollHeight - NEAR_PX) more(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", filter);
   form.addEventListener("reset", () => setTimeout(filter));
