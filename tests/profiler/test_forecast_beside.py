@@ -27,6 +27,7 @@ def here(table):
 def test_the_same_as_here(table, here):
     with Beside() as beside:
         assert beside.begin(table)() == here
+        assert beside._process.returncode == 0
     assert gone(beside)
 
 

@@ -236,7 +236,7 @@ def test_without_the_extra_it_says_which(source, tmp_path):
         "import sys\n"
         "class Hidden:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('numpy', 'scipy', 'matplotlib', 'pyarrow', 'jinja2'):\n"
+        "        if name.partition('.')[0] in ('numpy', 'scipy', 'PIL', 'pyarrow', 'jinja2'):\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Hidden())\n"
         "from millstream.cli import main; main()"

@@ -84,6 +84,19 @@ def test_what_is_off_is_null(many_spans, tmp_path):
     assert "BOTTLENECK REPORT" not in text
 
 
+def test_prompts_that_cannot_be_read_fail_their_analyses_only(many_spans, monkeypatch):
+    def unreadable(spans):
+        raise OSError("no more of it")
+
+    monkeypatch.setattr(engine, "prompt_blocks", unreadable)
+    found = profile(many_spans)
+    found.complete()
+    assert set(found.failures) == {"common_prefixes", "prompt_starts", "cache"}
+    without = profile(many_spans, ProfilerConfig())
+    without.complete()  # what is off reads none
+    assert without.failures == {}
+
+
 @pytest.mark.parametrize(
     "spans",
     [

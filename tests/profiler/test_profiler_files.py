@@ -4,18 +4,14 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from millstream import semconv
 from millstream.profiler import profile, write_profile
 from millstream.profiler.config import ProfilerConfig
 from millstream.profiler.renderers import text
-from millstream.profiler.renderers.gantt import draw
 from millstream.profiler.renderers.standardized import COLUMNS, NOVA_COLUMNS
 from millstream.semconv import REQUEST_MODEL
 from millstream.span import SpanError, SpanKind, Status, Usage
-from millstream.store.table import SpanTable
 from tests.profiler.profiler_synthetic import EPOCH_NS, span
 
 
@@ -235,51 +231,3 @@ def test_no_name_can_write_a_line_of_the_text_report_or_steer_a_terminal(tmp_pat
     assert report.count("\n=== Summary ===\n") == 1
     assert report.replace("\n", "").isprintable()
     assert "a?=== Summary ===??[31m" in report
-
-
-def test_the_picture_stays_small_and_says_what_it_shows(many, many_spans):
-    from millstream.profiler.renderers.gantt import draw
-    from millstream.store.table import SpanTable
-
-    one = draw(SpanTable.from_spans([s for s in many_spans if s.trace_id == many.order[0]]))
-    labels = [label.get_text() for label in one.axes[0].get_yticklabels()]
-    assert labels.count("lookup_sender") == 8
-    several = draw(many.table).axes[0]
-    ended = np.sum(many.table.roots() & many.table.closed)
-    assert several.get_title(loc="left").startswith(f"all {ended} finished requests")
-    table = SpanTable.from_spans(
-        span(str(i), i * 10, i * 10 + 1 + i, kind=SpanKind.LLM, trace_id=str(i)) for i in range(1000)
-    )
-    figure = draw(table)
-    assert (
-        figure.axes[0]
-        .get_title(loc="left")
-        .startswith("112 of 1000 finished requests (every 9th by run time)")
-    )
-    assert figure.get_size_inches()[1] < 14
-    assert figure.axes[0].get_yticklabels()[0].get_text() == "request 999"
-
-
-def evaluated(status=Status.OK):
-    ids = {semconv.EVAL_ITEM_ID: "007 $x"}
-    return [
-        span(
-            "a", 0, 10, trace_id="4a7e6b25" + 24 * "0", kind=SpanKind.WORKFLOW, attributes=ids, status=status
-        ),
-        span("b", 2, 9, "a", trace_id="4a7e6b25" + 24 * "0", kind=SpanKind.TOOL, name="look"),
-        span("c", 20, 30, trace_id="b" * 32, kind=SpanKind.WORKFLOW, status=Status.CANCELLED),
-    ]
-
-
-def test_the_gantt_chart_names_items_and_marks_all_that_is_not_ok(monkeypatch):
-    table = SpanTable.from_spans(evaluated())
-    axes = draw(table).axes[0]
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert labels == [r"request 0 · 007 \$x  f", r"request 0 · 007 \$x  look", "request 1  f"]
-    edges = [bar.get_edgecolor() for bar in axes.patches]
-    assert [edge[3] > 0 for edge in edges] == [False, False, True]
-    monkeypatch.setattr("millstream.profiler.renderers.gantt.MAX_CALLS", 0)
-    axes = draw(table).axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [r"request 0 · 007 \$x", "request 1"]
-    (dots,) = axes.lines
-    assert dots.get_ydata().tolist() == [1]

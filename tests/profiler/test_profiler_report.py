@@ -115,7 +115,7 @@ def test_what_failed_was_refused_or_is_off_is_said_in_its_place(many_spans, monk
         raise ZeroDivisionError("no <luck>")
 
     sections = {
-        "retries": "errors", "cost": "cost", "prefixes": "prefixes", "cache_opportunity": "cache",
+        "retries": "errors", "cost": "cost", "prefixes_by_share": "prefixes", "cache_opportunity": "cache",
         "patterns": "sequences", "forecast": "forecast", "uniqueness": "forecast", "latency": "latency",
         "tokens": "models", "concurrency": "concurrency",
     }  # fmt: skip

@@ -117,7 +117,7 @@ def test_a_chain_of_5000_does_not_recurse():
     assert own.tolist() == [2] * (n - 1) + [2]
     assert subtree_time_ns(table, own)[0] == 2 * n
     assert critical_path_ns(table).sum() == 2 * n
-    assert tree_order(table, 0) == list(range(n))
+    assert tree_order(table, np.arange(n)) == list(range(n))
 
 
 def test_durations_of_decades_do_not_overflow():
@@ -132,4 +132,10 @@ def test_realistic_runs_add_up():
     table = SpanTable.from_spans(runs(40, seed=1))
     roots = table.roots() & table.closed
     assert critical_path_ns(table).sum() == table.duration_ns[roots].sum()
-    assert len(tree_order(table, 3)) == np.sum(table.trace == 3)
+    found = np.array(tree_order(table, np.arange(len(table))))
+    assert (table.trace[found] == table.trace).all()  # requests one after the other
+    place = np.argsort(found)
+    child = np.flatnonzero(table.parent >= 0)
+    assert (place[table.parent[child]] < place[child]).all()
+    third = np.flatnonzero(table.trace == 3)
+    assert tree_order(table, third) == found[third].tolist()

@@ -19,7 +19,7 @@ from millstream.record.integrations import available
 from millstream.record.lane import COMPILED
 
 _EXTRAS: Final = {
-    "profiling": ("numpy", "scipy", "matplotlib", "pyarrow", "jinja2"),
+    "profiling": ("numpy", "scipy", "pillow", "pyarrow", "jinja2"),
     "langchain": ("langchain", "langgraph", "langchain-openai"),
     "web": ("starlette", "uvicorn"),
     "openai": ("openai",),

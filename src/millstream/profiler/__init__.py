@@ -40,7 +40,7 @@ _HOMES = {
     "profile_journal": "millstream.profiler.engine",
     "write_profile": "millstream.profiler.write",
 }
-_EXTRA = frozenset({"numpy", "scipy", "matplotlib", "pyarrow", "jinja2", "sklearn"})
+_EXTRA = frozenset({"numpy", "scipy", "PIL", "pyarrow", "jinja2", "sklearn"})
 
 
 def __getattr__(name: str) -> Any:

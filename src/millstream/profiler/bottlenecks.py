@@ -40,7 +40,7 @@ class SimpleOperation(msgspec.Struct, frozen=True):
     bottleneck_score: float
 
 
-class Node(msgspec.Struct, frozen=True):
+class Node(msgspec.Struct, frozen=True, gc=False):
     """One closed call; times are Unix seconds, durations seconds. `uuid` is the span id.
 
     `bottleneck_score` is the self time. `concurrency_midpoint` is the number of nodes open at its middle.
@@ -115,10 +115,7 @@ def nested_stack(table: SpanTable) -> NestedStack:
     start, end = table.start_ns[rows], table.end_ns[rows]
     levels = sweep(start, end)
     middle = levels.at(start + (end - start) // 2)
-    nodes = [
-        _node(table, row, own[row], subtree[row], at_once)
-        for row, at_once in zip(rows.tolist(), middle.tolist(), strict=True)
-    ]
+    nodes = _nodes(table, rows, own[rows], subtree[rows], middle)
     top = np.lexsort((start, -own[rows]))[:TOP].tolist()
     return NestedStack(_node_concurrency(levels), _by_uuid(table, rows, nodes), [nodes[at] for at in top])
 
@@ -140,20 +137,20 @@ def _by_uuid(table: SpanTable, rows: Ints, nodes: list[Node]) -> dict[str, Node]
     return found
 
 
-def _node(table: SpanTable, row: int, own: Ints, subtree: Ints, at_once: int) -> Node:
-    self_s = float(own / NS_PER_S)
-    return Node(
-        uuid=table.span_ids[row],
-        operation_type=KINDS[table.kind[row]],
-        operation_name=operation_name(table, row),
-        start_time=float(table.start_ns[row] / NS_PER_S),
-        end_time=float(table.end_ns[row] / NS_PER_S),
-        duration=float((table.end_ns[row] - table.start_ns[row]) / NS_PER_S),
-        self_time=self_s,
-        subtree_time=float(subtree / NS_PER_S),
-        concurrency_midpoint=at_once,
-        bottleneck_score=self_s,
+def _nodes(table: SpanTable, rows: Ints, own: Ints, subtree: Ints, at_once: Ints) -> list[Node]:
+    start, end = table.start_ns[rows], table.end_ns[rows]
+    own_s: list[float] = (own / NS_PER_S).tolist()
+    columns = (
+        [table.span_ids[row] for row in rows.tolist()],
+        [KINDS[kind] for kind in table.kind[rows].tolist()],
+        [operation_name(table, row) for row in rows.tolist()],
+        *((moment / NS_PER_S).tolist() for moment in (start, end, end - start)),
+        own_s,
+        (subtree / NS_PER_S).tolist(),
+        at_once.tolist(),
+        own_s,
     )
+    return list(map(Node, *columns))
 
 
 def _node_concurrency(levels: Levels) -> NodeConcurrency:

@@ -12,7 +12,7 @@ from millstream.span import SpanKind
 from millstream.store.table import KIND_CODE, Bools, Floats, Ints, SpanTable
 
 
-class Spike(msgspec.Struct, frozen=True):
+class Spike(msgspec.Struct, frozen=True, gc=False):
     """A maximal stretch at or above the threshold (Unix s); `concurrency` is its peak."""
 
     start_time: float
@@ -126,10 +126,8 @@ def spikes(table: SpanTable, threshold: int) -> list[Spike]:
     for row, start, end in zip(rows[met].tolist(), first[met].tolist(), stop[met].tolist(), strict=True):
         for spike in range(start, end):
             inside[spike].append(table.span_ids[row])
-    return [
-        Spike(float(b / NS_PER_S), float(f / NS_PER_S), int(p), active)
-        for b, f, p, active in zip(begin, finish, peak, inside, strict=True)
-    ]
+    columns = ((begin / NS_PER_S).tolist(), (finish / NS_PER_S).tolist(), peak.tolist(), inside)
+    return list(map(Spike, *columns))
 
 
 def _stretches(levels: Levels, threshold: int) -> tuple[Ints, Ints, Ints]:

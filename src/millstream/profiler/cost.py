@@ -6,7 +6,6 @@ input costs where it says nothing. What the table's note leaves out is not in th
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import EntryPoint
@@ -15,7 +14,6 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-import yaml
 
 from millstream.deliver.plugins import available, load_entry_point
 from millstream.errors import ConfigError
@@ -283,7 +281,7 @@ def _file(path: Path) -> PriceTable:
         document = _parsed(text, path.suffix)
     except OSError as error:
         raise ConfigError(f"the price table {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, msgspec.DecodeError, yaml.YAMLError) as error:
+    except (ValueError, msgspec.DecodeError) as error:
         form = {".toml": "TOML", ".yml": "YAML", ".yaml": "YAML"}.get(path.suffix, "JSON")
         raise ConfigError(f"the price table {path} is no {form}, which its ending says: {error}") from error
     return _read(document, f"the price table {path}")
@@ -291,8 +289,17 @@ def _file(path: Path) -> PriceTable:
 
 def _parsed(text: bytes, suffix: str) -> Any:
     if suffix == ".toml":
+        import tomllib  # noqa: PLC0415  # few have a table of their own
+
         return tomllib.loads(text.decode())
-    return yaml.safe_load(text) if suffix in {".yml", ".yaml"} else msgspec.json.decode(text)
+    if suffix in {".yml", ".yaml"}:
+        import yaml  # noqa: PLC0415  # likewise
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+    return msgspec.json.decode(text)
 
 
 def _plugin(point: EntryPoint) -> PriceTable:

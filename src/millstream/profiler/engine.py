@@ -28,7 +28,7 @@ from millstream.profiler.critical_path import CriticalPath, critical_path
 from millstream.profiler.forecast.finding import Finding, forecast
 from millstream.profiler.latency import LatencyRow, latency
 from millstream.profiler.patterns import Patterns, patterns
-from millstream.profiler.prefixes import ModelPrefixes, prefixes
+from millstream.profiler.prefixes import ModelPrefixes, prefixes_by_share
 from millstream.profiler.requests import RequestCounts, request_counts
 from millstream.profiler.results import Failure, Source
 from millstream.profiler.retries import RetryRow, retries
@@ -76,7 +76,7 @@ class Profile:
     def complete(self) -> None:
         """Run all analyses that are on and were not asked for yet."""
         for name, member in vars(Profile).items():
-            if isinstance(member, cached_property):
+            if isinstance(member, cached_property) and not name.startswith("_"):
                 getattr(self, name)
 
     def prepare(self, *rows: Sequence[str]) -> None:
@@ -158,18 +158,18 @@ class Profile:
     def common_prefixes(self) -> dict[str, ModelPrefixes] | Failure | None:
         """What the prompts of each model begin with."""
         wanted = self.config.prompt_caching_prefixes
-        if not wanted.enable:
-            return None
-        return _attempt(lambda: prefixes(self.table, wanted, self._prompt_blocks))
+        return _attempt(lambda: self._prefixes[0]) if wanted.enable else None
 
     @cached_property
     def prompt_starts(self) -> dict[str, ModelPrefixes] | Failure | None:
         """The same down to starts that few calls share, for the tree of the report."""
         wanted = self.config.prompt_caching_prefixes
-        if not wanted.enable:
-            return None
-        rarer = wanted.model_copy(update={"min_frequency": min(wanted.min_frequency, LEAST_SHARE)})
-        return _attempt(lambda: prefixes(self.table, rarer, self._prompt_blocks))
+        return _attempt(lambda: self._prefixes[1]) if wanted.enable else None
+
+    @cached_property
+    def _prefixes(self) -> list[dict[str, ModelPrefixes]]:
+        share = self.config.prompt_caching_prefixes.min_frequency
+        return prefixes_by_share(self.table, [share, min(share, LEAST_SHARE)], self._prompt_blocks)
 
     @cached_property
     def cache(self) -> list[CacheOpportunity] | Failure | None:

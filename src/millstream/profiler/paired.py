@@ -29,7 +29,8 @@ class Difference(msgspec.Struct, frozen=True):
         a: mean of the first values.
         b: mean of the second values.
         difference: b - a; `low` and `high` are its interval.
-        ratio: b / a, null where a is 0 or a value is negative; `ratio_low` and `ratio_high` are its interval.
+        ratio: b / a, null where a is 0, a value is negative or b / a too large for a number; `ratio_low` and
+            `ratio_high` are its interval.
         method: `student_t` (the ratio's is Fieller's) or `score` (Tango's, and Nam and Blackwelder's).
     """
 
@@ -60,8 +61,9 @@ def difference(a: Floats, b: Floats, *, shares: bool = False, level: float = LEV
         return Difference(0)
     mean_a, mean_b = float(np.mean(a)), float(np.mean(b))
     both = np.concatenate((a, b))
-    has_ratio = mean_a > 0 and float(both.min()) >= 0
-    found = Difference(n, mean_a, mean_b, mean_b - mean_a, ratio=mean_b / mean_a if has_ratio else None)
+    ratio = mean_b / mean_a if mean_a > 0 and float(both.min()) >= 0 else math.inf
+    has_ratio = math.isfinite(ratio)  # a mean near the least that a number can be has none
+    found = Difference(n, mean_a, mean_b, mean_b - mean_a, ratio=ratio if has_ratio else None)
     if n == 1:  # one item says nothing about the next
         return found
     if shares and (bool(np.all((both == 0) | (both == 1))) or float(np.ptp(b - a)) == 0):

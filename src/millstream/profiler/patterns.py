@@ -27,6 +27,7 @@ MAX_TEXTS: Final = 200_000
 MAX_RANKED: Final = 100
 """Patterns that are measured to find out which of the equally frequent take the longest."""
 COMMON_PREFIX: Final = "<common_prefix>"
+_PLAIN: Final = frozenset({"role", "content", "name"})
 
 
 class FrequentPattern(msgspec.Struct, frozen=True):
@@ -198,9 +199,10 @@ def message_text(message: Any) -> str:
     if isinstance(message, str):
         return message
     if isinstance(message, dict) and isinstance(content := message.get("content"), str):
-        others = {key: message[key] for key in message if key not in {"role", "content", "name"}}
-        calls = f"\n{json_text(others)}" if others else ""
-        return f"{message.get('role', '')}: {content}{calls}"
+        told = f"{message.get('role', '')}: {content}"
+        if _PLAIN.issuperset(message):
+            return told
+        return f"{told}\n{json_text({key: message[key] for key in message if key not in _PLAIN})}"
     return json_text(message)
 
 

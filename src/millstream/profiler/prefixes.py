@@ -106,11 +106,18 @@ def prefixes(
             they are needed and not.
     """
     config = config or PromptCachingPrefixes()
+    return prefixes_by_share(table, [config.min_frequency], blocks)[0]
+
+
+def prefixes_by_share(
+    table: SpanTable, shares: Sequence[float], blocks: PromptBlocks | None = None
+) -> list[dict[str, ModelPrefixes]]:
+    """The same for each of several `min_frequency`; prompts are read once."""
     rows = np.flatnonzero(table.of_kind(SpanKind.LLM))
     by_text = len(rows) <= MAX_TEXTS and len(table) <= MAX_SPANS
     if not by_text and blocks is None:
         blocks = prompt_blocks(table.spans)
-    found = {}
+    found: list[dict[str, ModelPrefixes]] = [{} for _ in shares]
     for code, model in enumerate(table.models):
         calls = rows[table.model[rows] == code]
         prompts: _Prompts
@@ -121,7 +128,8 @@ def prefixes(
         else:
             told = blocks.known[calls]
             prompts = _Blocks(table, blocks, calls[told])
-        found[model] = _of_model(prompts, table.input_tokens[calls[told]], len(calls), config.min_frequency)
+        for of_share, share in zip(found, shares, strict=True):
+            of_share[model] = _of_model(prompts, table.input_tokens[calls[told]], len(calls), share)
     return found
 
 

@@ -93,16 +93,16 @@ def clipped(table: SpanTable) -> tuple[Bools, Ints, Ints]:
     return reached, start, end
 
 
-def tree_order(table: SpanTable, request: int) -> list[int]:
-    """Rows of one request, each parent before its children, siblings by start."""
-    first, stop = np.searchsorted(table.trace, (request, request + 1)).tolist()
+def tree_order(table: SpanTable, rows: Ints) -> list[int]:
+    """Rows of whole requests, each parent before its children, siblings in the order given."""
     children: dict[int, list[int]] = {}
-    for row, parent in zip(range(first, stop), table.parent[first:stop].tolist(), strict=True):
+    for row, parent in zip(rows.tolist(), table.parent[rows].tolist(), strict=True):
         children.setdefault(parent, []).append(row)
     found: list[int] = []
     waiting = children.get(UNKNOWN, [])[::-1]
     while waiting:
         row = waiting.pop()
         found.append(row)
-        waiting.extend(reversed(children.get(row, ())))
+        if row in children:
+            waiting += reversed(children[row])
     return found

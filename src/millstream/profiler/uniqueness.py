@@ -7,6 +7,7 @@ lower case.
 
 import re
 from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -20,12 +21,15 @@ from millstream.span import SpanKind
 from millstream.store.table import Ints, SpanTable
 
 Tokenize = Callable[[str], Iterable[Hashable]]
+_Split = Callable[[str], frozenset[Hashable]]
 
 MAX_CALLS: Final = 100_000
 """Of more calls, requests at equal distances are read: prompts are long."""
 WORDS: Final = "words"
 TOKENS: Final = "tokens"
 _MIN_LATER: Final = 10
+_KEPT: Final = 16
+"""Of so many messages the tokens are remembered: many prompts begin with the same instructions."""
 _word = re.compile(r"\w+").findall
 
 
@@ -69,7 +73,7 @@ def uniqueness(table: SpanTable, tokenize: Tokenize | None = None) -> dict[str, 
     """
     found: dict[int, list[float]] = {}
     unknown: dict[int, int] = {}
-    split = tokenize or (lambda text: _word(text.lower()))
+    split = lru_cache(_KEPT)(lambda text: frozenset(tokenize(text) if tokenize else _word(text.lower())))
     for model, rows in _chains(table):
         counts = found.setdefault(model, [])
         for new in _new(table, rows, split):
@@ -97,22 +101,21 @@ def _chains(table: SpanTable) -> Iterable[tuple[int, Ints]]:
         yield int(table.model[chain[0]]), chain
 
 
-def _new(table: SpanTable, rows: Ints, split: Tokenize) -> Iterable[float | None]:
+def _new(table: SpanTable, rows: Ints, split: _Split) -> Iterable[float | None]:
     """Of each call but the first the number of new tokens; None where a content is not known.
 
     A prompt that begins with all messages of the one before is the usual case: only the rest is read.
     """
     before: list[str] | None = None
-    seen: set[Hashable] = set()
+    seen: frozenset[Hashable] = frozenset()
     for place, row in enumerate(rows.tolist()):
         messages = _messages(table.spans[row].input)
         if messages is None:
-            tokens: set[Hashable] = set()
+            tokens: frozenset[Hashable] = frozenset()
         elif before and messages[: len(before)] == before:
-            tokens = {token for text in messages[len(before) :] for token in split(text)}
-            tokens |= seen
+            tokens = seen.union(*map(split, messages[len(before) :]))
         else:
-            tokens = {token for text in messages for token in split(text)}
+            tokens = frozenset().union(*map(split, messages))
         if place:
             yield None if messages is None or before is None else float(len(tokens - seen))
         before, seen = messages, tokens

@@ -70,10 +70,10 @@ def write_profile(
         raise StorageError(
             f"Cannot make the folder {output_dir}: {why}. Choose another output_dir."
         ) from error
-    of_spans, of_findings = dict(_OF_SPANS), dict(_OF_FINDINGS)
+    first = dict(_OF_SPANS)
     if profile.config.prediction_trie.enable:
-        of_spans[profile.config.prediction_trie.output_filename] = prediction_trie.write
-    of_findings["report.html"] = lambda found, path: html.write(found, path, evaluation)
+        first[profile.config.prediction_trie.output_filename] = prediction_trie.write
+    first["report.html"] = lambda found, path: html.write(found, path, evaluation)
     written = []
 
     def write(writers: dict[str, Writer]) -> None:
@@ -86,9 +86,9 @@ def write_profile(
             else:
                 written.append(path)
 
-    write(of_spans)
+    write(first)
     profile.complete()  # so that each file can name the analyses that failed
-    write(of_findings)
+    write(_OF_FINDINGS)
     return written
 
 

@@ -211,9 +211,10 @@ def _message(message: Any) -> str:
         parts += (_TEXT, _escaped(content))
     elif content is not None:
         parts += (_JSON, _json(content))
-    more = {key: value for key, value in message.items() if key not in _PLAIN and value is not None}
-    if more:
-        parts += (_MORE, _json(more))
+    if not _PLAIN.issuperset(message):
+        more = {key: value for key, value in message.items() if key not in _PLAIN and value is not None}
+        if more:
+            parts += (_MORE, _json(more))
     return "".join(parts)
 
 

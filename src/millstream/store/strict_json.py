@@ -18,10 +18,11 @@ def json_bytes(value: Any, *, order: Literal["deterministic"] | None = None) -> 
         value: builtin objects, structs, `msgspec.Raw`.
         order: of keys: as they are, or the same for equal values.
     """
+    encode = _encoders[order].encode
     try:
-        return msgspec.json.encode(value, enc_hook=_text, order=order)
+        return encode(value)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_writable(value), enc_hook=_text, order=order)
+        return encode(_writable(value))
 
 
 def json_text(value: Any) -> str:
@@ -32,7 +33,7 @@ def json_text(value: Any) -> str:
 def json_lines(values: Sequence[Any]) -> list[bytes]:
     """Each of many values."""
     try:
-        return _encoder.encode_lines(values).split(b"\n")[:-1]
+        return _encoders[None].encode_lines(values).split(b"\n")[:-1]
     except UnicodeEncodeError:
         return [json_bytes(value) for value in values]
 
@@ -52,4 +53,6 @@ def _text(value: Any) -> str:
     return str(value).encode(errors=_HALF).decode()
 
 
-_encoder: Final = msgspec.json.Encoder(enc_hook=_text)
+_Order = Literal["deterministic"] | None
+_ORDERS: Final[tuple[_Order, ...]] = (None, "deterministic")
+_encoders: Final = {order: msgspec.json.Encoder(enc_hook=_text, order=order) for order in _ORDERS}

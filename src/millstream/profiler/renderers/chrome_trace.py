@@ -5,16 +5,19 @@ one thread must nest.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from millstream.profiler.engine import Profile
 from millstream.profiler.renderers.files import json_bytes, replacing
 from millstream.profiler.renderers.lanes import lanes
 from millstream.span import Span
-from millstream.store.table import KINDS, SpanTable
+from millstream.store.strict_json import json_lines
+from millstream.store.table import SpanTable
 
 _NS_PER_US = 1000
+_AT_ONCE: Final = 1000
 
 
 def write(profile: Profile, path: Path) -> None:
@@ -23,8 +26,11 @@ def write(profile: Profile, path: Path) -> None:
     with replacing(path) as file:
         head = json_bytes({"start_ns": str(start_ns)}, indent=0)
         file.write(b'{"displayTimeUnit":"ms","otherData":' + head + b',"traceEvents":[')
-        for number, event in enumerate(_events(profile.table, start_ns)):
-            file.write((b",\n" if number else b"\n") + json_bytes(event, indent=0))
+        events = _events(profile.table, start_ns)
+        before = b"\n"
+        while some := json_lines(list(islice(events, _AT_ONCE))):
+            file.write(before + b",\n".join(some))
+            before = b",\n"
         file.write(b"\n]}\n")
 
 
@@ -34,27 +40,27 @@ def _events(table: SpanTable, start_ns: int) -> Iterator[dict[str, Any]]:
         name = f"request {request} ({trace_id})"
         yield {"ph": "M", "pid": request, "tid": 0, "name": "process_name", "args": {"name": name}}
         rows = slice(bounds[request], bounds[request + 1])
-        found = zip(table.spans[rows], lanes(table, rows, table.end_ns), strict=True)
-        for row, (span, lane) in enumerate(found, rows.start):
-            yield _event(table, row, span, start_ns, lane)
+        times_ns = (table.start_ns[rows].tolist(), table.end_ns[rows].tolist())
+        found = zip(table.spans[rows], lanes(table, rows, table.end_ns), *times_ns, strict=True)
+        for span, lane, begun, ended in found:
+            event = {
+                "ph": "X" if ended >= 0 else "B",
+                "pid": request,
+                "tid": lane,
+                "cat": span.kind.value,
+                "name": span.name,
+                "ts": (begun - start_ns) / _NS_PER_US,
+                "args": _args(span),
+            }
+            if ended >= 0:
+                event["dur"] = (ended - begun) / _NS_PER_US
+            yield event
 
 
-def _event(table: SpanTable, row: int, span: Span, start_ns: int, lane: int) -> dict[str, Any]:
-    begun, ended = int(table.start_ns[row]), int(table.end_ns[row])
+def _args(span: Span) -> dict[str, Any]:
     args: dict[str, Any] = {"span_id": span.span_id, "status": span.status and span.status.value}
     if span.error is not None:
         args["error"] = f"{span.error.type}: {span.error.message}"
     if span.usage is not None:
         args["usage"] = span.usage
-    event = {
-        "ph": "X" if ended >= 0 else "B",
-        "pid": int(table.trace[row]),
-        "tid": lane,
-        "cat": KINDS[table.kind[row]],
-        "name": span.name,
-        "ts": (begun - start_ns) / _NS_PER_US,
-        "args": args,
-    }
-    if ended >= 0:
-        event["dur"] = (ended - begun) / _NS_PER_US
-    return event
+    return args

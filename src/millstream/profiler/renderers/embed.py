@@ -1,6 +1,8 @@
 """The requests as data inside the report: compact, texts shared and cut to fit, safe in a script."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +14,7 @@ from millstream.profiler.requests import Requests, item_id, requests
 from millstream.profiler.tree import self_time_ns, tree_order
 from millstream.span import Span
 from millstream.store.strict_json import json_text
-from millstream.store.table import KINDS, STATUSES, Ints, SpanTable
+from millstream.store.table import KINDS, STATUSES, TOKENS, Ints, SpanTable
 
 MAX_SPANS = 60_000
 TEXT_BUDGET = 8_000_000
@@ -21,23 +23,12 @@ _CUT = " … [cut in this report]"
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-class _Texts:
-    """Distinct texts, by number."""
+class _Texts(dict[str, int]):
+    """Distinct texts and their numbers; one that is looked up is there."""
 
-    def __init__(self) -> None:
-        self.all: list[str] = [""]
-        self._place: dict[str, int] = {"": 0}
-
-    def __call__(self, text: str) -> int:
-        place = self._place.setdefault(text, len(self.all))
-        if place == len(self.all):
-            self.all.append(text)
+    def __missing__(self, text: str) -> int:
+        place = self[text] = len(self)
         return place
-
-
-class _Shares(NamedTuple):
-    own_ns: Ints
-    critical_ns: Ints
 
 
 class Embedded(msgspec.Struct, frozen=True):
@@ -54,22 +45,20 @@ def embed(profile: Profile, budget: int = TEXT_BUDGET) -> Embedded:
     table = profile.table
     found = requests(table)
     chosen = _chosen(table, found)
-    own, critical = self_time_ns(table), critical_path_ns(table)
-    texts = _Texts()
-    shares = _Shares(own, critical)
-    data = [_request(table, found, number, shares, texts) for number in chosen]
-    cap = _cap([len(text) for text in texts.all], budget)
-    cut = sum(len(text) > cap for text in texts.all)
-    start = int(np.argmax(found.run_time_ns[chosen])) if chosen else 0
+    texts = _Texts({"": 0})
+    data = _requests(table, found, chosen, texts)
+    cap = _cap([len(text) for text in texts], budget)
+    cut = sum(len(text) > cap for text in texts)
+    start = int(np.argmax(found.run_time_ns[chosen])) if data else 0
     document = {
         "kinds": KINDS,
         "statuses": STATUSES,
         "names": list(map(shortened, table.names)),
-        "texts": [text if len(text) <= cap else text[:cap] + _CUT for text in texts.all],
+        "texts": [text if len(text) <= cap else text[:cap] + _CUT for text in texts],
         "requests": data,
         "start": start,
     }
-    return Embedded(script_safe(document), chosen, cut, start)
+    return Embedded(script_safe(document), chosen.tolist(), cut, start)
 
 
 def script_safe(value: Any) -> str:
@@ -80,16 +69,16 @@ def script_safe(value: Any) -> str:
     return text
 
 
-def _chosen(table: SpanTable, found: Requests) -> list[int]:
+def _chosen(table: SpanTable, found: Requests) -> Ints:
     recorded = np.flatnonzero(found.recorded)
     if len(table) <= MAX_SPANS:
-        return [int(number) for number in recorded]
+        return recorded
     bad = found.bad[recorded]
     by_need = recorded[np.lexsort((-found.run_time_ns[recorded], ~bad))]
     sizes = np.diff(table.bounds())[by_need]
     fits = np.cumsum(sizes) <= MAX_SPANS
     fits[:1] = True
-    return [int(number) for number in np.sort(by_need[fits])]
+    return np.sort(by_need[fits])
 
 
 def _cap(lengths: list[int], budget: int) -> int:
@@ -104,14 +93,22 @@ def _cap(lengths: list[int], budget: int) -> int:
     return max(int((budget - before[at]) // (len(ordered) - at)), 40)
 
 
-def _request(
-    table: SpanTable, found: Requests, number: int, shares: _Shares, texts: _Texts
-) -> dict[str, Any]:
-    rows = np.array(tree_order(table, number))
-    first = int(rows.min())
-    spans = table.spans[first : first + len(rows)]
-    start_ns = int(table.start_ns[rows].min())
-    end_ns = int(np.maximum(table.end_ns[rows], table.start_ns[rows]).max())
+def _requests(table: SpanTable, found: Requests, chosen: Ints, texts: _Texts) -> list[dict[str, Any]]:
+    bounds = table.bounds()
+    size = np.diff(bounds)[chosen]
+    first = np.cumsum(size) - size
+    rows = np.repeat(bounds[chosen] - first, size) + np.arange(size.sum())
+    start_ns = np.minimum.reduceat(table.start_ns[rows], first)
+    last_ns = np.maximum.reduceat(np.maximum(table.start_ns[rows], table.end_ns[rows]), first)
+    calls = _calls(table, np.array(tree_order(table, rows), np.int64), np.repeat(start_ns, size), texts)
+    columns = (chosen.tolist(), (last_ns - start_ns).tolist(), size.tolist())
+    return [
+        {**_request(table, found, number), "w": lasts_ns / _NS_PER_US, "r": list(islice(calls, count))}
+        for number, lasts_ns, count in zip(*columns, strict=True)
+    ]
+
+
+def _request(table: SpanTable, found: Requests, number: int) -> dict[str, Any]:
     outcome = next(
         (name for name in ("failed", "cancelled", "unfinished") if getattr(found, name)[number]), "ok"
     )
@@ -123,53 +120,37 @@ def _request(
         "i": None if item is None else shortened(item),
         "o": outcome,
         "d": run_ns / _NS_PER_US if run_ns >= 0 else None,
-        "w": (end_ns - start_ns) / _NS_PER_US,
-        "r": [
-            (*numbers, tokens if span.usage is not None else 0, *_content(span, texts))
-            for span, numbers, tokens in zip(
-                (spans[at] for at in (rows - first).tolist()),
-                zip(*_numbers(table, rows, start_ns, shares), strict=True),
-                _tokens(table, rows),
-                strict=True,
-            )
-        ],
     }
 
 
-def _numbers(table: SpanTable, rows: Ints, start_ns: int, shares: _Shares) -> list[list[Any]]:
-    """Columns of what the page shows of each call in numbers; times are microseconds."""
+def _calls(table: SpanTable, rows: Ints, zero_ns: Ints, texts: _Texts) -> Iterator[tuple[Any, ...]]:
+    """What the page shows of each call; times are microseconds, those of starts since `zero_ns`."""
     duration_ns = table.end_ns[rows] - table.start_ns[rows]
-    columns = (
+    numbers = (
         table.name[rows],
         table.kind[rows],
         table.depth[rows],
-        (table.start_ns[rows] - start_ns) / _NS_PER_US,
+        (table.start_ns[rows] - zero_ns) / _NS_PER_US,
         np.where(table.end_ns[rows] >= 0, duration_ns / _NS_PER_US, -1),
         table.status[rows],
-        shares.own_ns[rows] / _NS_PER_US,
-        shares.critical_ns[rows] / _NS_PER_US,
+        self_time_ns(table)[rows] / _NS_PER_US,
+        critical_path_ns(table)[rows] / _NS_PER_US,
     )
-    return [column.tolist() for column in columns]
-
-
-def _tokens(table: SpanTable, rows: Ints) -> list[list[int]]:
-    columns = (
-        table.input_tokens,
-        table.output_tokens,
-        table.cache_read_tokens,
-        table.reasoning_tokens,
-    )
-    tokens: list[list[int]] = np.stack([column[rows] for column in columns], axis=1).tolist()
-    return tokens
+    tokens = np.stack([getattr(table, column)[rows] for column in TOKENS], axis=1)
+    spans = (table.spans[row] for row in rows.tolist())
+    for span, used, *call in zip(
+        spans, tokens.tolist(), *(column.tolist() for column in numbers), strict=True
+    ):
+        yield (*call, used if span.usage is not None else 0, *_content(span, texts))
 
 
 def _content(span: Span, texts: _Texts) -> tuple[int, int, int, int, str]:
     """Numbers of the texts of a call, and its id."""
     return (
-        texts(content_text(span.input)),
-        texts(content_text(span.output)),
-        texts(f"{span.error.type}: {span.error.message}" if span.error is not None else ""),
-        texts(_attributes(span)),
+        texts[content_text(span.input)],
+        texts[content_text(span.output)],
+        texts[f"{span.error.type}: {span.error.message}" if span.error is not None else ""],
+        texts[_attributes(span)],
         shortened(span.span_id),
     )
 

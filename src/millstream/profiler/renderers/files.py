@@ -57,10 +57,11 @@ def content(value: Any) -> Any:
 
 def content_text(value: Any) -> str:
     """A span's input or output as text: text as it is, all else as JSON; "" when not captured."""
-    value = content(value)
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json_text(value)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, msgspec.Raw):
+        return content_text(msgspec.json.decode(value))
+    return "" if known(value) is None else json_text(value)
 
 
 def shortened(text: str) -> str:

@@ -76,6 +76,7 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
+        optimized=False,  # each template is used once: to fold its constants takes longer
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
         trim_blocks=True,
@@ -89,6 +90,7 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
         failure=lambda found: isinstance(found, Failure), refused=lambda found: isinstance(found, Refused)
     )
     embedded = embed(profile)
+    profile.complete()  # the forecast may be in the making until here
     style = (_FOLDER / "report.css").read_text("utf-8")
     script = "".join((_FOLDER / name).read_text("utf-8") for name in _SCRIPTS)
     return environment.get_template("report.html.j2").render(

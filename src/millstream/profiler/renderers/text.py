@@ -16,7 +16,7 @@ from millstream.profiler.requests import requests
 from millstream.profiler.results import Failure
 from millstream.profiler.tree import self_time_ns, tree_order
 from millstream.profiler.units import duration
-from millstream.store.table import KINDS, SpanTable
+from millstream.store.table import KINDS, Ints, SpanTable
 
 T = TypeVar("T")
 MAX_SUMMARY_ROWS = 15
@@ -142,7 +142,7 @@ def _trees(table: SpanTable) -> Iterator[str]:
     found = requests(table)
     recorded = np.flatnonzero(found.recorded)
     slowest = recorded[np.argsort(-found.run_time_ns[recorded], kind="stable")][:MAX_TREES].tolist()
-    own = self_time_ns(table)
+    own, bounds = self_time_ns(table), table.bounds()
     which = (
         "every request"
         if len(slowest) == len(recorded)
@@ -153,10 +153,10 @@ def _trees(table: SpanTable) -> Iterator[str]:
     for request in slowest:
         yield ""
         yield f"Request {request} (trace {table.trace_ids[request]})"
-        yield from _tree(table, own.tolist(), request)
+        yield from _tree(table, own, np.arange(bounds[request], bounds[request + 1]))
 
 
-def _tree(table: SpanTable, own: list[int], request: int) -> Iterator[str]:
+def _tree(table: SpanTable, own: Ints, request: Ints) -> Iterator[str]:
     rows = tree_order(table, request)
     for row in rows[:MAX_TREE_ROWS]:
         span = table.spans[row]
@@ -164,7 +164,8 @@ def _tree(table: SpanTable, own: list[int], request: int) -> Iterator[str]:
         if table.end_ns[row] < 0:
             figures = "open"
         else:
-            figures = f"{table.duration_ns[row] / NS_PER_S:.3f} s, self {own[row] / NS_PER_S:.3f} s"
+            lasted_ns = table.end_ns[row] - table.start_ns[row]
+            figures = f"{lasted_ns / NS_PER_S:.3f} s, self {own[row] / NS_PER_S:.3f} s"
         mark = f", {span.status.value}" if span.status is not None and span.status.value != "ok" else ""
         yield f"{indent}{KINDS[table.kind[row]]} {span.name}: {figures}{mark}"
     if len(rows) > MAX_TREE_ROWS:
