@@ -121,6 +121,7 @@ def test_measures_of_spans():
         ({"a": {"b": 1}}, None),
         ({"": 1}, None),
         ({}, None),
+        (Score({"a": 1, "b": None}, "so", "b was not asked for"), {"a": 1, "b": None}),
         (float("nan"), None),
         (float("inf"), None),
         ({"reasoning": "so"}, None),

@@ -103,9 +103,9 @@ def as_score(value: Any) -> Score:
         value: a number, a truth value, a category (text), several of these by name, `{score, reasoning}` with
             one of them as the score, or a `Score`.
     """
-    reasoning = None
+    reasoning = incomplete = None
     if isinstance(value, Score):
-        value, reasoning = value.score, value.reasoning
+        value, reasoning, incomplete = value.score, value.reasoning, value.incomplete
     elif isinstance(value, Mapping):
         reasoning = value.get("reasoning")
         if "score" in value:
@@ -117,4 +117,4 @@ def as_score(value: Any) -> Score:
     score, problem = read_value(value)
     if score is None:
         return Score(None, problem)
-    return Score(score, reasoning, problem)
+    return Score(score, reasoning, problem or incomplete)
