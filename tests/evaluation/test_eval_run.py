@@ -39,7 +39,7 @@ def test_scores_files_and_last_line(runs):
         ("d", 1),
     ]
     assert runs.json("calls_output.json")["average_score"] == 1
-    assert runs.json("calls_output.json")["interval"]["method"] == "student_t"
+    assert runs.json("calls_output.json")["interval"]["method"] == "skew_corrected_t"
     assert runs.json("tokens_output.json")["average_score"] == 3 + (3 + 3 + 5 + 4) / 4
     latency, runtime = runs.json("latency_output.json"), runs.json("runtime_output.json")
     assert 0.01 <= latency["average_score"] <= runtime["average_score"]

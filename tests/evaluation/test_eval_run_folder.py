@@ -189,7 +189,7 @@ def test_odd_values_are_unknown(tmp_path):
     )
     (tmp_path / "a_output.json").write_text('{"eval_output_items": [{"id": 1, "score": NaN}, 3]}')
     (tmp_path / "b_output.json").write_text('{"eval_output_items": [{"id": 1, "score": true}]}')
-    (tmp_path / "cost_output.json").write_text('{"eval_output_items": [{"id": 1, "score": {"x": 1}}]}')
+    (tmp_path / "cost_output.json").write_text('{"eval_output_items": [{"id": 1, "score": [1]}]}')
     (tmp_path / "calc_runner_output.json").write_text("[1]")
     run = read_run(tmp_path)
     (item,) = run.items
@@ -198,3 +198,38 @@ def test_odd_values_are_unknown(tmp_path):
         "b": 1,
     }
     assert item.input == "null"
+
+
+def test_several_values_and_categories_are_compared_over_what_either_run_has(tmp_path):
+    """`tone` is polite in one run and rude in the other: each category is a share in both."""
+    for name, tones, failed in (("a", ("polite", "polite"), False), ("b", ("rude", None), True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [
+            {"id": str(number), "question": "q", "runtime_s": 1.0, "intermediate_steps": [], "error": None}
+            for number in range(2)
+        ]
+        items = [
+            {"id": str(number), "score": {"tone": tone, "near": 0.5, "calls": 3}, "reasoning": None}
+            for number, tone in enumerate(tones)
+        ]
+        if failed:
+            rows[1]["error"] = {"type": "E", "message": ""}
+            items[1]["score"] = 0.0
+        (folder / "workflow_output.json").write_text(json.dumps(rows))
+        (folder / "judge_output.json").write_text(json.dumps({"eval_output_items": items}))
+    found = compare(read_run(tmp_path / "a"), read_run(tmp_path / "b"))
+    assert [name for name in found.metrics if "judge" in name] == [
+        "judge.tone.polite",
+        "judge.tone.rude",
+        "judge.near",
+        "judge.calls",
+    ]
+    both = {name: (one.a, one.b) for name, one in found.metrics.items() if "judge" in name}
+    assert both == {
+        "judge.tone.polite": (1, 0),
+        "judge.tone.rude": (0, 0.5),
+        "judge.near": (0.5, 0.25),
+        "judge.calls": (3, 1.5),
+    }
+    assert found.shares == ["judge.tone.polite", "judge.tone.rude", "judge.near"]

@@ -17,14 +17,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from millstream.cli.eval_calibrate import calibrate_command
-from millstream.cli.eval_progress import Shown, one_line
+from millstream.cli.eval_progress import Shown
+from millstream.cli.eval_tables import ends, number, one_line, print_scores, print_slices, print_worst
 from millstream.cli.options import option
 from millstream.errors import RunTimeoutError
-from millstream.evaluation.config import parse_eval
+from millstream.evaluation.config import parse_eval, with_slices
 from millstream.evaluation.engine import EvalResult, evaluate
 from millstream.evaluation.gates import broken_gates, parse_gate
 from millstream.evaluation.loop import run_until_stopped
-from millstream.evaluation.summary import EvalSummary, MetricSummary
+from millstream.evaluation.summary import EvalSummary
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
 
@@ -73,7 +74,13 @@ class _EvalCommand(click.Command):
     "fail_under",
     multiple=True,
     metavar="METRIC=X",
-    help="Exit 1 when the average of an evaluator is under X (avg_*: above X).",
+    help="Exit 1 when the average of an evaluator is under X (avg_*: above X). METRIC.KEY: one of several.",
+)
+@option(
+    "--slices",
+    multiple=True,
+    metavar="FIELD",
+    help="Scores also by the values of this field of the dataset; all: by every field with few values.",
 )
 @option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def eval_command(
@@ -86,6 +93,7 @@ def eval_command(
     retry_failed: bool,
     overrides: Sequence[tuple[str, str]],
     fail_under: Sequence[str],
+    slices: Sequence[str],
     as_json: bool,
 ) -> int:
     """Run a workflow over a dataset, score its answers and profile it.
@@ -96,7 +104,7 @@ def eval_command(
     wrong configuration or dataset, 3 items failed or scores are missing or the time of the run was over, 4 a
     server or the disk is needed and not there, 130 interrupted.
     """
-    config = load_config(config_file, overrides)
+    config = with_slices(load_config(config_file, overrides), slices)
     settings = parse_eval(config.eval, dataset)
     gates = [parse_gate(text, settings.evaluators) for text in fail_under]
     with Shown(verbose=settings.general.verbose) as shown:
@@ -180,7 +188,8 @@ def _print(result: EvalResult) -> None:
     if not console.is_terminal:
         console = Console(width=_WIDTH)
     if summary.metrics:
-        console.print(_scores(summary))
+        print_scores(console, summary)
+        print_slices(console, summary)
     console.print(_figures(summary))
     for metric in summary.metrics:
         if metric.missing:
@@ -193,23 +202,7 @@ def _print(result: EvalResult) -> None:
         console.print(escape(text), highlight=False, soft_wrap=True)
     if len(summary.failures) > _MAX_LISTED:
         console.print(f"and {len(summary.failures) - _MAX_LISTED} more failed; see workflow_output.json")
-
-
-def _scores(summary: EvalSummary) -> Table:
-    table = Table(title="Scores", title_justify="left")
-    table.add_column("evaluator")
-    for heading in ("average", "95 % interval", "n", "missing", "failed"):
-        table.add_column(heading, justify="right")
-    for metric in summary.metrics:
-        table.add_row(
-            escape(metric.name),
-            _number(metric.average, metric.unit),
-            _interval(metric),
-            str(metric.n),
-            str(metric.missing),
-            str(metric.failed),
-        )
-    return table
+    print_worst(console, summary.worst)
 
 
 def _figures(summary: EvalSummary) -> Table:
@@ -220,20 +213,15 @@ def _figures(summary: EvalSummary) -> Table:
     table.add_row(
         str(summary.items),
         str(len(summary.failures)),
-        _number(summary.runtime_p50_s, "s"),
-        _number(summary.runtime_p95_s, "s"),
+        number(summary.runtime_p50_s, "s"),
+        number(summary.runtime_p95_s, "s"),
         str(summary.llm_calls),
         f"{_count(summary.input_tokens)} / {_count(summary.output_tokens)}",
     )
+    interval = (ends(summary.runtime_p50_interval_s), ends(summary.runtime_p95_interval_s))
+    if interval != ("-", "-"):
+        table.add_row("", f"{100 * summary.level:g} % interval", *interval, "", "")
     return table
-
-
-def _interval(metric: MetricSummary) -> str:
-    return f"{_number(metric.interval.low)} to {_number(metric.interval.high)}" if metric.interval else "-"
-
-
-def _number(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:.4g} {unit}".rstrip()
 
 
 def _count(value: int | None) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from millstream.cli.eval_tables import one_line
 from millstream.evaluation.results import RESULTS_FILE, ItemResult
 from millstream.evaluation.scores import SCORES_FILE
 
@@ -171,9 +172,3 @@ class Shown:
             self._bar.console.print(escape(text), highlight=False, soft_wrap=True)
         else:
             click.echo(text, err=True)
-
-
-def one_line(text: str) -> str:
-    """A text on one line, cut to what three lines of a terminal hold."""
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:300] + "…"  # noqa: PLR2004  # see above

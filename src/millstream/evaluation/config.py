@@ -1,6 +1,6 @@
 """The section `eval` of a workflow file: what to ask, how to run it, how to score it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from millstream.errors import ConfigError
 from millstream.evaluation.readers import SUFFIXES
 from millstream.profiler.config import ProfilerConfig
+from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.validation import parse_model
 
 DEFAULT_OUTPUT_DIR = Path(".tmp/millstream/eval")
@@ -74,6 +75,9 @@ class GeneralConfig(_Section):
         scoring_timeout_s: the most one evaluator may take for one item, in seconds.
         run_timeout_s: the most that asking and scoring may take together; `None` is no limit.
         verbose: a line for every finished item.
+        interval_level: the confidence of all intervals.
+        slices: fields of the dataset by which the scores are also told apart; `all` takes every field with
+            few values.
     """
 
     output_dir: Path | None = None
@@ -83,6 +87,8 @@ class GeneralConfig(_Section):
     scoring_timeout_s: float = Field(300, gt=0, allow_inf_nan=False)
     run_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     verbose: bool = False
+    interval_level: float = Field(0.95, ge=0.5, le=0.999)
+    slices: list[str] = []
     dataset: DatasetConfig | None = None
     profiler: ProfilerConfig = ProfilerConfig()
 
@@ -146,6 +152,20 @@ def with_dataset(section: Mapping[str, Any], dataset: Path | None) -> dict[str, 
     configured = general.get("dataset") or {}
     general["dataset"] = {**configured, "_type": file_type, "file_path": str(dataset)}
     return {**section, "general": general}
+
+
+def with_slices(config: WorkflowConfig, fields: Sequence[str]) -> WorkflowConfig:
+    """The workflow file with more fields to slice by than `eval.general.slices` names."""
+    if not fields:
+        return config
+
+    def added(section: Mapping[str, Any] | None) -> dict[str, Any]:
+        general = dict((section or {}).get("general") or {})
+        configured = general.get("slices") or []
+        return {**(section or {}), "general": {**general, "slices": [*configured, *fields]}}
+
+    written = {**config.raw_effective, "eval": added(config.raw_effective.get("eval"))}
+    return config.model_copy(update={"eval": added(config.eval), "raw_effective": written})
 
 
 def _listed(values: Any) -> list[Any]:

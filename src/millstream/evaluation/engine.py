@@ -13,6 +13,7 @@ from millstream.evaluation.answered import earlier_answers
 from millstream.evaluation.asking import Asking
 from millstream.evaluation.config import with_dataset
 from millstream.evaluation.files import locked_folder
+from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.metadata import FINISHED, Metadata, describe_run
 from millstream.evaluation.outputs import (
     WORKFLOW_OUTPUT,
@@ -257,7 +258,16 @@ class _Run:
         spans: Mapping[str, list[Span]],
     ) -> EvalResult:
         """Write, and profile last, so that nothing it does can lose a score."""
-        summary = summarise(self._prepared.metrics, results, scores, spans)
+        items = self._items
+        summary = summarise(
+            self._prepared.metrics,
+            results,
+            scores,
+            spans,
+            rows=Lazy(len(results), lambda place: items[results[place].index].row),
+            slices=self._general.slices,
+            level=self._general.interval_level,
+        )
         write_answers(folder, self._prepared.config.dataset, results, self._items, spans)
         for metric in summary.metrics:
             write_scores(folder, metric, scores[metric.name])
@@ -266,7 +276,11 @@ class _Run:
         self._progress.phase("profiling")
         order = [result.trace_id for result in results if result.trace_id is not None]
         report = self._profile(
-            folder, for_report(self._config.name, summary, results, scores), order, spans, problems
+            folder,
+            for_report(self._config.name, self._prepared.metrics, summary, results, scores),
+            order,
+            spans,
+            problems,
         )
         return EvalResult(folder, summary, report, problems, spans_lost, self._hanging)
 

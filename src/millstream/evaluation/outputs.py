@@ -10,11 +10,14 @@ import yaml
 from millstream.evaluation.config import DatasetConfig
 from millstream.evaluation.dataset import Item
 from millstream.evaluation.evaluators.runtime import root_of
+from millstream.evaluation.figures import Figure
 from millstream.evaluation.files import cannot_write, write_file, write_list
 from millstream.evaluation.lazy import Lazy
+from millstream.evaluation.ranking import worst_first
+from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
-from millstream.evaluation.summary import EvalSummary, MetricSummary
+from millstream.evaluation.summary import EvalSummary, MetricSummary, reason_of
 from millstream.profiler.results import EvaluationSummary, ItemSummary, ScoreSummary
 from millstream.record.steps import end_step, invocation_node
 from millstream.span import Span, SpanKind
@@ -80,13 +83,6 @@ def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScor
     Raises:
         StorageError: it cannot be written.
     """
-    head = {
-        "average_score": summary.average,
-        "n": summary.n,
-        "missing": summary.missing,
-        "failed": summary.failed,
-        "interval": msgspec.to_builtins(summary.interval),
-    }
     items = (
         {
             "id": one.id,
@@ -97,7 +93,46 @@ def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScor
         }
         for one in scores
     )
-    write_list(score_file(folder, summary.name), items, head, "eval_output_items")
+    write_list(score_file(folder, summary.name), items, score_figures(summary), "eval_output_items")
+
+
+def score_figures(summary: MetricSummary) -> dict[str, Any]:
+    """All that `<evaluator>_output.json` holds but the items."""
+    return {
+        "average_score": summary.average,
+        "n": summary.n,
+        "missing": summary.missing,
+        "failed": summary.failed,
+        "interval": msgspec.to_builtins(summary.interval),
+        "note": summary.note,
+        "scores": {one.key: _figure(one) for one in summary.figures},
+        "slices_note": summary.slices_note,
+        "slices": [
+            {
+                "field": part.field,
+                "value": part.value,
+                "items": part.items,
+                "failed": part.failed,
+                **(
+                    {"scores": {one.key: _figure(one) for one in part.figures}}
+                    if summary.figures
+                    else _figure(part.figures[0])
+                ),
+            }
+            for part in summary.slices
+        ],
+    }
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    content = {
+        "average_score": figure.average,
+        "n": figure.n,
+        "missing": figure.missing,
+        "interval": msgspec.to_builtins(figure.interval),
+        "note": figure.note,
+    }
+    return content if figure.count is None else {**content, "count": figure.count}
 
 
 def score_file(folder: Path, evaluator: str) -> Path:
@@ -135,7 +170,11 @@ def write_effective(folder: Path, effective: Mapping[str, Any]) -> None:
 
 
 def for_report(
-    title: str, summary: EvalSummary, results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
+    title: str,
+    metrics: Sequence[Metric],
+    summary: EvalSummary,
+    results: Sequence[ItemResult],
+    scores: Mapping[str, Sequence[ItemScore]],
 ) -> EvaluationSummary:
     """What `report.html` shows of an evaluation; the items that it shows are made when it does."""
 
@@ -150,23 +189,46 @@ def for_report(
             answer=None if result.answer is None else answer_text(result.answer),
             error=None if result.error is None else str(result.error),
             scores={name: of_metric[place].score for name, of_metric in scores.items()},
+            reasons={
+                name: reason for name, of_metric in scores.items() if (reason := reason_of(of_metric[place]))
+            },
+            runtime_s=result.runtime_s,
         )
 
     return EvaluationSummary(
         title=title,
         scores=[
-            ScoreSummary(
-                name=metric.name,
-                average=metric.average,
-                n=metric.n,
-                missing=metric.missing,
-                failed=metric.failed,
-                low=metric.interval.low if metric.interval else None,
-                high=metric.interval.high if metric.interval else None,
-            )
+            _shown(metric, figure, metric.failed)
             for metric in summary.metrics
+            for figure in metric.all_figures
         ],
         items=Lazy(len(results), item),
+        worst_first=worst_first(metrics, [result.error is not None for result in results], scores).order,
+        slices=[
+            _shown(metric, figure, part.failed, f"{part.field} = {part.value}")
+            for metric in summary.metrics
+            for part in metric.slices
+            for figure in part.figures
+        ],
+        slices_note=next((metric.slices_note for metric in summary.metrics), None),
+        level=summary.level,
+    )
+
+
+def _shown(metric: MetricSummary, figure: Figure, failed: int, part: str = "") -> ScoreSummary:
+    return ScoreSummary(
+        name=f"{metric.name}.{figure.key}" if figure.key else metric.name,
+        average=figure.average,
+        n=figure.n,
+        missing=figure.missing,
+        failed=failed,
+        low=figure.interval.low if figure.interval else None,
+        high=figure.interval.high if figure.interval else None,
+        note=figure.note,
+        unit=metric.unit,
+        category=figure.count is not None,
+        lower_is_better=metric.lower_is_better,
+        slice=part,
     )
 
 

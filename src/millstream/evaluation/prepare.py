@@ -8,6 +8,7 @@ from millstream.evaluation.config import EvalConfig, parse_eval
 from millstream.evaluation.dataset import Dataset, load_dataset
 from millstream.evaluation.models import Models
 from millstream.evaluation.registry import Metric, build_evaluators
+from millstream.evaluation.slices import check_fields
 from millstream.workflow.config import WorkflowConfig
 
 
@@ -34,4 +35,6 @@ def prepare(config: WorkflowConfig, dataset: Path | None = None) -> Prepared:
     parsed = parse_eval(config.eval, dataset)
     source, models = parsed.dataset, Models(config)
     metrics = build_evaluators(parsed, config.directory, models)
-    return Prepared(parsed, metrics, load_dataset(source), models)
+    loaded = load_dataset(source)
+    check_fields(parsed.general.slices, (item.row for item in loaded.items))
+    return Prepared(parsed, metrics, loaded, models)

@@ -24,6 +24,7 @@ from millstream.evaluation.trajectories import (
     read_traces,
     trajectory,
 )
+from millstream.evaluation.values import Several, Value, parts, read_value
 from millstream.evaluation.wording import counted
 from millstream.profiler.compare import COST, LATENCY, MEASURED, Run, RunItem
 from millstream.profiler.cost import PriceTable
@@ -47,6 +48,13 @@ class _Settings(NamedTuple):
     """Their names in order; empty where that is unknown."""
     repeated: bool
     """Whether ids end in `_rep` and a number."""
+
+
+class _Given(NamedTuple):
+    """What an evaluator said of an item."""
+
+    score: Value | Several | None
+    failed: bool
 
 
 def read_run(folder: Path, prices: PriceTable) -> Run:
@@ -74,14 +82,27 @@ def read_run(folder: Path, prices: PriceTable) -> Run:
     values = [_measured(row, run, prices) for row, run in zip(rows, runs, strict=True)]
     names = sorted(outputs, key=lambda name: (*_place(name, settings.evaluators), name))
     shares = [name for name in names if not settings.types.get(name, name).startswith(_MEASURES)]
+    metrics: list[str] = []
+    answered: list[str] = []
+    categories: list[dict[str, str | None]] = [{} for _ in rows]
     for name in names:
         scores = _scores(outputs[name], ours=ours)
-        for one, row, of_item, is_failed in zip(ids, rows, values, failed, strict=True):
+        given = []
+        for one, row, is_failed in zip(ids, rows, failed, strict=True):
             waiting = scores[one, row.get("rep")]
             score = waiting.popleft() if waiting else None
             if score is None and is_failed and not ours and name in shares:
                 score = 0.0
-            of_item[_metric(name)] = score
+            given.append(_Given(score, is_failed and name in shares))
+        for part in parts(given):
+            metric = f"{_metric(name)}.{part.name}" if part.name else _metric(name)
+            metrics.append(metric)
+            answered += [metric] if name in shares else []
+            for number, value in enumerate(part.values):
+                if part.categories is None:
+                    values[number][metric] = None if value is None else float(value)
+                elif value is not None:
+                    categories[number][metric] = str(value) or None
     return Run(
         items=[
             RunItem(
@@ -89,11 +110,14 @@ def read_run(folder: Path, prices: PriceTable) -> Run:
                 input=_input(row, settings, ours=ours),
                 failed=is_failed,
                 values=of_item,
+                categories=of_categories,
             )
-            for one, row, of_item, is_failed in zip(ids, rows, values, failed, strict=True)
+            for one, row, of_item, of_categories, is_failed in zip(
+                ids, rows, values, categories, failed, strict=True
+            )
         ],
-        evaluators=[_metric(name) for name in names],
-        shares=[_metric(name) for name in shares],
+        evaluators=metrics,
+        shares=answered,
         notes=notes,
     )
 
@@ -292,15 +316,17 @@ def _known_sum(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) if known else None
 
 
-def _scores(items: list[dict[str, Any]], *, ours: bool) -> defaultdict[tuple[str, Any], deque[float | None]]:
+def _scores(
+    items: list[dict[str, Any]], *, ours: bool
+) -> defaultdict[tuple[str, Any], deque[Value | Several | None]]:
     """By id and repetition, in order. An evaluator of the reference that raised wrote 0: that is no score."""
-    found: defaultdict[tuple[str, Any], deque[float | None]] = defaultdict(deque)
+    found: defaultdict[tuple[str, Any], deque[Value | Several | None]] = defaultdict(deque)
     for item in items:
         reasoning = item.get("reasoning")
         raised = item.get("error") is not None or (
             isinstance(reasoning, dict) and "error" in reasoning and not item.get("score")
         )
-        score = None if raised and not ours else _number(item.get("score"))
+        score = None if raised and not ours else read_value(item.get("score"))[0]
         found[str(item.get("id")), item.get("rep")].append(score)
     return found
 

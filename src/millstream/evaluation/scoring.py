@@ -10,6 +10,7 @@ from millstream.evaluation.evaluators.base import EvalItem, Score
 from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemError
+from millstream.evaluation.values import Several, Value
 
 NOT_ANSWERED = "NotAnswered"
 """Error type of an item that nobody asked: its scores are missing, not 0."""
@@ -21,15 +22,15 @@ class ItemScore(msgspec.Struct, frozen=True):
     Attributes:
         id: of the item.
         rep: which repetition.
-        score: `None` where it is missing.
+        score: a number, a category, or several of them by name; `None` where it is missing.
         reasoning: why it is what it is, as the evaluator says it.
-        error: why the item has no answer, or why its score is missing.
+        error: why the item has no answer, or why its score, or one of several values, is missing.
         failed: whether the item failed.
     """
 
     id: str
     rep: int
-    score: float | None
+    score: Value | Several | None
     reasoning: object
     error: str | None
     failed: bool
@@ -85,7 +86,7 @@ def scored(item: EvalItem, score: Score, error: ItemError | None) -> ItemScore:
         item.rep,
         score.score,
         score.reasoning,
-        None if error is None else str(error),
+        score.incomplete if error is None else str(error),
         error is not None,
     )
 

@@ -25,12 +25,14 @@ class RunItem(msgspec.Struct, frozen=True):
         input: what was asked, as text; `None` where the run does not say.
         failed: whether the item failed.
         values: by metric; `None` and absent are unknown.
+        categories: by metric whose values are categories; `None` is in none of them, absent is unknown.
     """
 
     id: str
     input: str | None
     failed: bool
     values: dict[str, float | None]
+    categories: dict[str, str | None] = {}
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -99,6 +101,7 @@ def compare(first: Run, second: Run, level: float = LEVEL) -> Comparison:
         second: the other.
         level: the confidence.
     """
+    first, second = _with_shares(first, second)
     by_input = all(item.input is not None for run in (first, second) for item in run.items)
     groups_a, groups_b = (_groups(run.items, by_input=by_input) for run in (first, second))
     pairs = [(groups_a[key], groups_b[key]) for key in groups_a if key in groups_b]
@@ -128,6 +131,40 @@ def compare(first: Run, second: Run, level: float = LEVEL) -> Comparison:
         },
         shares=shares,
     )
+
+
+def _with_shares(*runs: Run) -> list[Run]:
+    """The runs with a metric for each category that one of them has: 1 for the items in it, else 0."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for item in run.items:
+            for metric, category in item.categories.items():
+                found.setdefault(metric, set()).update([] if category is None else [category])
+
+    def named(names: list[str]) -> list[str]:
+        return [
+            share
+            for name in names
+            for share in ([f"{name}.{one}" for one in sorted(found[name])] if name in found else [name])
+        ]
+
+    def told_apart(item: RunItem) -> RunItem:
+        shares: dict[str, float | None] = {
+            f"{metric}.{one}": float(one == category)
+            for metric, category in item.categories.items()
+            for one in found[metric]
+        }
+        return msgspec.structs.replace(item, values=item.values | shares, categories={})
+
+    return [
+        msgspec.structs.replace(
+            run,
+            items=[told_apart(item) for item in run.items],
+            evaluators=named(run.evaluators),
+            shares=named(run.shares),
+        )
+        for run in runs
+    ]
 
 
 def _groups(items: Iterable[RunItem], *, by_input: bool) -> dict[_Key, list[RunItem]]:

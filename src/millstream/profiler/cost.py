@@ -204,6 +204,22 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
     )
 
 
+def request_costs(table: SpanTable, prices: PriceTable) -> Floats:
+    """What each request cost; NaN where one of its LLM calls has no price.
+
+    Args:
+        table: the spans.
+        prices: from `price_table`.
+    """
+    amount = np.full(len(table), np.nan)
+    rows = np.flatnonzero(table.model >= 0)
+    for name, members in of_models(table):
+        _model(table, name, members, prices, amount)
+    costs: Floats = np.zeros(len(table.trace_ids))
+    np.add.at(costs, table.trace[rows], amount[rows])
+    return costs
+
+
 def _model(table: SpanTable, name: str, rows: Ints, prices: PriceTable, amount: Floats) -> ModelCost:
     """The cost of one model's calls; fills their places in `amount`."""
     priced_as = prices.match(name)

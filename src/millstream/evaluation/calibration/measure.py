@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from millstream.evaluation.calibration.agreement import (
     Estimate,
@@ -13,7 +14,7 @@ from millstream.evaluation.calibration.agreement import (
     weighted_kappa,
 )
 from millstream.evaluation.judging.scale import NumberScale, Scale, point
-from millstream.evaluation.statistics import wilson, wilson_of_items
+from millstream.evaluation.statistics import interval_of
 from millstream.profiler.estimate import LEVEL
 
 
@@ -92,12 +93,12 @@ def position_bias(verdicts: Sequence[Sequence[bool]], level: float = LEVEL) -> E
         verdicts: of each item; true for the first place.
         level: the confidence.
     """
-    groups = [[float(first) for first in of_item] for of_item in verdicts if of_item]
-    n = sum(map(len, groups))
+    firsts = np.array([first for of_item in verdicts for first in of_item], np.float64)
+    n = len(firsts)
     if n == 0:
         return Estimate(None, None, None, 0)
-    value = sum(map(sum, groups)) / n
-    if len(groups) == 1:
-        return Estimate(value, None, None, n)
-    found = wilson(value * n, n, level) if n == len(groups) else wilson_of_items(groups, level)
-    return Estimate(value, found.low, found.high, n, found.method)
+    items = np.repeat(np.arange(len(verdicts)), [len(of_item) for of_item in verdicts])
+    found = interval_of(firsts, items, shares=True, level=level)
+    if found is None:
+        return Estimate(float(firsts.mean()), None, None, n)
+    return Estimate(float(firsts.mean()), found.low, found.high, n, found.method)

@@ -175,7 +175,7 @@ def _earlier(answer: Labelled, scores: Mapping[tuple[str, int], Any]) -> Score:
 def _pairs(answers: Sequence[Labelled], scores: Sequence[Score]) -> tuple[list[Pair], Counter[str]]:
     pairs, reasons = [], Counter[str]()
     for answer, score in zip(answers, scores, strict=True):
-        if answer.item is None or score.score is None:
+        if answer.item is None or not isinstance(score.score, int | float):
             reasons[str(score.reasoning)] += 1
             continue
         length = len(answer_text(answer.item.output))

@@ -1,6 +1,5 @@
 """What an evaluator gets, what it gives, and what the engine wants to know about it."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -9,6 +8,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict
 
 from millstream.evaluation.models import Models
+from millstream.evaluation.values import Several, Value, read_value
 from millstream.span import Span
 
 
@@ -51,10 +51,17 @@ class Binding(NamedTuple):
 
 
 class Score(msgspec.Struct, frozen=True):
-    """A number and why; `score` is `None` where nothing could be measured, and `reasoning` says why."""
+    """What an evaluator says of an item.
 
-    score: float | None
+    Attributes:
+        score: a number, a category, or several of them by name; `None` where nothing could be measured.
+        reasoning: why it is what it is, or why there is none.
+        incomplete: why some of several values are missing.
+    """
+
+    score: Value | Several | None
     reasoning: Any = None
+    incomplete: str | None = None
 
 
 class EvaluatorBase(BaseModel):
@@ -92,25 +99,24 @@ class EvaluatorBase(BaseModel):
 
 
 def as_score(value: Any) -> Score:
-    """What an evaluator returned (number, truth value, `{score, reasoning}` or `Score`) as a `Score`."""
-    reasoning = None
+    """What an evaluator returned as a `Score`.
+
+    Args:
+        value: a number, a truth value, a category (text), several of these by name, `{score, reasoning}` with
+            one of them as the score, or a `Score`.
+    """
+    reasoning = incomplete = None
     if isinstance(value, Score):
-        value, reasoning = value.score, value.reasoning
+        value, reasoning, incomplete = value.score, value.reasoning, value.incomplete
     elif isinstance(value, Mapping):
-        if "score" not in value:
-            return Score(None, f"the evaluator returned {_short(value)}, which has no key 'score'")
-        value, reasoning = value["score"], value.get("reasoning")
+        reasoning = value.get("reasoning")
+        if "score" in value:
+            value = value["score"]
+        else:
+            value = {name: part for name, part in value.items() if name != "reasoning"}
     if value is None:
         return Score(None, reasoning or "the evaluator returned no score")
-    if hasattr(value, "item") and not isinstance(value, int | float):  # a NumPy scalar
-        value = value.item()
-    if not isinstance(value, int | float):
-        return Score(None, f"the evaluator returned {_short(value)}, which is not a number")
-    if not math.isfinite(value):
-        return Score(None, f"the evaluator returned {value}, which is not a finite number")
-    return Score(float(value), reasoning)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"  # noqa: PLR2004  # a line
+    score, problem = read_value(value)
+    if score is None:
+        return Score(None, problem)
+    return Score(score, reasoning, problem or incomplete)

@@ -5,7 +5,6 @@ Everything is escaped by Jinja2; the page forbids itself every other script, sty
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,17 @@ from millstream.profiler.forecast.finding import Refused
 from millstream.profiler.renderers import sentences, svg
 from millstream.profiler.renderers.embed import MAX_SPANS, Embedded, embed
 from millstream.profiler.renderers.files import replacing, shortened
+from millstream.profiler.renderers.items import items_panel
 from millstream.profiler.renderers.panels import latency_plots, panels
 from millstream.profiler.renderers.summary import Figure, figures, lead
 from millstream.profiler.requests import requests
-from millstream.profiler.results import EvaluationSummary, Failure, ItemSummary
+from millstream.profiler.results import EvaluationSummary, Failure
 from millstream.profiler.tokens import ModelRow
 from millstream.profiler.units import number
 from millstream.store.table import KINDS
 
 MAX_ROWS = 60
-MAX_ITEMS = 2000
+MAX_SLICES = 500
 MAX_LEVELS = 40
 _FOLDER = Path(__file__).parent / "report"
 _SECTIONS = (
@@ -51,7 +51,7 @@ _SECTIONS = (
     ("sequences", "Sequences"),
     ("forecast", "Forecast"),
 )
-_SCRIPTS = ("common.js", "flame.js", "report.js")
+_SCRIPTS = ("common.js", "flame.js", "items.js", "report.js")
 _ODD = {
     "open_spans": "without an end",
     "duplicate_span_ids": "with an id seen before; the last one that ended was kept",
@@ -115,7 +115,6 @@ def _shown(value: Any) -> Any:
 def _page(profile: Profile, evaluation: EvaluationSummary | None, embedded: Embedded) -> dict[str, Any]:
     table = profile.table
     shown = {"scores": bool(evaluation and evaluation.scores), "items": bool(evaluation and evaluation.items)}
-    items = evaluation.items[:MAX_ITEMS] if evaluation else []
     here: list[Figure] = figures(profile)
     return {
         "title": evaluation.title if evaluation else _title(profile),
@@ -124,10 +123,8 @@ def _page(profile: Profile, evaluation: EvaluationSummary | None, embedded: Embe
         "lead": lead(profile),
         "figures": here,
         "evaluation": evaluation,
-        "items": items,
-        "items_note": _items_note(items, evaluation),
-        "several_reps": any(item.rep != items[0].rep for item in items),
-        "embedded": {table.trace_ids[number] for number in embedded.requests},
+        "max_slices": MAX_SLICES,
+        **items_panel(profile, evaluation, {table.trace_ids[number] for number in embedded.requests}),
         "embed_note": _embed_note(profile, embedded),
         "kinds": [KINDS[kind] for kind in np.unique(table.kind).tolist()],
         "max_rows": MAX_ROWS,
@@ -183,13 +180,6 @@ def _subtitle(profile: Profile) -> str:
     rejected = sum(profile.source.rejected.values())
     dropped = f", {rejected:,} lines could not be read" if rejected else ""
     return f"{len(table):,} spans from {first:%Y-%m-%d %H:%M:%S} to {last:%Y-%m-%d %H:%M:%S} UTC{dropped}"
-
-
-def _items_note(items: Sequence[ItemSummary], evaluation: EvaluationSummary | None) -> str:
-    total = len(evaluation.items) if evaluation else 0
-    bad = sum(item.error is not None for item in (evaluation.items if evaluation else ()))
-    cut = f" The first {len(items):,} are shown." if total > len(items) else ""
-    return f"{total:,} items, {bad:,} failed.{cut} Show opens the timeline of the run."
 
 
 def _embed_note(profile: Profile, embedded: Embedded) -> str:

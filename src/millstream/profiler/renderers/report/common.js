@@ -1,6 +1,7 @@
 "use strict";
 const [NAME, KIND, DEPTH, START, LENGTH, STATUS, SELF, CRITICAL, TOKENS, INPUT, OUTPUT, ERROR, ATTRIBUTES, ID] = Array(14).keys();
 const at = (id) => document.getElementById(id);
+const data = JSON.parse(at("data").textContent);
 const make = (tag, text, className) => {
   const element = document.createElement(tag);
   if (text !== undefined) element.textContent = text;

@@ -1,7 +1,8 @@
 // The calls of one request by depth over time. A call that overlaps another in its row moves a row down.
-const flameGraph = (data, chosen) => {
+// `prefix` begins the ids of its elements: a page may hold several.
+const flameGraph = (data, chosen, prefix) => {
   const MAX_BARS = 1500, MAX_ROWS = 60, ROW_PX = 22, SLOTS = 300;
-  const graph = at("flame");
+  const part = (name) => at(prefix + name), graph = part("flame");
   let request = null, parents = [], rows = [], from = 0, to = 1, bars = new Map(), current = -1;
 
   const end = (span) => (span[LENGTH] < 0 ? request.w : span[START] + span[LENGTH]);
@@ -71,11 +72,11 @@ const flameGraph = (data, chosen) => {
     bars = new Map(shown.map((index) => [index, bar(index, place.get(rows[index]))]));
     graph.replaceChildren(...bars.values());
     graph.style.height = `${used.length * ROW_PX}px`;
-    at("flame-scale").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((part) => make("span", seconds(from + part * (to - from)))));
+    part("flame-scale").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((share) => make("span", seconds(from + share * (to - from)))));
     const zoomed = from > 0 || to < request.w;
-    at("zoom-out").disabled = !zoomed;
+    part("zoom-out").disabled = !zoomed;
     const left = (zoomed ? inWindow.length : spans.length) - shown.length;
-    at("flame-note").textContent = `${shown.length.toLocaleString("en")} calls in ${used.length} rows, ${seconds(from)} to ${seconds(to)}.`
+    part("flame-note").textContent = `${shown.length.toLocaleString("en")} calls in ${used.length} rows, ${seconds(from)} to ${seconds(to)}.`
       + (left > 0 ? ` ${left.toLocaleString("en")} more are too short or too deep to draw: zoom in, or see the waterfall.` : "");
     mark(current, false);
   }
@@ -88,7 +89,7 @@ const flameGraph = (data, chosen) => {
     (button ?? bars.values().next().value ?? graph).tabIndex = 0;
     button?.setAttribute("aria-current", "true");
     if (focus) button?.focus();
-    at("zoom-in").disabled = !request.r[index] || !(end(request.r[index]) > request.r[index][START]);
+    part("zoom-in").disabled = !request.r[index] || !(end(request.r[index]) > request.r[index][START]);
   }
 
   function neighbour(key, index) {
@@ -116,13 +117,13 @@ const flameGraph = (data, chosen) => {
     chosen(there);
     bars.get(there)?.focus();
   });
-  at("zoom-in").addEventListener("click", () => {
+  part("zoom-in").addEventListener("click", () => {
     const span = request.r[current];
     [from, to] = [span[START], end(span)];
     draw();
     bars.get(current)?.focus();
   });
-  at("zoom-out").addEventListener("click", () => {
+  part("zoom-out").addEventListener("click", () => {
     [from, to] = [0, request.w || 1];
     draw();
     bars.get(current)?.focus();

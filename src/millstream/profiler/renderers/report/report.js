@@ -1,10 +1,9 @@
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
   const FIRST_ROWS = 400, MORE_ROWS = 5000, INDENT_PX = 14, DEEPEST = 16;
   const chooser = at("request"), timeline = at("timeline"), body = at("calls"), details = at("details");
   if (!chooser) return;
   let request = null, buttons = [];
-  const flame = flameGraph(data, (index) => show(index, false));
+  const flame = flameGraph(data, (index) => show(index, false), "");
 
   const options = document.createDocumentFragment();
   for (const [index, one] of data.requests.entries()) {
