@@ -131,7 +131,7 @@
     while (rows[index].hidden && limit < shown.length && shown.includes(rows[index])) more();
     const item = items[index], place = places.get(item.trace), row = rows[index];
     row.querySelector("button").setAttribute("aria-expanded", "true");
-    row.setAttribute("aria-selected", "true");
+    row.classList.add("chosen");
     request = place === undefined ? null : data.requests[place];
     heading.textContent = `Item ${item.id}${row.querySelector("small") ? `, run ${item.rep}` : ""}${item.state === "failed" ? ": failed" : item.state === "missing" ? ": a score is missing" : ""}`;
     tell(item);
@@ -152,7 +152,7 @@
     if (current < 0) return;
     const row = rows[current], button = row.querySelector("button");
     button.setAttribute("aria-expanded", "false");
-    row.removeAttribute("aria-selected");
+    row.classList.remove("chosen");
     panel.hidden = true;
     current = -1;
     if (focus) (row.hidden ? text : button).focus();
