@@ -293,7 +293,7 @@ class _Run:
         spans_lost = bool(problems)
         self._progress.phase("profiling")
         report = self._profile(
-            folder, for_report(self._config.name, self._metrics, summary, results, scores), spans, problems
+            folder, for_report(self._config.name, summary, results, scores), spans, problems
         )
         return EvalResult(folder, summary, report, problems, spans_lost, self._hanging)
 

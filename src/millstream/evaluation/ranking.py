@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millstream.evaluation.registry import Metric
-from millstream.evaluation.scoring import ItemScore
-from millstream.evaluation.values import columns
+from millstream.evaluation.values import Column
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +25,7 @@ class Ranking(NamedTuple):
 
 
 def worst_first(
-    metrics: Sequence[Metric], failed: Sequence[bool], scores: Mapping[str, Sequence[ItemScore]]
+    metrics: Sequence[Metric], failed: Sequence[bool], figures: Mapping[str, Sequence[Column]]
 ) -> Ranking:
     """The results, the worst first.
 
@@ -38,14 +37,14 @@ def worst_first(
     Args:
         metrics: the evaluators.
         failed: one a result.
-        scores: by evaluator, aligned with the results.
+        figures: the columns of each evaluator, aligned with the results.
     """
     n = len(failed)
     missing = np.zeros(n, np.int64)
     of_answers: list[Floats] = []
     of_runs: list[Floats] = []
     for metric in metrics:
-        found = columns(scores[metric.name]).columns
+        found = figures[metric.name]
         missing += np.any([np.isnan(column.values) for column in found], axis=0)
         places = [_places(column.values, metric) for column in found if not column.category]
         (of_runs if metric.score_failed else of_answers).extend(places)

@@ -80,12 +80,14 @@
   function tell(item) {
     const facts = make("dl"), fact = (term, told) => facts.append(make("dt", term), make("dd", told));
     if (item.runtime_s !== null) fact("Time", seconds(item.runtime_s * 1e6));
-    if (item.cost !== undefined && item.cost !== null) fact("Cost", `${Number(item.cost.toPrecision(3))} ${currency}`);
-    if (request) {
+    if (item.calls) fact("Model calls", item.calls);
+    else if (item.cost !== undefined && item.cost !== null) fact("Cost", `${Number(item.cost.toPrecision(3))} ${currency}`);
+    if (request && !item.calls) {
       const known = request.r.map((span) => span[TOKENS]).filter(Boolean);
       const sum = (place) => known.map((tokens) => tokens[place]).filter((count) => count >= 0).reduce((a, b) => a + b, 0);
       if (known.length) fact("Tokens", `${sum(0).toLocaleString("en")} in, ${sum(1).toLocaleString("en")} out`);
     }
+    if (item.judges) fact("Judges", item.judges);
     if (item.trace !== null) fact("Trace", item.trace);
     const texts = make("div", undefined, "texts");
     texts.append(block("Question", item.question), block("Expected", item.expected), block("Answer", item.answer));
