@@ -156,8 +156,8 @@ def test_a_gate_names_the_evaluator_whose_name_is_longest():
 
 def rank(*scores, metrics=None):
     metrics = metrics or [metric(f"m{number}") for number in range(len(scores))]
-    failed = [one.failed for one in scores[0]]
-    return worst_first(metrics, failed, {one.name: of for one, of in zip(metrics, scores, strict=True)})
+    given = {one.name: columns(of).columns for one, of in zip(metrics, scores, strict=True)}
+    return worst_first(metrics, [one.failed for one in scores[0]], given)
 
 
 def test_failed_then_missing_then_the_lowest_and_equals_in_order():

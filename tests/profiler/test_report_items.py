@@ -48,7 +48,7 @@ def evaluation(found):
         item("gone", 0.0, 0.0, 0.5, trace=traces[5], answer=None, error="TimeoutError: 30 s"),
     ]
     return EvaluationSummary(
-        "six items", SCORES, items, [5, 4, 3, 1, 2, 0],
+        "six items", SCORES, items, 1, [5, 4, 3, 1, 2, 0],
         slices=[
             ScoreSummary("right", 0.5, 2, slice="lang = en"),
             ScoreSummary("right", 1.0, 4, slice="lang = <b>"),
@@ -188,6 +188,16 @@ def test_cost_and_tokens_of_an_item_are_known(opened):
 
 
 @pytest.mark.browser
+def test_calls_that_were_counted_are_told_in_their_words(opened, many):
+    one = item("a", 1.0, None, 1.0, trace=many.order[0], calls="2 calls, 0.01 USD", judges="1 call <b>")
+    page = opened(many, EvaluationSummary("one", SCORES[:1], [one]))
+    page.get_by_role("button", name="a", exact=True).click()
+    told = " ".join(page.locator("#item-told dl").inner_text().split())
+    assert "Model calls 2 calls, 0.01 USD Judges 1 call <b> Trace" in told
+    assert "Tokens" not in told
+
+
+@pytest.mark.browser
 def test_hostile_items_are_inert_and_shown(opened, many):
     one = ItemSummary(
         HOSTILE, 1, many.order[0], HOSTILE, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}
@@ -207,7 +217,7 @@ def test_of_5000_items_the_2000_worst_are_there_without_lag(opened, many):
                     {"right": n / 5000, "near": 1.0}, {"right": f"reason {n} " * 10})
         for n in range(5000)
     ]  # fmt: skip
-    page = opened(many, EvaluationSummary("many", SCORES[:1], items, list(range(4999, -1, -1))))
+    page = opened(many, EvaluationSummary("many", SCORES[:1], items, 0, list(range(4999, -1, -1))))
     assert page.locator("#item-rows tr").count() == MAX_ITEMS
     assert page.locator(".open-item").first.inner_text() == "item 4999"
     assert "5,000 items, 0 failed" in page.locator("#items").inner_text()

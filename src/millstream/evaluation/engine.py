@@ -277,7 +277,7 @@ class _Run:
         order = [result.trace_id for result in results if result.trace_id is not None]
         report = self._profile(
             folder,
-            for_report(self._config.name, self._prepared.metrics, summary, results, scores),
+            for_report(self._config.name, summary, results, scores),
             order,
             spans,
             problems,

@@ -13,8 +13,6 @@ from millstream.evaluation.evaluators.runtime import root_of
 from millstream.evaluation.figures import Figure
 from millstream.evaluation.files import cannot_write, write_file, write_list
 from millstream.evaluation.lazy import Lazy
-from millstream.evaluation.ranking import worst_first
-from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary, reason_of
@@ -170,11 +168,7 @@ def write_effective(folder: Path, effective: Mapping[str, Any]) -> None:
 
 
 def for_report(
-    title: str,
-    metrics: Sequence[Metric],
-    summary: EvalSummary,
-    results: Sequence[ItemResult],
-    scores: Mapping[str, Sequence[ItemScore]],
+    title: str, summary: EvalSummary, results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
 ) -> EvaluationSummary:
     """What `report.html` shows of an evaluation; the items that it shows are made when it does."""
 
@@ -203,7 +197,8 @@ def for_report(
             for figure in metric.all_figures
         ],
         items=Lazy(len(results), item),
-        worst_first=worst_first(metrics, [result.error is not None for result in results], scores).order,
+        failed=len(summary.failures),
+        worst_first=summary.worst_first,
         slices=[
             _shown(metric, figure, part.failed, f"{part.field} = {part.value}")
             for metric in summary.metrics

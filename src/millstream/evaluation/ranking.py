@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millstream.evaluation.registry import Metric
-from millstream.evaluation.scoring import ItemScore
-from millstream.evaluation.values import columns
+from millstream.evaluation.values import Column
 
 Floats = NDArray[np.float64]
 
@@ -26,54 +25,54 @@ class Ranking(NamedTuple):
 
 
 def worst_first(
-    metrics: Sequence[Metric], failed: Sequence[bool], scores: Mapping[str, Sequence[ItemScore]]
+    metrics: Sequence[Metric], failed: Sequence[bool], figures: Mapping[str, Sequence[Column]]
 ) -> Ranking:
     """The results, the worst first.
 
     Failed items come first, then those with a missing score, then the others by the mean of what they lack
-    of the best score: `1 - score` for shares, else the place between the best and the worst of this run.
+    of the best score: from 0 to 1 for shares, else between the worst and the best of this run.
     Measures of the run (`avg_*`) count only where no evaluator scores answers; categories have no order.
     Equals stay in the order of the dataset.
 
     Args:
         metrics: the evaluators.
         failed: one a result.
-        scores: by evaluator, aligned with the results.
+        figures: the columns of each evaluator, aligned with the results.
     """
     n = len(failed)
     missing = np.zeros(n, np.int64)
     of_answers: list[Floats] = []
     of_runs: list[Floats] = []
     for metric in metrics:
-        found = columns(scores[metric.name]).columns
+        found = figures[metric.name]
         missing += np.any([np.isnan(column.values) for column in found], axis=0)
-        lacks = [_wanting(column.values, metric) for column in found if not column.category]
-        (of_runs if metric.score_failed else of_answers).extend(lacks)
-    wanting = _mean(of_answers or of_runs, n)
+        places = [_places(column.values, metric) for column in found if not column.category]
+        (of_runs if metric.score_failed else of_answers).extend(places)
+    place = _mean(of_answers or of_runs, n)
     has_failed = np.array(failed, bool)
-    order = np.lexsort((-wanting, -missing, ~has_failed))
-    return Ranking(order.tolist(), int((has_failed | (missing > 0) | (wanting > 0)).sum()))
+    order = np.lexsort((place, -missing, ~has_failed))
+    return Ranking(order.tolist(), int((has_failed | (missing > 0) | (place < 1)).sum()))
 
 
-def _wanting(values: Floats, metric: Metric) -> Floats:
-    """How far each value is from the best, from 0 to 1; NaN where there is none."""
+def _places(values: Floats, metric: Metric) -> Floats:
+    """Where each value lies between the worst, 0, and the best, 1; NaN where there is none."""
     known = values[~np.isnan(values)]
     if len(known) == 0:
         return values
     low, high = float(known.min()), float(known.max())
     if not metric.score_failed and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    place = (values - low) / (high - low) if high > low else np.where(np.isnan(values), values, 0.0)
-    if high == low:
-        return place
-    return place if metric.lower_is_better else 1 - place
+    if low == high:
+        return np.where(np.isnan(values), values, 1.0)
+    return (high - values) / (high - low) if metric.lower_is_better else (values - low) / (high - low)
 
 
-def _mean(columns_: Sequence[Floats], n: int) -> Floats:
-    """Over the values that are known; 0 where none is."""
-    if not columns_:
-        return np.zeros(n)
-    table = np.array(columns_)
+def _mean(places: Sequence[Floats], n: int) -> Floats:
+    """Over the values that are known; 1 where none is."""
+    if not places:
+        return np.ones(n)
+    table = np.array(places)
     known = ~np.isnan(table)
-    mean: Floats = np.where(known, table, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    sums = np.where(known, table, 0).sum(axis=0)
+    mean: Floats = np.where(known.any(axis=0), sums / np.maximum(known.sum(axis=0), 1), 1.0)
     return mean

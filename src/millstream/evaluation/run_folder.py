@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -14,6 +13,7 @@ from millstream.errors import InputError
 from millstream.evaluation.config import StructureConfig
 from millstream.evaluation.outputs import EFFECTIVE, METADATA, WORKFLOW_OUTPUT
 from millstream.evaluation.results import RESULTS_FILE
+from millstream.evaluation.run_scores import run_scores
 from millstream.evaluation.scoring import NOT_ANSWERED
 from millstream.evaluation.trajectories import (
     TRACES,
@@ -24,9 +24,8 @@ from millstream.evaluation.trajectories import (
     read_traces,
     trajectory,
 )
-from millstream.evaluation.values import Several, Value, parts, read_value
 from millstream.evaluation.wording import counted
-from millstream.profiler.compare import COST, LATENCY, MEASURED, Run, RunItem
+from millstream.profiler.compare import COST, LATENCY, Run, RunItem
 from millstream.profiler.cost import PriceTable
 
 _SUFFIX: Final = "_output.json"
@@ -48,13 +47,6 @@ class _Settings(NamedTuple):
     """Their names in order; empty where that is unknown."""
     repeated: bool
     """Whether ids end in `_rep` and a number."""
-
-
-class _Given(NamedTuple):
-    """What an evaluator said of an item."""
-
-    score: Value | Several | None
-    failed: bool
 
 
 def read_run(folder: Path, prices: PriceTable) -> Run:
@@ -82,42 +74,24 @@ def read_run(folder: Path, prices: PriceTable) -> Run:
     values = [_measured(row, run, prices) for row, run in zip(rows, runs, strict=True)]
     names = sorted(outputs, key=lambda name: (*_place(name, settings.evaluators), name))
     shares = [name for name in names if not settings.types.get(name, name).startswith(_MEASURES)]
-    metrics: list[str] = []
-    answered: list[str] = []
-    categories: list[dict[str, str | None]] = [{} for _ in rows]
-    for name in names:
-        scores = _scores(outputs[name], ours=ours)
-        given = []
-        for one, row, is_failed in zip(ids, rows, failed, strict=True):
-            waiting = scores[one, row.get("rep")]
-            score = waiting.popleft() if waiting else None
-            if score is None and is_failed and not ours and name in shares:
-                score = 0.0
-            given.append(_Given(score, is_failed and name in shares))
-        for part in parts(given):
-            metric = f"{_metric(name)}.{part.name}" if part.name else _metric(name)
-            metrics.append(metric)
-            answered += [metric] if name in shares else []
-            for number, value in enumerate(part.values):
-                if part.categories is None:
-                    values[number][metric] = None if value is None else float(value)
-                elif value is not None:
-                    categories[number][metric] = str(value) or None
+    scored = run_scores(
+        {name: outputs[name] for name in names}, ids, rows, failed, ours=ours, shares=set(shares)
+    )
     return Run(
         items=[
             RunItem(
                 id=_REPETITION.sub("", one) if settings.repeated and not ours else one,
                 input=_input(row, settings, ours=ours),
                 failed=is_failed,
-                values=of_item,
+                values=of_item | of_evaluators,
                 categories=of_categories,
             )
-            for one, row, of_item, of_categories, is_failed in zip(
-                ids, rows, values, categories, failed, strict=True
+            for one, row, of_item, of_evaluators, of_categories, is_failed in zip(
+                ids, rows, values, scored.values, scored.categories, failed, strict=True
             )
         ],
-        evaluators=metrics,
-        shares=answered,
+        evaluators=scored.metrics,
+        shares=scored.shares,
         notes=notes,
     )
 
@@ -251,10 +225,6 @@ def _place(name: str, order: list[str]) -> tuple[int]:
     return (order.index(name) if name in order else len(order),)
 
 
-def _metric(evaluator: str) -> str:
-    return f"{evaluator} (score)" if evaluator in MEASURED else evaluator
-
-
 def _ids(
     folder: Path,
     rows: list[dict[str, Any]],
@@ -314,21 +284,6 @@ def _measured(row: Mapping[str, Any], run: Trajectory, prices: PriceTable) -> di
 def _known_sum(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) if known else None
-
-
-def _scores(
-    items: list[dict[str, Any]], *, ours: bool
-) -> defaultdict[tuple[str, Any], deque[Value | Several | None]]:
-    """By id and repetition, in order. An evaluator of the reference that raised wrote 0: that is no score."""
-    found: defaultdict[tuple[str, Any], deque[Value | Several | None]] = defaultdict(deque)
-    for item in items:
-        reasoning = item.get("reasoning")
-        raised = item.get("error") is not None or (
-            isinstance(reasoning, dict) and "error" in reasoning and not item.get("score")
-        )
-        score = None if raised and not ours else read_value(item.get("score"))[0]
-        found[str(item.get("id")), item.get("rep")].append(score)
-    return found
 
 
 def _number(value: Any) -> float | None:

@@ -10,18 +10,19 @@ import numpy as np
 
 from millstream.evaluation.evaluators.runtime import llm_calls, run_time_s
 from millstream.evaluation.figures import Figure, figures_of, item_numbers
-from millstream.evaluation.ranking import worst_first
+from millstream.evaluation.ranking import Ranking, worst_first
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.slices import SliceFigures, Slices, slices_note, slices_of
 from millstream.evaluation.statistics import Interval, percentile, percentile_interval
-from millstream.evaluation.values import Several, Value, columns
+from millstream.evaluation.values import Columns, Several, Value, columns
 from millstream.profiler.estimate import LEVEL
 from millstream.span import Span
 from millstream.workflow.answers import answer_text
 
 MAX_WORST: Final = 5
+MAX_RANKED: Final = 2000
 Ends = tuple[float | None, float | None]
 
 
@@ -107,6 +108,7 @@ class EvalSummary(msgspec.Struct, frozen=True):
         level: the confidence of all intervals.
         runtime_p50_interval_s: of the median; an end that so few items cannot give is `None`.
         runtime_p95_interval_s: likewise.
+        worst_first: numbers of the results, what went wrong most first; at most 2,000.
         worst: the answered items with which most went wrong, at most 5.
     """
 
@@ -122,6 +124,7 @@ class EvalSummary(msgspec.Struct, frozen=True):
     level: float = LEVEL
     runtime_p50_interval_s: Ends = (None, None)
     runtime_p95_interval_s: Ends = (None, None)
+    worst_first: list[int] = []
     worst: list[WorstItem] = []
 
     @property
@@ -159,11 +162,20 @@ def summarise(
     for result in results:
         figures.take(result, spans.get(result.trace_id or "", []))
     times_s, timed = np.array(figures.runtimes, np.float64), item_numbers(figures.timed)
+    given = {metric.name: columns(scores[metric.name]) for metric in metrics}
+    ranking = worst_first(
+        metrics,
+        [result.error is not None for result in results],
+        {name: found.columns for name, found in given.items()},
+    )
     parts = slices_of(slices, rows) if slices else Slices([], [])
     return EvalSummary(
         items=len(results),
         failures=figures.failures,
-        metrics=[_metric_summary(metric, scores[metric.name], parts, level) for metric in metrics],
+        metrics=[
+            _metric_summary(metric, scores[metric.name], given[metric.name], parts, level)
+            for metric in metrics
+        ],
         runtime_p50_s=percentile(times_s, 50),
         runtime_p95_s=percentile(times_s, 95),
         input_tokens=figures.tokens["input_tokens"],
@@ -173,7 +185,8 @@ def summarise(
         level=level,
         runtime_p50_interval_s=percentile_interval(times_s, timed, 50, level),
         runtime_p95_interval_s=percentile_interval(times_s, timed, 95, level),
-        worst=_worst(metrics, results, scores),
+        worst_first=ranking.order[:MAX_RANKED],
+        worst=_worst(ranking, results, scores),
     )
 
 
@@ -206,9 +219,8 @@ class _Figures:
 
 
 def _metric_summary(
-    metric: Metric, scores: Sequence[ItemScore], slices: Slices, level: float
+    metric: Metric, scores: Sequence[ItemScore], found: Columns, slices: Slices, level: float
 ) -> MetricSummary:
-    found = columns(scores)
     items = item_numbers([one.id for one in scores])
     failed = np.array([one.failed for one in scores], bool)
     shares = not metric.score_failed
@@ -243,9 +255,8 @@ def _metric_summary(
 
 
 def _worst(
-    metrics: Sequence[Metric], results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
+    ranking: Ranking, results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
 ) -> list[WorstItem]:
-    ranking = worst_first(metrics, [result.error is not None for result in results], scores)
     answered = (number for number in ranking.order[: ranking.wrong] if results[number].error is None)
     return [
         WorstItem(

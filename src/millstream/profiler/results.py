@@ -83,6 +83,8 @@ class ItemSummary(msgspec.Struct, frozen=True):
         scores: by evaluator; `None` where it is missing.
         reasons: by evaluator, why the score is what it is, or is missing.
         runtime_s: how long it took; `None` where that is not known.
+        calls: its model calls, tokens, cost and time, in words; empty where nobody counted them.
+        judges: the same of the evaluators that were asked about it.
     """
 
     id: str
@@ -95,6 +97,8 @@ class ItemSummary(msgspec.Struct, frozen=True):
     scores: dict[str, Value | dict[str, Value | None] | None] = {}
     reasons: dict[str, str] = {}
     runtime_s: float | None = None
+    calls: str = ""
+    judges: str = ""
 
 
 class EvaluationSummary(msgspec.Struct, frozen=True):
@@ -104,8 +108,9 @@ class EvaluationSummary(msgspec.Struct, frozen=True):
         title: of the page.
         scores: every figure of every evaluator.
         items: in the order of the dataset.
-        worst_first: numbers of the items, those with which most went wrong first; empty where nobody ranked
-            them.
+        failed: how many items failed.
+        worst_first: numbers of the items to show, those with which most went wrong first; empty where nobody
+            ranked them.
         slices: the figures over parts of the dataset.
         slices_note: how many parts were looked at.
         level: the confidence of the intervals.
@@ -114,6 +119,7 @@ class EvaluationSummary(msgspec.Struct, frozen=True):
     title: str
     scores: list[ScoreSummary] = []
     items: Sequence[ItemSummary] = []
+    failed: int = 0
     worst_first: list[int] = []
     slices: list[ScoreSummary] = []
     slices_note: str | None = None

@@ -62,15 +62,15 @@ def items_panel(
     """
     items = evaluation.items if evaluation else []
     order = (evaluation.worst_first if evaluation else None) or range(len(items))
-    shown = [items[place] for place in order][:MAX_ITEMS]
+    shown = [items[place] for place in order[:MAX_ITEMS]]
     columns = _columns(shown, evaluation.scores if evaluation else [])
     rows = [_row(item, rank, columns) for rank, item in enumerate(shown, 1)]
     texts = _cut_to_fit(shown)
     return {
         "item_rows": rows,
         "item_columns": columns,
-        "items_note": _note(items, shown, texts.cut),
-        "several_reps": any(item.rep != items[0].rep for item in items),
+        "items_note": _note(len(items), evaluation.failed if evaluation else 0, len(shown), texts.cut),
+        "several_reps": any(item.rep != shown[0].rep for item in shown),
         "embedded": embedded,
         "item_data": Markup(script_safe(_data(profile, rows, columns, texts.limit))),  # noqa: S704  # escaped there
     }
@@ -155,6 +155,8 @@ def _data(profile: Profile, rows: Sequence[_Row], columns: Sequence[_Column], li
                     for name, reason in row.item.reasons.items()
                 ],
                 "runtime_s": row.item.runtime_s,
+                "calls": row.item.calls,
+                "judges": row.item.judges,
                 "cost": costs.of_trace.get(row.item.trace_id or ""),
             }
             for row in rows
@@ -178,11 +180,10 @@ def _costs(profile: Profile) -> _Costs:
     return _Costs(profile.cost.currency, {table.trace_ids[one]: float(found[one]) for one in known})
 
 
-def _note(items: Sequence[ItemSummary], shown: Sequence[ItemSummary], cut_texts: int) -> str:
-    failed = sum(item.error is not None for item in items)
-    note = f"{len(items):,} items, {failed:,} failed; those with which most went wrong come first."
-    if len(shown) < len(items):
-        note += f" The {len(shown):,} worst are here; the scores of all are in the files beside this page."
+def _note(items: int, failed: int, shown: int, cut_texts: int) -> str:
+    note = f"{items:,} items, {failed:,} failed; those with which most went wrong come first."
+    if shown < items:
+        note += f" The {shown:,} worst are here; the scores of all are in the files beside this page."
     if cut_texts:
         note += f" {cut_texts:,} long texts are cut here and marked so."
     return note

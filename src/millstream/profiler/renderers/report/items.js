@@ -80,12 +80,14 @@
   function tell(item) {
     const facts = make("dl"), fact = (term, told) => facts.append(make("dt", term), make("dd", told));
     if (item.runtime_s !== null) fact("Time", seconds(item.runtime_s * 1e6));
-    if (item.cost !== undefined && item.cost !== null) fact("Cost", `${Number(item.cost.toPrecision(3))} ${currency}`);
-    if (request) {
+    if (item.calls) fact("Model calls", item.calls);
+    else if (item.cost !== undefined && item.cost !== null) fact("Cost", `${Number(item.cost.toPrecision(3))} ${currency}`);
+    if (request && !item.calls) {
       const known = request.r.map((span) => span[TOKENS]).filter(Boolean);
       const sum = (place) => known.map((tokens) => tokens[place]).filter((count) => count >= 0).reduce((a, b) => a + b, 0);
       if (known.length) fact("Tokens", `${sum(0).toLocaleString("en")} in, ${sum(1).toLocaleString("en")} out`);
     }
+    if (item.judges) fact("Judges", item.judges);
     if (item.trace !== null) fact("Trace", item.trace);
     const texts = make("div", undefined, "texts");
     texts.append(block("Question", item.question), block("Expected", item.expected), block("Answer", item.answer));
@@ -131,7 +133,7 @@
     while (rows[index].hidden && limit < shown.length && shown.includes(rows[index])) more();
     const item = items[index], place = places.get(item.trace), row = rows[index];
     row.querySelector("button").setAttribute("aria-expanded", "true");
-    row.setAttribute("aria-selected", "true");
+    row.classList.add("chosen");
     request = place === undefined ? null : data.requests[place];
     heading.textContent = `Item ${item.id}${row.querySelector("small") ? `, run ${item.rep}` : ""}${item.state === "failed" ? ": failed" : item.state === "missing" ? ": a score is missing" : ""}`;
     tell(item);
@@ -152,7 +154,7 @@
     if (current < 0) return;
     const row = rows[current], button = row.querySelector("button");
     button.setAttribute("aria-expanded", "false");
-    row.removeAttribute("aria-selected");
+    row.classList.remove("chosen");
     panel.hidden = true;
     current = -1;
     if (focus) (row.hidden ? text : button).focus();
