@@ -42,6 +42,13 @@ TIME_TO_FIRST_CHUNK_S: Final = "gen_ai.response.time_to_first_chunk"
 """Seconds from the start of the span to the first chunk of a stream or generator."""
 CHUNK_COUNT: Final = "millstream.chunk_count"
 
+RESEND_COUNT: Final = "http.request.resend_count"
+"""How often a model call was sent again, on its one span."""
+RETRY: Final = "millstream.retry"
+"""An event: a try of the call failed for `reason`, the next may begin after `wait_s` seconds."""
+CACHED: Final = "millstream.cached"
+"""Whether the answer came from the cache of an evaluation, and no server was asked."""
+
 FRAMEWORK: Final = "millstream.framework"
 WORKFLOW: Final = "millstream.workflow"
 """The workflows that a span is in, of those invoked with a context: what `chain.Chain.recorded` says."""

@@ -14,7 +14,7 @@ from millstream.workflow.checks import check_tool_name
 from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.functions import Function
-from millstream.workflow.limiter import Limiter
+from millstream.workflow.limiter import limiter_of
 from millstream.workflow.llms import (
     OpenAIConfig,
     api_key_of,
@@ -46,7 +46,6 @@ class Builder:
         self._needs: dict[str, set[str]] = {}
         self._generators: list[tuple[str, AsyncGenerator[Any, None]]] = []
         self._llms: dict[str, Any] = {}
-        self._limiters: dict[str, Limiter] = {}
         self._clients: Any = None
 
     @property
@@ -162,8 +161,7 @@ class Builder:
 
         base_url = base_url_of(config, where, os.environ)
         api_key = api_key_of(config, base_url, where, os.environ)
-        limit = tightest_limit(self.config.llms, base_url, os.environ)
-        limiter = None if limit is None else self._limiters.setdefault(base_url, Limiter(limit))
+        limiter = limiter_of(base_url, tightest_limit(self.config.llms, base_url, os.environ))
         if self._clients is None:
             self._clients = langchain.HttpClients()
         return langchain.chat_model(config, base_url, api_key, limiter, self._clients, where)
