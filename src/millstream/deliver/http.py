@@ -257,7 +257,7 @@ def shortened(text: str) -> str:
 
 
 def parse_retry_after(value: Any) -> float | None:
-    """Seconds that a header `Retry-After` asks to wait, a date included; `None` where it says nothing sensible."""
+    """Seconds that `Retry-After` asks to wait, a date included; `None` where it says nothing sensible."""
     if not value:
         return None
     try:

@@ -76,20 +76,21 @@ class _Call:
             self._has_turn = False
             self.limiter.give_back()
 
-    def kept(self, *, stream: bool) -> Any:
-        """The answer that is in the cache, to be read yet where it is streamed; `None` where it is not."""
+    def kept(self, kind: type[Any] | None) -> Any:
+        """The answer that is in the cache; `None` where there is none.
+
+        Args:
+            kind: of the stream that it is to be read from; `None`: it is read already.
+        """
         found = None if self.cached is None else self.cached.get()
         if found is None:
             return None
         span = current.get()
         if isinstance(span, LiveSpan) and span.kind in _MODEL_CALLS:
             span.set_attribute(semconv.CACHED, value=True)
-        headers = {"content-type": found.content_type, "content-length": str(len(found.body))}
-        body = _LIBRARY.ByteStream(found.body)
-        response = _LIBRARY.Response(200, headers=headers, stream=body, request=self._request)
-        if not stream:
-            response.read()
-        return response
+        body = {"content": found.body} if kind is None else {"stream": kind(found.body)}
+        headers = {"content-type": found.content_type}
+        return _LIBRARY.Response(200, headers=headers, request=self._request, **body)
 
     def again_after_error(self, error: BaseException) -> float | None:
         """Seconds until the next try; `None` when this was the last."""
@@ -164,6 +165,26 @@ class _AsyncBody(_LIBRARY.AsyncByteStream):  # type: ignore[misc]
         self._kept.close()
 
 
+class _Kept(_LIBRARY.SyncByteStream):  # type: ignore[misc]
+    """The body of an answer from the cache."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body
+
+
+class _AsyncKept(_LIBRARY.AsyncByteStream):  # type: ignore[misc]
+    """As `_Kept`."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+
 class _Keeping:
     """Puts what comes into the cache, when it was all."""
 
@@ -202,7 +223,7 @@ class BlockingClient(DefaultHttpxClient):
     def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         """Send a request, in turn, as often as it is worth it."""
         call = _Call(self._calls, request)
-        if (kept := call.kept(stream=stream)) is not None:
+        if (kept := call.kept(_Kept if stream else None)) is not None:
             return kept
         while True:
             call.limiter.wait(call.attempts.ticket)
@@ -241,7 +262,7 @@ class AwaitingClient(DefaultAsyncHttpxClient):
     async def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
         """Send a request, in turn, as often as it is worth it."""
         call = _Call(self._calls, request)
-        if (kept := call.kept(stream=stream)) is not None:
+        if (kept := call.kept(_AsyncKept if stream else None)) is not None:
             return kept
         while True:
             await call.limiter.wait_async(call.attempts.ticket)
