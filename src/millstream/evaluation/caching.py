@@ -1,4 +1,4 @@
-"""`eval.general.cache`: the calls of one evaluation, of its workflow and its judges, are kept and given again."""
+"""`eval.general.cache`: the model calls of a workflow and its judges are kept and given again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -48,8 +48,8 @@ class Metadata:
         self.content = {**self.content, **changes, "timestamp": _now()}
         write_file(self._path, json_bytes(self.content, indent=2))
 
-    def check_resumable(self, config: WorkflowConfig, home: Path, endpoint: str | None = None) -> None:
-        """Refuse to go on with results of another workflow.
+    def check_resumable(self, config: WorkflowConfig, home: Path, endpoint: str | None) -> None:
+        """Refuse to go on with results of another workflow or endpoint.
 
         Args:
             config: the workflow that would go on.
@@ -57,7 +57,7 @@ class Metadata:
             endpoint: where it is served, if it is elsewhere.
 
         Raises:
-            ConfigError: the workflow, its endpoint or the folder of recordings is another; names what differs.
+            ConfigError: the workflow, its endpoint or the folder of recordings is another; says which.
         """
         if not self.before:
             raise ConfigError(

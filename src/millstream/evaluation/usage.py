@@ -87,11 +87,12 @@ class Usage(msgspec.Struct, frozen=True):
 
     def of(self, trace_ids: Iterable[str | None]) -> CallFigures:
         """The sum over some traces, of items or of judges."""
-        return together(
-            self.workflow.get(trace_id) or self.judges[trace_id]
+        found = (
+            self.workflow.get(trace_id) or self.judges.get(trace_id)
             for trace_id in trace_ids
-            if trace_id in self.workflow or trace_id in self.judges
+            if trace_id is not None
         )
+        return together(one for one in found if one is not None)
 
 
 def usage_of(

@@ -1,6 +1,8 @@
 """A workflow behind HTTP: the message is posted, with the trace and the workflows around in its headers."""
 
+import errno
 import json
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from http.client import HTTPException
 from typing import Any, Final
@@ -21,6 +23,7 @@ _TRANSIENT: Final = (429, 502, 503, 504)
 _ERROR: Final = 400
 _SHOWN: Final = 500
 _MOST_BYTES: Final = 1 << 28
+_NO_WAY: Final = (errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -116,7 +119,9 @@ def exchange(request: Request, timeout_s: float) -> Reply:
             return _read(error.code, error, request)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
-        is_down = reason is not error and not isinstance(reason, TimeoutError)
+        is_down = isinstance(reason, ConnectionRefusedError | socket.gaierror) or (
+            getattr(reason, "errno", None) in _NO_WAY
+        )
         raise NoReplyError(str(reason) or type(reason).__name__, is_down=is_down) from None
 
 
@@ -127,6 +132,8 @@ def _read(status: int, response: Any, request: Request) -> Reply:
         raise NoReplyError(str(error) or type(error).__name__, is_down=False) from None
     if len(body) > _MOST_BYTES:
         raise WorkflowError(f"{request.full_url} answered more than {_MOST_BYTES >> 20} MiB")
+    if missing := getattr(response, "length", None):  # http.client says it only where all is read at once
+        raise NoReplyError(f"{missing} bytes of the answer did not come", is_down=False)
     return Reply(status, {name.lower(): value for name, value in response.headers.items()}, body)
 
 
