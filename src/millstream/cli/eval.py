@@ -25,6 +25,7 @@ from millstream.evaluation.gates import broken_gates, parse_gate
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.results import RESULTS_FILE, ItemResult
 from millstream.evaluation.summary import EvalSummary, MetricSummary
+from millstream.evaluation.usage import money
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
 
@@ -46,6 +47,7 @@ _STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
     "--dataset", type=click.Path(path_type=Path), metavar="P", help="Another dataset: .json, .jsonl or .csv."
 )
 @option("--reps", type=click.IntRange(1), default=1, show_default=True, help="How often each item is asked.")
+@option("--endpoint", metavar="URL", help="Ask a workflow that is served there: a chat (.../v1), or JSON.")
 @option("--skip_workflow", is_flag=True, help="Score the answers of an earlier run, or of the dataset.")
 @option("--resume", is_flag=True, help="Go on where an earlier run was stopped.")
 @option("--retry-failed", is_flag=True, help="With --resume: ask failed items again.")
@@ -70,6 +72,7 @@ def eval_command(
     config_file: Path,
     dataset: Path | None,
     reps: int,
+    endpoint: str | None,
     skip_workflow: bool,
     resume: bool,
     retry_failed: bool,
@@ -96,6 +99,7 @@ def eval_command(
                     resume=resume,
                     retry_failed=retry_failed,
                     skip_workflow=skip_workflow,
+                    endpoint=endpoint,
                     overrides=overrides,
                     progress=shown,
                 ),
@@ -243,6 +247,8 @@ def _print(result: EvalResult) -> None:
     if summary.metrics:
         console.print(_scores(summary))
     console.print(_figures(summary))
+    if summary.workflow.llm_calls or summary.judges.llm_calls:
+        console.print(_model_calls(summary))
     for metric in summary.metrics:
         if metric.missing:
             reason = escape(_one_line(metric.missing_reason or ""))
@@ -286,6 +292,19 @@ def _figures(summary: EvalSummary) -> Table:
         str(summary.llm_calls),
         f"{_count(summary.input_tokens)} / {_count(summary.output_tokens)}",
     )
+    return table
+
+
+def _model_calls(summary: EvalSummary) -> Table:
+    """What the calls cost, those of judges apart."""
+    table = Table(title="Model calls", title_justify="left")
+    table.add_column("by")
+    for heading in ("calls", "from cache", "tokens in / out", "cost"):
+        table.add_column(heading, justify="right")
+    for name, used in (("workflow", summary.workflow), ("judges", summary.judges)):
+        tokens = f"{_count(used.input_tokens)} / {_count(used.output_tokens)}"
+        cost = money(used.cost, summary.currency) if used.llm_calls else "-"
+        table.add_row(name, str(used.llm_calls), str(used.cached), tokens, cost)
     return table
 
 

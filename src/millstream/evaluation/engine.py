@@ -1,7 +1,7 @@
 """Dataset x workflow x evaluators: asks, saves each answer as it comes, scores, writes, profiles."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,8 +10,10 @@ import msgspec
 from millstream import sources
 from millstream.errors import ConfigError, StorageError
 from millstream.evaluation.answered import earlier_answers
+from millstream.evaluation.caching import cached_calls
 from millstream.evaluation.config import with_dataset
 from millstream.evaluation.dataset import Dataset
+from millstream.evaluation.endpoint import checked_endpoint, open_endpoint
 from millstream.evaluation.files import check_recordable, locked_folder
 from millstream.evaluation.fingerprint import evaluated_config
 from millstream.evaluation.metadata import FINISHED, Metadata, describe_run
@@ -28,17 +30,19 @@ from millstream.evaluation.progress import Progress, Silent
 from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.recorded import lost_spans, read_spans
 from millstream.evaluation.results import RESULTS_FILE, ItemResult, read_results
-from millstream.evaluation.runner import Ask, Runner
+from millstream.evaluation.runner import Ask, Asked, Runner
 from millstream.evaluation.scoring import NOT_ANSWERED, score_all
 from millstream.evaluation.summary import EvalSummary, summarise
 from millstream.evaluation.takeover import Takeover
+from millstream.evaluation.usage import usage_of
 from millstream.evaluation.wording import counted
+from millstream.profiler.cost import price_table
 from millstream.profiler.results import EvaluationSummary
 from millstream.record import journal_home, recorder, stats
 from millstream.span import Span
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.delivery import delivering
-from millstream.workflow.runner import Workflow, open_workflow
+from millstream.workflow.runner import open_workflow
 
 REPORT: Final = "report.html"
 
@@ -71,6 +75,7 @@ async def evaluate(
     resume: bool = False,
     retry_failed: bool = False,
     skip_workflow: bool = False,
+    endpoint: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     progress: Progress | None = None,
 ) -> EvalResult:
@@ -85,6 +90,7 @@ async def evaluate(
         resume: ask only what an earlier run in this folder did not finish.
         retry_failed: with `resume`, ask failed items again.
         skip_workflow: score answers that are there already.
+        endpoint: URL of a workflow that is served elsewhere, to be asked in the place of the file's own.
         overrides: those already applied to `config`, to be written down.
         progress: told what happens.
 
@@ -97,18 +103,31 @@ async def evaluate(
     """
     if skip_workflow and (resume or reps != 1):
         raise ConfigError("--skip_workflow asks nobody: it goes neither with --resume nor with --reps")
+    if skip_workflow and endpoint is not None:
+        raise ConfigError("--skip_workflow asks nobody: it does not go with --endpoint")
+    if endpoint is not None:
+        checked_endpoint(endpoint)
     if retry_failed and not resume:
         raise ConfigError("--retry-failed needs --resume")
     prepared = prepare(config, dataset)
     _profiler()  # what it needs is missing now, not after the last item
-    run = _Run(config, prepared, progress or Silent(), _effective(config, dataset))
+    run = _Run(config, prepared, progress or Silent(), _effective(config, dataset), endpoint)
     description = describe_run(
-        config, prepared, overrides=overrides, reps=reps, resume=resume, skip_workflow=skip_workflow
+        config,
+        prepared,
+        overrides=overrides,
+        reps=reps,
+        resume=resume,
+        skip_workflow=skip_workflow,
+        endpoint=endpoint,
     )
     if skip_workflow and not prepared.config.general.folder.exists():
         run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
     async with nullcontext() if skip_workflow else delivering(config):
-        with locked_folder(prepared.config.general.folder) as folder:
+        with (
+            locked_folder(prepared.config.general.folder) as folder,
+            cached_calls(prepared.config.general.cache),
+        ):
             try:
                 metadata = Metadata(folder)
                 state = FINISHED
@@ -134,8 +153,14 @@ class _Run:
     """One evaluation on its way: what all its steps need."""
 
     def __init__(
-        self, config: WorkflowConfig, prepared: Prepared, progress: Progress, effective: dict[str, Any]
+        self,
+        config: WorkflowConfig,
+        prepared: Prepared,
+        progress: Progress,
+        effective: dict[str, Any],
+        endpoint: str | None,
     ) -> None:
+        self._endpoint = endpoint
         self.effective = effective
         self.saved = 0
         """Results that are in the file, those of an earlier run included."""
@@ -191,7 +216,7 @@ class _Run:
         done = {ask.key: kept[ask.key] for ask in plan if ask.key in kept}
         self.saved = len(done)
         pending = [ask for ask in plan if ask.key not in kept]
-        async with open_workflow(self._config) as workflow:
+        async with self._open() as workflow:
             evaluators = sorted({*description["evaluators"], *metadata.before.get("evaluators", [])})
             metadata.content = {
                 **description,
@@ -216,9 +241,15 @@ class _Run:
         metadata.content["evaluators"] = description["evaluators"]
         return [done[item.id, rep] for item in self._dataset.items for rep in range(1, reps + 1)]
 
+    def _open(self) -> AbstractAsyncContextManager[Asked]:
+        """What is asked: the file's workflow, or the one that is served elsewhere."""
+        if self._endpoint is None:
+            return open_workflow(self._config)
+        return open_endpoint(self._config, self._endpoint, self._general.endpoint)
+
     async def _ask_pending(
         self,
-        workflow: Workflow,
+        workflow: Asked,
         run_id: str,
         pending: Sequence[Ask],
         done: dict[tuple[str, int], ItemResult],
@@ -252,7 +283,7 @@ class _Run:
         if not earlier:
             self._progress.note("There is nothing to resume; all items are asked.")
             return {}
-        metadata.check_resumable(self._config, home)
+        metadata.check_resumable(self._config, home, self._endpoint)
         items = {item.id: item for item in self._dataset.items}
         kept = {}
         for key, result in earlier.items():
@@ -277,15 +308,16 @@ class _Run:
                 expected_trajectory_key=self._dataset_config.structure.expected_trajectory_key,
                 max_concurrency=self._general.max_concurrency,
             )
-        summary = summarise(self._metrics, results, scores, spans)
-        write_answers(folder, self._dataset_config, results, self._rows, spans)
+        used = usage_of(results, scores, spans, home, price_table(self._general.profiler.prices))
+        summary = summarise(self._metrics, results, scores, spans, used)
+        write_answers(folder, self._dataset_config, results, self._rows, spans, used)
         for metric in summary.metrics:
-            write_scores(folder, metric, scores[metric.name])
+            write_scores(folder, metric, scores[metric.name], used)
         problems = lost_spans(self._lost)
         spans_lost = bool(problems)
         self._progress.phase("profiling")
         report = self._profile(
-            folder, for_report(self._config.name, summary, results, scores), spans, problems
+            folder, for_report(self._config.name, summary, results, scores, used), spans, problems
         )
         return EvalResult(folder, summary, report, problems, spans_lost, self._hanging)
 

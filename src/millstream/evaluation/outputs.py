@@ -13,6 +13,7 @@ from millstream.evaluation.files import cannot_write, json_bytes, write_file
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary
+from millstream.evaluation.usage import CallFigures, Usage, calls_text
 from millstream.profiler.results import EvaluationSummary, ItemSummary, ScoreSummary
 from millstream.record.steps import end_step, invocation_node
 from millstream.span import Span, SpanKind
@@ -43,12 +44,13 @@ def write_answers(
     results: Sequence[ItemResult],
     rows: Mapping[str, dict[str, Any]],
     spans: Mapping[str, list[Span]],
+    used: Usage,
 ) -> None:
     """Write `workflow_output.json`: each row of the dataset with the answer, or why there is none.
 
     Beside the row's own columns it has the answer and the model and tool calls under the keys of the
-    dataset's structure, and `rep`, `error`, `trace_id`, `start_ns` and `runtime_s`; the times are those of
-    the recorded run, where there is one.
+    dataset's structure, and `rep`, `error`, `trace_id`, `start_ns`, `runtime_s` and `usage`; the times are
+    those of the recorded run, where there is one.
 
     Raises:
         StorageError: it cannot be written.
@@ -67,11 +69,17 @@ def write_answers(
         row["trace_id"] = result.trace_id
         row["start_ns"] = root.start_ns if root else result.start_ns
         row["runtime_s"] = root.duration_s if root else result.runtime_s
+        row["usage"] = usage_json(used.of([result.trace_id]), used.currency)
         output.append(row)
     write_file(folder / WORKFLOW_OUTPUT, json_bytes(output, indent=2))
 
 
-def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScore]) -> None:
+def usage_json(figures: CallFigures, currency: str) -> dict[str, Any]:
+    """What model calls used, as it is written."""
+    return {**msgspec.to_builtins(figures), "currency": currency}
+
+
+def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScore], used: Usage) -> None:
     """Write `<evaluator>_output.json`.
 
     Raises:
@@ -90,11 +98,16 @@ def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScor
                 "score": one.score,
                 "reasoning": answer_of(one.reasoning),
                 "error": one.error,
+                **({"trace_id": one.trace_id, "usage": _judge(one, used)} if one.trace_id else {}),
             }
             for one in scores
         ],
     }
     write_file(score_file(folder, summary.name), json_bytes(content, indent=2))
+
+
+def _judge(score: ItemScore, used: Usage) -> dict[str, Any]:
+    return usage_json(used.of([score.trace_id]), used.currency)
 
 
 def score_file(folder: Path, evaluator: str) -> Path:
@@ -132,7 +145,11 @@ def write_effective(folder: Path, effective: Mapping[str, Any]) -> None:
 
 
 def for_report(
-    title: str, summary: EvalSummary, results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
+    title: str,
+    summary: EvalSummary,
+    results: Sequence[ItemResult],
+    scores: Mapping[str, Sequence[ItemScore]],
+    used: Usage,
 ) -> EvaluationSummary:
     """What `report.html` shows of an evaluation."""
     return EvaluationSummary(
@@ -159,6 +176,10 @@ def for_report(
                 answer=None if result.answer is None else answer_text(result.answer),
                 error=None if result.error is None else str(result.error),
                 scores={name: of_metric[number].score for name, of_metric in scores.items()},
+                calls=calls_text(used.of([result.trace_id]), used.currency),
+                judges=calls_text(
+                    used.of(of_metric[number].trace_id for of_metric in scores.values()), used.currency
+                ),
             )
             for number, result in enumerate(results)
         ],

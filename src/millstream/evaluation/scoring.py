@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
+from millstream.evaluation.judged import evaluating
 from millstream.evaluation.loop import StopSignal
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemError, ItemResult
@@ -29,6 +30,7 @@ class ItemScore(msgspec.Struct, frozen=True):
         reasoning: why it is what it is, as the evaluator says it.
         error: why the item has no answer, or why its score is missing.
         failed: whether the item failed.
+        trace_id: of what the evaluator asked of models; `None` where it asks none.
     """
 
     id: str
@@ -37,6 +39,7 @@ class ItemScore(msgspec.Struct, frozen=True):
     reasoning: object
     error: str | None
     failed: bool
+    trace_id: str | None = None
 
 
 async def score_all(
@@ -123,16 +126,21 @@ async def _score(metric: Metric, item: EvalItem, error: ItemError | None, *, ask
         if reason is not None:
             return _missing(item, reason, failed=True)
         return ItemScore(item.id, item.rep, 0.0, "the item failed", str(error), failed)
+    trace_id = None
     try:
-        value = metric.call(item)
-        score = as_score(await value if inspect.isawaitable(value) else value)
+        with evaluating(metric, item) as trace_id:
+            value = metric.call(item)
+            score = as_score(await value if inspect.isawaitable(value) else value)
     except StopSignal:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001  # an evaluator may be anybody's code
-        return _missing(item, f"the evaluator failed: {describe(fault)}", failed=failed)
-    if score.score is None:
-        return _missing(item, str(score.reasoning), failed=failed)
-    return _scored(item, score, error)
+        found = _missing(item, f"the evaluator failed: {describe(fault)}", failed=failed)
+    else:
+        if score.score is None:
+            found = _missing(item, str(score.reasoning), failed=failed)
+        else:
+            found = _scored(item, score, error)
+    return msgspec.structs.replace(found, trace_id=trace_id)
 
 
 def _scored(item: EvalItem, score: Score, error: ItemError | None) -> ItemScore:

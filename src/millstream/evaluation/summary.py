@@ -10,6 +10,7 @@ from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore, commonest_reason
 from millstream.evaluation.statistics import Interval, interval_of, percentile
+from millstream.evaluation.usage import CallFigures, Usage, together
 from millstream.span import Span
 
 
@@ -60,6 +61,9 @@ class EvalSummary(msgspec.Struct, frozen=True):
         output_tokens: likewise.
         llm_calls: how many model calls were recorded.
         llm_calls_without_usage: how many of them do not say their tokens.
+        workflow: what the model calls of all items used.
+        judges: what those of the evaluators used, which are in no figure above.
+        currency: of the costs.
     """
 
     items: int
@@ -71,6 +75,9 @@ class EvalSummary(msgspec.Struct, frozen=True):
     output_tokens: int | None
     llm_calls: int
     llm_calls_without_usage: int
+    workflow: CallFigures
+    judges: CallFigures
+    currency: str
 
     @property
     def missing(self) -> int:
@@ -87,6 +94,7 @@ def summarise(
     results: Sequence[ItemResult],
     scores: Mapping[str, Sequence[ItemScore]],
     spans: Mapping[str, list[Span]],
+    used: Usage,
 ) -> EvalSummary:
     """The summary of finished items.
 
@@ -95,6 +103,7 @@ def summarise(
         results: one an item and repetition.
         scores: by evaluator.
         spans: by trace id.
+        used: by trace id.
     """
     recorded = [spans.get(result.trace_id or "", []) for result in results]
     usages = [call.usage for of_item in recorded for call in llm_calls(of_item)]
@@ -116,6 +125,9 @@ def summarise(
         llm_calls_without_usage=sum(
             usage is None or (usage.input_tokens is None and usage.output_tokens is None) for usage in usages
         ),
+        workflow=together(used.workflow.values()),
+        judges=together(used.judges.values()),
+        currency=used.currency,
     )
 
 

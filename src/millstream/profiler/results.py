@@ -54,6 +54,10 @@ class ItemSummary(msgspec.Struct, frozen=True):
     answer: str | None
     error: str | None = None
     scores: dict[str, float | None] = {}
+    calls: str = ""
+    """Its model calls, tokens, cost and time, in words."""
+    judges: str = ""
+    """The same of the evaluators that were asked about it."""
 
 
 class EvaluationSummary(msgspec.Struct, frozen=True):
