@@ -218,7 +218,7 @@ async def test_a_limited_server_lets_everybody_in_in_their_order():
             if now_s >= free_at_s:
                 free_at_s = now_s + 0.02
                 limiter.answered()
-                limiter.give_back()
+                limiter.give_back(answered=True)
                 return attempts.repeats
             wait_s = attempts.again_in(Failure(Kind.LATER, "429", free_at_s - now_s))
             limiter.give_back()
@@ -257,3 +257,40 @@ def test_waits_grow_at_random_and_have_a_limit():
         mean_s = sum(at) / len(at)
         assert abs(mean_s - longest_s / 2) < 0.12 * longest_s  # full jitter: even from 0 up
     assert [failure_of_answer(status, {}, b"") for status in (200, 400, 401, 404, 422)] == [None] * 5
+
+
+async def test_streams_that_are_open_may_ask_the_same_server_though_it_refuses(model):
+    """The calls of a narrowed endpoint count until they are answered, not until their stream is read."""
+    opened = asyncio.Barrier(4)
+
+    def script(asked):
+        return refusal(429, retry_after_ms="60") if 4 <= asked.number < 8 else completion(asked)
+
+    with scripted(script) as server:
+        async with model(server.url) as llm:
+
+            async def nested(number):
+                stream = llm.astream(f"outer {number}")
+                await anext(stream)
+                await opened.wait()
+                try:
+                    return (await llm.ainvoke(f"inner {number}")).text
+                finally:
+                    await stream.aclose()
+
+            async with asyncio.timeout(20):
+                assert await asyncio.gather(*(nested(number) for number in range(4))) == ["yes"] * 4
+
+
+async def test_code_that_blocks_the_loop_does_not_wait_for_a_call_of_that_loop(model):
+    def slow(asked):
+        return completion(asked)._replace(delay_s=0.3)
+
+    with scripted(slow) as server:
+        async with model(server.url, max_concurrency=1) as llm:
+            awaited = asyncio.create_task(llm.ainvoke("awaited"))
+            while not server.asked:  # noqa: ASYNC110  # what happens in another thread
+                await asyncio.sleep(0.01)
+            assert llm.invoke("blocking").text == "yes"
+            assert (await awaited).text == "yes"
+            assert llm.http_client._calls.limiter.running == 0

@@ -83,11 +83,12 @@ class Endpoint:
         attempts = Attempts(self._retries, self._limiter)
         while True:
             await self._limiter.wait_async(attempts.ticket)
+            is_good = False
             try:
                 attempts.begin()
                 found = await self._try(body)
                 if isinstance(found, Reply):
-                    if found.status in _GOOD:
+                    if is_good := found.status in _GOOD:
                         self._limiter.answered()
                         return self._answer(found)
                     failure = failure_of_answer(found.status, found.headers, found.body)
@@ -95,7 +96,7 @@ class Endpoint:
                     failure = Failure(Kind.DOWN if found.is_down else Kind.FAILED, found.reason)
                 wait_s = None if failure is None else attempts.again_in(failure)
             finally:
-                self._limiter.give_back()
+                self._limiter.give_back(answered=is_good)
             if wait_s is None:
                 raise self._error(found, attempts.repeats)
             await asyncio.sleep(wait_s)

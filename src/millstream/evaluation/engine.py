@@ -34,9 +34,8 @@ from millstream.evaluation.runner import Ask, Asked, Runner
 from millstream.evaluation.scoring import NOT_ANSWERED, score_all
 from millstream.evaluation.summary import EvalSummary, summarise
 from millstream.evaluation.takeover import Takeover
-from millstream.evaluation.usage import usage_of
+from millstream.evaluation.usage import prices_of, usage_of
 from millstream.evaluation.wording import counted
-from millstream.profiler.cost import price_table
 from millstream.profiler.results import EvaluationSummary
 from millstream.record import journal_home, recorder, stats
 from millstream.span import Span
@@ -308,7 +307,8 @@ class _Run:
                 expected_trajectory_key=self._dataset_config.structure.expected_trajectory_key,
                 max_concurrency=self._general.max_concurrency,
             )
-        used = usage_of(results, scores, spans, home, price_table(self._general.profiler.prices))
+        prices = prices_of(self._general.profiler.prices, self._progress.note)
+        used = usage_of(results, scores, spans, home, prices)
         summary = summarise(self._metrics, results, scores, spans, used)
         write_answers(folder, self._dataset_config, results, self._rows, spans, used)
         for metric in summary.metrics:

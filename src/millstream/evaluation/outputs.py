@@ -70,6 +70,7 @@ def write_answers(
         row["start_ns"] = root.start_ns if root else result.start_ns
         row["runtime_s"] = root.duration_s if root else result.runtime_s
         row["usage"] = usage_json(used.of([result.trace_id]), used.currency)
+        del row["usage"]["latency_s"]  # `runtime_s` says it
         output.append(row)
     write_file(folder / WORKFLOW_OUTPUT, json_bytes(output, indent=2))
 

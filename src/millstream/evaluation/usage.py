@@ -1,17 +1,18 @@
 """What the model calls of the items, and apart from them those of their judges, used: tokens, money, time."""
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from millstream import semconv
-from millstream.errors import MillstreamError
+from millstream.errors import ConfigError, MillstreamError
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.wording import counted
-from millstream.profiler.cost import PriceTable, cost_of_call
+from millstream.profiler.cost import PriceTable, cost_of_call, price_table
 from millstream.span import Span, SpanKind
 from millstream.store import open_store
 
@@ -70,6 +71,20 @@ def together(figures: Iterable[CallFigures]) -> CallFigures:
         cost=sum(known) if known and len(known) == len(asking) else None,
         latency_s=sum(times) if (times := [t for one in each if (t := one.latency_s) is not None]) else None,
     )
+
+
+def prices_of(users: Path | Mapping[str, Any] | None, note: Callable[[str], None]) -> PriceTable:
+    """The prices for an evaluation; none at all where a package's cannot be read: scores are worth more.
+
+    Args:
+        users: the user's own table.
+        note: told what is wrong.
+    """
+    try:
+        return price_table(users)
+    except ConfigError as error:
+        note(f"The costs are unknown: {error}.")
+        return PriceTable(currency="USD", date="2000-01-01", models={})
 
 
 class Usage(msgspec.Struct, frozen=True):

@@ -16,7 +16,8 @@ class Limiter:
     """Lets so many calls run at a time, in threads and event loops; the others wait in order of tickets.
 
     An endpoint that refuses calls is left alone for a while by everybody, and is then asked by half as many
-    at a time; with each answer one more is let in, up to the limit.
+    at a time; with each answer one more is let in. For that a call counts until it is answered, not until its
+    stream is read: what reads it may be what asks next.
 
     Args:
         limit: calls at a time, at least 1; `None` is no limit.
@@ -28,9 +29,10 @@ class Limiter:
 
     def __init__(self, limit: int | None = None) -> None:
         self.running = 0
+        self._unanswered = 0
         self.has_answered = False
         self._limit: float = math.inf if limit is None else limit
-        self._width = self._limit
+        self._width = math.inf
         self._lock = Lock()
         self._tickets = itertools.count()
         self._waiting: list[tuple[int, Future[None]]] = []
@@ -42,8 +44,15 @@ class Limiter:
         return next(self._tickets)
 
     def wait(self, ticket: int) -> None:
-        """Return when it is this call's turn."""
-        self._ask(ticket).result()
+        """Return when it is this call's turn.
+
+        Code that blocks an event loop has it at once: it may be a call of that loop that it would wait for.
+        """
+        if asyncio._get_running_loop() is None:  # noqa: SLF001  # the only one that does not raise
+            self._ask(ticket).result()
+        else:
+            with self._lock:
+                self._take_turn()
         try:
             while (left_s := self._closed_until_s - time.monotonic()) > 0:
                 time.sleep(left_s)
@@ -67,17 +76,23 @@ class Limiter:
             self.give_back()
             raise
 
-    def give_back(self) -> None:
-        """The call is over, or waits to come again."""
+    def give_back(self, *, answered: bool = False) -> None:
+        """The call is over, or waits to come again.
+
+        Args:
+            answered: whether `answered` was told of it.
+        """
         with self._lock:
             self.running -= 1
+            self._unanswered -= not answered
             self._let_in()
 
     def answered(self) -> None:
         """The endpoint took a call."""
         with self._lock:
             self.has_answered = True
-            self._width = min(self._limit, self._width + 1)
+            self._unanswered -= 1
+            self._width += 1
             self._let_in()
 
     def refused(self, began_s: float, pause_s: float) -> None:
@@ -93,7 +108,7 @@ class Limiter:
             self.has_answered = True
             self._closed_until_s = max(self._closed_until_s, now_s + pause_s)
             if began_s >= self._narrowed_s:
-                self._width = max(1.0, min(self._width, self.running) // 2)
+                self._width = max(1.0, min(self._width, self._unanswered) // 2)
                 self._narrowed_s = now_s
 
     def _ask(self, ticket: int) -> Future[None]:
@@ -104,11 +119,15 @@ class Limiter:
         return place
 
     def _let_in(self) -> None:
-        while self._waiting and self.running < self._width:
+        while self._waiting and self.running < self._limit and self._unanswered < self._width:
             _, place = heapq.heappop(self._waiting)
             if place.set_running_or_notify_cancel():  # false: it gave up waiting
-                self.running += 1
+                self._take_turn()
                 place.set_result(None)
+
+    def _take_turn(self) -> None:
+        self.running += 1
+        self._unanswered += 1
 
     def __enter__(self) -> None:
         self.wait(self.ticket())

@@ -64,17 +64,18 @@ class _Call:
         self._calls = calls
         self._request = request
         self._has_turn = False
+        self._is_answered = False
 
     def begin(self) -> None:
         """It is the call's turn."""
-        self._has_turn = True
+        self._has_turn, self._is_answered = True, False
         self.attempts.begin()
 
     def end(self) -> None:
         """Give the turn back; once is enough."""
         if self._has_turn:
             self._has_turn = False
-            self.limiter.give_back()
+            self.limiter.give_back(answered=self._is_answered)
 
     def kept(self, kind: type[Any] | None) -> Any:
         """The answer that is in the cache; `None` where there is none.
@@ -103,8 +104,10 @@ class _Call:
         A good one keeps its turn until its body is closed.
         """
         if response.is_success:
+            self._is_answered = True
             self.limiter.answered()
             return None
+        self.limiter.has_answered = True
         failure = failure_of_answer(response.status_code, response.headers, response.content)
         wait_s = None if failure is None else self.attempts.again_in(failure)
         self.end()
