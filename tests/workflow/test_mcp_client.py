@@ -217,7 +217,10 @@ async def test_what_is_included(flow):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("transport: stdio, command: no-such-program-here", "there is no MCP server at no-such-program-here"),
+        (
+            "transport: stdio, command: no-such-program-here, args: [--key, secret]",
+            "there is no MCP server at no-such-program-here: ",
+        ),
         (
             "transport: streamable-http, url: 'http://127.0.0.1:9/mcp'",
             r"no MCP server at http://127\.0\.0\.1:9/mcp",

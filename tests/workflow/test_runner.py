@@ -163,12 +163,13 @@ async def test_max_concurrency_is_per_endpoint(write, llms, asked, spans):
     async with open_workflow(load_config(path)) as workflow:
         model = await workflow.builder.get_llm("able")
         other = await workflow.builder.get_llm("slow")
-        assert model._limiter is other._limiter
-        assert model._limiter._free == 2
+        limiter = model.http_async_client._calls.limiter
+        assert other.http_async_client._calls.limiter is limiter
+        assert limiter.running == 0
         assert await asyncio.gather(*(workflow.run(str(n)) for n in range(6))) == [
             f"You said {n}" for n in range(6)
         ]
-        assert model._limiter._free == 2
+        assert limiter.running == 0
 
 
 async def test_a_limiter_lets_in_so_many_in_order_and_survives_those_who_give_up():
@@ -196,7 +197,7 @@ async def test_a_limiter_lets_in_so_many_in_order_and_survives_those_who_give_up
         await asyncio.sleep(0.01)
         waiting.cancel()
     await asyncio.wait([waiting])
-    assert limiter._free == 2
+    assert limiter.running == 0
 
 
 def test_a_limiter_works_across_threads():
@@ -215,7 +216,7 @@ def test_a_limiter_works_across_threads():
         thread.start()
     for thread in threads:
         thread.join()
-    assert limiter._free == 1
+    assert limiter.running == 0
 
 
 LOGGING = ("general.telemetry", "{logging: {f: {_type: file, path: %s, level: info}, c: {_type: console}}}")

@@ -26,6 +26,7 @@ from millstream.evaluation.engine import EvalResult, evaluate
 from millstream.evaluation.gates import broken_gates, parse_gate
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.summary import EvalSummary
+from millstream.evaluation.usage import money
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
 
@@ -59,6 +60,7 @@ class _EvalCommand(click.Command):
 )
 @option("--reps", type=click.IntRange(1), default=1, show_default=True, help="How often each item is asked.")
 @option("--skip_workflow", is_flag=True, help="Score the answers of an earlier run, or of the dataset, anew.")
+@option("--endpoint", metavar="URL", help="Ask a workflow that is served there: a chat (.../v1), or JSON.")
 @option("--resume", is_flag=True, help="Go on where an earlier run was stopped.")
 @option("--retry-failed", is_flag=True, help="With --resume: failed items and missing scores again.")
 @option(
@@ -88,6 +90,7 @@ def eval_command(
     config_file: Path,
     dataset: Path | None,
     reps: int,
+    endpoint: str | None,
     skip_workflow: bool,
     resume: bool,
     retry_failed: bool,
@@ -117,6 +120,7 @@ def eval_command(
                     resume=resume,
                     retry_failed=retry_failed,
                     skip_workflow=skip_workflow,
+                    endpoint=endpoint,
                     overrides=overrides,
                     progress=shown,
                 ),
@@ -191,6 +195,8 @@ def _print(result: EvalResult) -> None:
         print_scores(console, summary)
         print_slices(console, summary)
     console.print(_figures(summary))
+    if summary.workflow.llm_calls or summary.judges.llm_calls:
+        console.print(_model_calls(summary))
     for metric in summary.metrics:
         if metric.missing:
             reason = escape(one_line(metric.missing_reason or ""))
@@ -221,6 +227,19 @@ def _figures(summary: EvalSummary) -> Table:
     interval = (ends(summary.runtime_p50_interval_s), ends(summary.runtime_p95_interval_s))
     if interval != ("-", "-"):
         table.add_row("", f"{100 * summary.level:g} % interval", *interval, "", "")
+    return table
+
+
+def _model_calls(summary: EvalSummary) -> Table:
+    """What the calls cost, those of judges apart."""
+    table = Table(title="Model calls", title_justify="left")
+    table.add_column("by")
+    for heading in ("calls", "from cache", "tokens in / out", "cost"):
+        table.add_column(heading, justify="right")
+    for name, used in (("workflow", summary.workflow), ("judges", summary.judges)):
+        tokens = f"{_count(used.input_tokens)} / {_count(used.output_tokens)}"
+        cost = money(used.cost, summary.currency) if used.llm_calls else "-"
+        table.add_row(name, str(used.llm_calls), str(used.cached), tokens, cost)
     return table
 
 

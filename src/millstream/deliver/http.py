@@ -45,7 +45,7 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def retry_after_s(self) -> float | None:
         """Seconds that the server asked to wait, at most an hour."""
-        return _retry_after(self.headers.get("retry-after"))
+        return parse_retry_after(self.headers.get("retry-after"))
 
 
 class HttpClient:
@@ -256,7 +256,8 @@ def shortened(text: str) -> str:
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
 
 
-def _retry_after(value: Any) -> float | None:
+def parse_retry_after(value: Any) -> float | None:
+    """Seconds that `Retry-After` asks to wait, a date included; `None` where it says nothing sensible."""
     if not value:
         return None
     try:

@@ -2,11 +2,12 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 from millstream import sources
+from millstream.evaluation.endpoint import open_endpoint
 from millstream.evaluation.files import check_recordable
 from millstream.evaluation.fingerprint import evaluated_config
 from millstream.evaluation.lazy import Lazy
@@ -16,11 +17,11 @@ from millstream.evaluation.prepare import Prepared
 from millstream.evaluation.progress import Progress
 from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.results import RESULTS_FILE, ItemResult, read_results, result_at
-from millstream.evaluation.runner import Ask, Runner
+from millstream.evaluation.runner import Ask, Asked, Runner
 from millstream.evaluation.takeover import Takeover
 from millstream.record import journal_home, recorder, stats
 from millstream.workflow.config import WorkflowConfig
-from millstream.workflow.runner import Workflow, open_workflow
+from millstream.workflow.runner import open_workflow
 
 
 class Asking:
@@ -32,6 +33,7 @@ class Asking:
         folder: the output folder.
         metadata: its file.
         reps: how often each item is asked.
+        endpoint: of a workflow that is served elsewhere; the file's own is asked without.
         progress: told of each result.
     """
 
@@ -43,6 +45,7 @@ class Asking:
         metadata: Metadata,
         *,
         reps: int,
+        endpoint: str | None,
         progress: Progress,
     ) -> None:
         self._config = config
@@ -51,6 +54,7 @@ class Asking:
         self._folder = folder
         self._metadata = metadata
         self._reps = reps
+        self._endpoint = endpoint
         self._progress = progress
         self._home = journal_home()
         self._offsets = array("q", [NOWHERE]) * (len(self._items) * reps)
@@ -77,7 +81,7 @@ class Asking:
         indices = {item.id: item.index for item in self._items}
         for offset, result in read_results(self._folder / RESULTS_FILE):
             if not found:
-                self._metadata.check_resumable(self._config, self._home)
+                self._metadata.check_resumable(self._config, self._home, self._endpoint)
                 found = True
             index = indices.get(result.id)
             if index is None or not 1 <= result.rep <= self._reps:
@@ -105,7 +109,7 @@ class Asking:
             check_recordable(self._home)
         before = self._metadata.before.get("evaluators", [])
         evaluators = sorted({*description["evaluators"], *before})
-        async with open_workflow(self._config) as workflow:
+        async with self._open() as workflow:
             self._metadata.content = {
                 **description,
                 "run_id": sources.new_trace_id(),
@@ -128,7 +132,12 @@ class Asking:
             self.lost = {why: n - dropped.get(why, 0) for why, n in now if n > dropped.get(why, 0)}
         self._metadata.content["evaluators"] = description["evaluators"]
 
-    async def _ask(self, workflow: Workflow, takeover: Takeover) -> None:
+    def _open(self) -> AbstractAsyncContextManager[Asked]:
+        if self._endpoint is None:
+            return open_workflow(self._config)
+        return open_endpoint(self._config, self._endpoint, self._general.endpoint)
+
+    async def _ask(self, workflow: Asked, takeover: Takeover) -> None:
         def save(result: ItemResult) -> None:
             self._offsets[self._place(result.index, result.rep)] = takeover.save(result)
             self.done += 1

@@ -10,9 +10,11 @@ from millstream.errors import ConfigError
 from millstream.evaluation.readers import SUFFIXES
 from millstream.profiler.config import ProfilerConfig
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.retries import DEFAULT_BUDGET_S
 from millstream.workflow.validation import parse_model
 
 DEFAULT_OUTPUT_DIR = Path(".tmp/millstream/eval")
+DEFAULT_CACHE = Path(".tmp/millstream/cache/calls.sqlite")
 
 
 class _Section(BaseModel):
@@ -66,6 +68,31 @@ class OutputConfig(_Section):
     dir: Path | None = None
 
 
+class CacheConfig(_Section):
+    """Whether model calls are kept and given again, and the file that keeps them."""
+
+    enable: bool = False
+    path: Path = DEFAULT_CACHE
+
+
+class EndpointConfig(_Section):
+    """How a workflow that is served elsewhere (`--endpoint`) is asked.
+
+    Attributes:
+        model: of a chat; the workflow's name where it is not given.
+        headers: sent with every request.
+        timeout_s: for one try, in seconds.
+        max_retries: as that of `llms`.
+        max_retry_s: likewise.
+    """
+
+    model: str | None = None
+    headers: dict[str, str] | None = None
+    timeout_s: float = Field(600, gt=0, allow_inf_nan=False)
+    max_retries: int | None = Field(None, ge=0)
+    max_retry_s: float = Field(DEFAULT_BUDGET_S, ge=0, allow_inf_nan=False)
+
+
 class GeneralConfig(_Section):
     """How the evaluation runs.
 
@@ -78,6 +105,8 @@ class GeneralConfig(_Section):
         interval_level: the confidence of all intervals.
         slices: fields of the dataset by which the scores are also told apart; `all` takes every field with
             few values.
+        cache: of model calls.
+        endpoint: how `--endpoint` is asked.
     """
 
     output_dir: Path | None = None
@@ -90,6 +119,8 @@ class GeneralConfig(_Section):
     interval_level: float = Field(0.95, ge=0.5, le=0.999)
     slices: list[str] = []
     dataset: DatasetConfig | None = None
+    cache: CacheConfig = CacheConfig()
+    endpoint: EndpointConfig = EndpointConfig()
     profiler: ProfilerConfig = ProfilerConfig()
 
     @model_validator(mode="after")

@@ -11,7 +11,9 @@ import msgspec
 from millstream.errors import ConfigError, RunTimeoutError, StorageError
 from millstream.evaluation.answered import earlier_answers
 from millstream.evaluation.asking import Asking
+from millstream.evaluation.caching import cached_calls
 from millstream.evaluation.config import with_dataset
+from millstream.evaluation.endpoint import checked_endpoint
 from millstream.evaluation.files import locked_folder
 from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.metadata import FINISHED, Metadata, describe_run
@@ -30,6 +32,7 @@ from millstream.evaluation.results import RESULTS_FILE, ItemResult
 from millstream.evaluation.score_run import ScoreRun
 from millstream.evaluation.scoring import NOT_ANSWERED, ItemScore
 from millstream.evaluation.summary import EvalSummary, summarise
+from millstream.evaluation.usage import prices_of, usage_of
 from millstream.evaluation.wording import counted
 from millstream.profiler.results import EvaluationSummary
 from millstream.record import journal_home
@@ -68,6 +71,7 @@ async def evaluate(
     resume: bool = False,
     retry_failed: bool = False,
     skip_workflow: bool = False,
+    endpoint: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     progress: Progress | None = None,
 ) -> EvalResult:
@@ -82,6 +86,7 @@ async def evaluate(
         resume: ask only what an earlier run in this folder did not finish, workflow and evaluators alike.
         retry_failed: with `resume`, ask again where an item failed or a score is missing.
         skip_workflow: score answers that are there already; anew, unless with `resume`.
+        endpoint: URL of a workflow that is served elsewhere, to be asked in the place of the file's own.
         overrides: those already applied to `config`, to be written down.
         progress: told what happens.
 
@@ -95,20 +100,33 @@ async def evaluate(
     """
     if skip_workflow and reps != 1:
         raise ConfigError("--skip_workflow asks nobody: it does not go with --reps")
+    if skip_workflow and endpoint is not None:
+        raise ConfigError("--skip_workflow asks nobody: it does not go with --endpoint")
+    if endpoint is not None:
+        checked_endpoint(endpoint)
     if retry_failed and not resume:
         raise ConfigError("--retry-failed needs --resume")
     prepared = prepare(config, dataset)
     _profiler()  # what it needs is missing now, not after the last item
     description = describe_run(
-        config, prepared, overrides=overrides, reps=reps, resume=resume, skip_workflow=skip_workflow
+        config,
+        prepared,
+        overrides=overrides,
+        reps=reps,
+        resume=resume,
+        skip_workflow=skip_workflow,
+        endpoint=endpoint,
     )
-    how = _How(reps, resume=resume, retry_failed=retry_failed, skip_workflow=skip_workflow)
+    how = _How(reps, resume=resume, retry_failed=retry_failed, skip_workflow=skip_workflow, endpoint=endpoint)
     with ExitStack() as opened:
         run = _Run(config, prepared, how, progress or Silent(), _effective(config, dataset), opened)
         if skip_workflow and not prepared.config.general.folder.exists():
             run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
         async with nullcontext() if skip_workflow else delivering(config):
-            with locked_folder(prepared.config.general.folder) as folder:
+            with (
+                locked_folder(prepared.config.general.folder) as folder,
+                cached_calls(prepared.config.general.cache),
+            ):
                 try:
                     return await run.run(folder, description)
                 except StorageError as error:
@@ -122,6 +140,7 @@ class _How(NamedTuple):
     resume: bool
     retry_failed: bool
     skip_workflow: bool
+    endpoint: str | None
 
 
 class _Run:
@@ -173,7 +192,7 @@ class _Run:
                 f"The run reached eval.general.run_timeout_s = {limit_s:g} s: {self._reached}. "
                 "What is done is kept; the same command with --resume goes on."
             ) from error
-        outcome = self._finish(folder, results, scores, spans)
+        outcome = self._finish(folder, results, scores, spans, home)
         _remove_scores_of_others(folder, metadata, self._prepared)
         metadata.write(state=state)
         return outcome
@@ -221,6 +240,7 @@ class _Run:
             folder,
             metadata,
             reps=self._how.reps,
+            endpoint=self._how.endpoint,
             progress=self._progress,
         )
         if self._how.resume:
@@ -256,28 +276,32 @@ class _Run:
         results: Sequence[ItemResult],
         scores: Mapping[str, Sequence[ItemScore]],
         spans: Mapping[str, list[Span]],
+        home: Path,
     ) -> EvalResult:
         """Write, and profile last, so that nothing it does can lose a score."""
         items = self._items
+        prices = prices_of(self._general.profiler.prices, self._progress.note)
+        used = usage_of(results, scores, spans, home, prices)
         summary = summarise(
             self._prepared.metrics,
             results,
             scores,
             spans,
+            used,
             rows=Lazy(len(results), lambda place: items[results[place].index].row),
             slices=self._general.slices,
             level=self._general.interval_level,
         )
-        write_answers(folder, self._prepared.config.dataset, results, self._items, spans)
+        write_answers(folder, self._prepared.config.dataset, results, self._items, spans, used)
         for metric in summary.metrics:
-            write_scores(folder, metric, scores[metric.name])
+            write_scores(folder, metric, scores[metric.name], used)
         problems = lost_spans({} if self._asking is None else self._asking.lost)
         spans_lost = bool(problems)
         self._progress.phase("profiling")
         order = [result.trace_id for result in results if result.trace_id is not None]
         report = self._profile(
             folder,
-            for_report(self._config.name, summary, results, scores),
+            for_report(self._config.name, summary, results, scores, used),
             order,
             spans,
             problems,

@@ -48,19 +48,27 @@ class Metadata:
         self.content = {**self.content, **changes, "timestamp": _now()}
         write_file(self._path, json_bytes(self.content, indent=2))
 
-    def check_resumable(self, config: WorkflowConfig, home: Path) -> None:
-        """Refuse to go on with results of another workflow.
+    def check_resumable(self, config: WorkflowConfig, home: Path, endpoint: str | None) -> None:
+        """Refuse to go on with results of another workflow or endpoint.
 
         Args:
             config: the workflow that would go on.
             home: the folder that it records into.
+            endpoint: where it is served, if it is elsewhere.
 
         Raises:
-            ConfigError: the workflow or the folder of recordings is another; names what differs.
+            ConfigError: the workflow, its endpoint or the folder of recordings is another; says which.
         """
         if not self.before:
             raise ConfigError(
                 f"{self._path} is missing, so --resume cannot tell what the results are of; leave it out"
+            )
+        earlier = self.before.get("endpoint")
+        if earlier != endpoint:
+            here = "the workflow file's own workflow"
+            raise ConfigError(
+                f"--resume: the results in {self._path.parent} are of {earlier or here}, not of"
+                f" {endpoint or here}. Put --endpoint as it was, or leave out --resume to start over."
             )
         changed = differences(self.before.get("evaluated"), evaluated_config(config.raw_effective))
         if changed:
@@ -83,6 +91,7 @@ def describe_run(
     reps: int,
     resume: bool,
     skip_workflow: bool,
+    endpoint: str | None = None,
 ) -> Mapping[str, Any]:
     """The content of the file for a run that starts."""
     return {
@@ -94,7 +103,7 @@ def describe_run(
         "skip_workflow": skip_workflow,
         "skip_completed_entries": resume,
         "reps": reps,
-        "endpoint": None,
+        "endpoint": endpoint,
         "workflow": config.name,
         "dataset_sha256": prepared.dataset.sha256,
         "items": len(prepared.dataset.items),

@@ -18,6 +18,8 @@ class Models:
     """
 
     def __init__(self, config: WorkflowConfig) -> None:
+        self.named = 0
+        """How often an evaluator named a model or an embedder."""
         self._config = config
         self._builder: Builder | None = None
 
@@ -31,11 +33,11 @@ class Models:
         Raises:
             ConfigError: there is none.
         """
-        _check("llms", name, self._config.llms, where)
+        self._check("llms", name, self._config.llms, where)
 
     def check_embedder(self, name: str, where: str) -> None:
         """The same of a key under `embedders`."""
-        _check("embedders", name, self._config.embedders, where)
+        self._check("embedders", name, self._config.embedders, where)
 
     async def llm(self, name: str) -> Any:
         """A LangChain chat model; its calls are recorded, and bounded as `llms` says."""
@@ -50,6 +52,11 @@ class Models:
             self._builder = Builder(self._config)
         return self._builder
 
+    def _check(self, section: str, name: str, known: Mapping[str, Any], where: str) -> None:
+        if name not in known:
+            raise ConfigError(f"{where}: there is no {join_path(section, name)}{nearest(name, known)}")
+        self.named += 1
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -59,8 +66,3 @@ class Models:
         builder, self._builder = self._builder, None
         if builder is not None:
             await builder.aclose()
-
-
-def _check(section: str, name: str, known: Mapping[str, Any], where: str) -> None:
-    if name not in known:
-        raise ConfigError(f"{where}: there is no {join_path(section, name)}{nearest(name, known)}")

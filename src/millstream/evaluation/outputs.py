@@ -16,6 +16,7 @@ from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary, reason_of
+from millstream.evaluation.usage import CallFigures, Usage, calls_text
 from millstream.profiler.results import EvaluationSummary, ItemSummary, ScoreSummary
 from millstream.record.steps import end_step, invocation_node
 from millstream.span import Span, SpanKind
@@ -46,12 +47,13 @@ def write_answers(
     results: Sequence[ItemResult],
     items: Sequence[Item],
     spans: Mapping[str, list[Span]],
+    used: Usage,
 ) -> None:
     """Write `workflow_output.json`: each row of the dataset with the answer, or why there is none.
 
     Beside the row's own columns it has the answer and the model and tool calls under the keys of the
-    dataset's structure, and `rep`, `error`, `trace_id`, `start_ns` and `runtime_s`; the times are those of
-    the recorded run, where there is one.
+    dataset's structure, and `rep`, `error`, `trace_id`, `start_ns`, `runtime_s` and `usage`; the times are
+    those of the recorded run, where there is one.
 
     Raises:
         StorageError: it cannot be written.
@@ -70,12 +72,19 @@ def write_answers(
         row["trace_id"] = result.trace_id
         row["start_ns"] = root.start_ns if root else result.start_ns
         row["runtime_s"] = root.duration_s if root else result.runtime_s
+        row["usage"] = usage_json(used.of([result.trace_id]), used.currency)
+        del row["usage"]["latency_s"]  # `runtime_s` says it
         return row
 
     write_list(folder / WORKFLOW_OUTPUT, map(filled, results))
 
 
-def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScore]) -> None:
+def usage_json(figures: CallFigures, currency: str) -> dict[str, Any]:
+    """What model calls used, as it is written."""
+    return {**msgspec.to_builtins(figures), "currency": currency}
+
+
+def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScore], used: Usage) -> None:
     """Write `<evaluator>_output.json`.
 
     Raises:
@@ -88,6 +97,7 @@ def write_scores(folder: Path, summary: MetricSummary, scores: Sequence[ItemScor
             "score": one.score,
             "reasoning": answer_of(one.reasoning),
             "error": one.error,
+            **({"trace_id": one.trace_id, "usage": _judge(one, used)} if one.trace_id else {}),
         }
         for one in scores
     )
@@ -133,6 +143,10 @@ def _figure(figure: Figure) -> dict[str, Any]:
     return content if figure.count is None else {**content, "count": figure.count}
 
 
+def _judge(score: ItemScore, used: Usage) -> dict[str, Any]:
+    return usage_json(used.of([score.trace_id]), used.currency)
+
+
 def score_file(folder: Path, evaluator: str) -> Path:
     """Where the scores of an evaluator are."""
     return folder / f"{evaluator}_output.json"
@@ -168,7 +182,11 @@ def write_effective(folder: Path, effective: Mapping[str, Any]) -> None:
 
 
 def for_report(
-    title: str, summary: EvalSummary, results: Sequence[ItemResult], scores: Mapping[str, Sequence[ItemScore]]
+    title: str,
+    summary: EvalSummary,
+    results: Sequence[ItemResult],
+    scores: Mapping[str, Sequence[ItemScore]],
+    used: Usage,
 ) -> EvaluationSummary:
     """What `report.html` shows of an evaluation; the items that it shows are made when it does."""
 
@@ -187,6 +205,10 @@ def for_report(
                 name: reason for name, of_metric in scores.items() if (reason := reason_of(of_metric[place]))
             },
             runtime_s=result.runtime_s,
+            calls=calls_text(used.of([result.trace_id]), used.currency),
+            judges=calls_text(
+                used.of(of_metric[place].trace_id for of_metric in scores.values()), used.currency
+            ),
         )
 
     return EvaluationSummary(

@@ -46,6 +46,7 @@ class Metric(msgspec.Struct, frozen=True):
         lower_is_better: a gate fails above its bound, not under it.
         quick: is called in place, without a thread or a time limit.
         unit: of the score; empty for a share or a count.
+        asks_models: it names a model or an embedder of the workflow file.
         unscorable: why no answer to this item could be scored; `None` where one could, or nobody knows.
     """
 
@@ -57,6 +58,7 @@ class Metric(msgspec.Struct, frozen=True):
     quick: bool = False
     unit: str = ""
     unscorable: Callable[[EvalItem], str | None] | None = None
+    asks_models: bool = False
 
 
 def evaluator_types() -> list[str]:
@@ -110,6 +112,7 @@ def _metric(
     if kind not in points:
         raise ConfigError(f"{where}._type: unknown evaluator {kind!r}{nearest(str(kind), points)}")
     made = _make(load_entry_point(points[kind]), options, where)
+    named_before = models.named
     call = made.bind(Binding(directory, where, models)) if isinstance(made, EvaluatorBase) else made
     if not callable(call):
         raise ConfigError(
@@ -120,6 +123,7 @@ def _metric(
         name,
         call,
         unit=str(getattr(made, "unit", "")),
+        asks_models=models.named > named_before,
         unscorable=getattr(made, "unscorable", None),
         **{flag: bool(getattr(made, flag, False)) for flag in flags},
     )

@@ -30,7 +30,7 @@ from millstream.profiler.cost import PriceTable
 
 _SUFFIX: Final = "_output.json"
 _REPETITION: Final = re.compile(r"_rep\d+$")
-_OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s"})
+_OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s", "usage"})
 """The columns that we add to a row."""
 _MEASURES: Final = "avg_"
 """How the types of evaluators begin that measure the run and not the answer."""

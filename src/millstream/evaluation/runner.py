@@ -15,6 +15,7 @@ from millstream.evaluation.loop import ENGINE_TASK, GRACE_S, StallWatch, StopSig
 from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.results import ItemError, ItemResult
 from millstream.workflow.answers import answer_of
+from millstream.workflow.call_cache import cache_scope
 from millstream.workflow.explain import explain, is_server_failure
 
 _MAX_MESSAGE = 10_000
@@ -176,9 +177,10 @@ class Runner:
             semconv.EVAL_REP: ask.rep,
             semconv.EVAL_RUN_ID: self._run_id,
         }
-        answer = await self._workflow.run(
-            ask.item.question, trace_id=trace_id, attributes=attributes, within=guard
-        )
+        with cache_scope(f"rep {ask.rep}"):
+            answer = await self._workflow.run(
+                ask.item.question, trace_id=trace_id, attributes=attributes, within=guard
+            )
         return answer_of(answer)
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from millstream.errors import ItemTimeoutError, WorkflowError
 from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
+from millstream.evaluation.judged import evaluating
 from millstream.evaluation.loop import ENGINE_TASK, GRACE_S, StallWatch, StopSignal
 from millstream.evaluation.reachability import Judges
 from millstream.evaluation.registry import Metric
@@ -100,16 +103,13 @@ class Scorer:
                 self._save(free_call, free_score)
 
     async def _ask(self, call: Call) -> tuple[ItemScore, BaseException | None]:
-        found = _in_place(call) if call.metric.quick else await self._limited(call)
-        failed = call.error is not None
-        if isinstance(found, BaseException):
-            return missing(call.item, f"the evaluator failed: {describe(found)}", failed=failed), found
-        if found.score is None:
-            return missing(call.item, str(found.reasoning), failed=failed), None
-        return scored(call.item, found, call.error), None
+        traces: list[str] = []
+        found = _in_place(call) if call.metric.quick else await self._limited(call, traces)
+        score, fault = _as_score(call, found)
+        return msgspec.structs.replace(score, trace_id=traces[0] if traces else None), fault
 
-    async def _limited(self, call: Call) -> Score | BaseException:
-        task = asyncio.create_task(_called(call), name=f"evaluator {call.metric.name}")
+    async def _limited(self, call: Call, traces: list[str]) -> Score | BaseException:
+        task = asyncio.create_task(_called(call, traces), name=f"evaluator {call.metric.name}")
         try:
             await asyncio.wait({task}, timeout=self._timeout_s)
         except asyncio.CancelledError:
@@ -135,10 +135,26 @@ class Scorer:
         return ItemTimeoutError(f"it ran longer than eval.general.scoring_timeout_s = {self._timeout_s:g} s")
 
 
-async def _called(call: Call) -> Score | BaseException:
-    """What an evaluator says, or what it raised: it may be anybody's code."""
+def _as_score(call: Call, found: Score | BaseException) -> tuple[ItemScore, BaseException | None]:
+    failed = call.error is not None
+    if isinstance(found, BaseException):
+        return missing(call.item, f"the evaluator failed: {describe(found)}", failed=failed), found
+    if found.score is None:
+        return missing(call.item, str(found.reasoning), failed=failed), None
+    return scored(call.item, found, call.error), None
+
+
+async def _called(call: Call, traces: list[str]) -> Score | BaseException:
+    """What an evaluator says, or what it raised: it may be anybody's code.
+
+    Args:
+        call: the evaluator and the item.
+        traces: takes the id of the trace in which its model calls are recorded.
+    """
     try:
-        return as_score(await call_any(call.metric.call, call.item))
+        with evaluating(call.metric, call.item) as trace_id:
+            traces += [] if trace_id is None else [trace_id]
+            return as_score(await call_any(call.metric.call, call.item))
     except StopSignal:
         raise
     except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001

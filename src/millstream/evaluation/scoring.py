@@ -26,6 +26,7 @@ class ItemScore(msgspec.Struct, frozen=True):
         reasoning: why it is what it is, as the evaluator says it.
         error: why the item has no answer, or why its score, or one of several values, is missing.
         failed: whether the item failed.
+        trace_id: of what the evaluator asked of models; `None` where it asks none.
     """
 
     id: str
@@ -34,6 +35,7 @@ class ItemScore(msgspec.Struct, frozen=True):
     reasoning: object
     error: str | None
     failed: bool
+    trace_id: str | None = None
 
 
 def is_missing(score: ItemScore) -> bool:

@@ -16,6 +16,7 @@ from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.slices import SliceFigures, Slices, slices_note, slices_of
 from millstream.evaluation.statistics import Interval, percentile, percentile_interval
+from millstream.evaluation.usage import NO_USAGE, CallFigures, Usage, together
 from millstream.evaluation.values import Columns, Several, Value, columns
 from millstream.profiler.estimate import LEVEL
 from millstream.span import Span
@@ -110,6 +111,9 @@ class EvalSummary(msgspec.Struct, frozen=True):
         runtime_p95_interval_s: likewise.
         worst_first: numbers of the results, what went wrong most first; at most 2,000.
         worst: the answered items with which most went wrong, at most 5.
+        workflow: what the model calls of all items used.
+        judges: what those of the evaluators used, which are in no figure above.
+        currency: of the costs.
     """
 
     items: int
@@ -126,6 +130,9 @@ class EvalSummary(msgspec.Struct, frozen=True):
     runtime_p95_interval_s: Ends = (None, None)
     worst_first: list[int] = []
     worst: list[WorstItem] = []
+    workflow: CallFigures = CallFigures()
+    judges: CallFigures = CallFigures()
+    currency: str = NO_USAGE.currency
 
     @property
     def missing(self) -> int:
@@ -142,6 +149,7 @@ def summarise(
     results: Sequence[ItemResult],
     scores: Mapping[str, Sequence[ItemScore]],
     spans: Mapping[str, list[Span]],
+    used: Usage = NO_USAGE,
     *,
     rows: Sequence[Mapping[str, Any]] = (),
     slices: Sequence[str] = (),
@@ -154,6 +162,7 @@ def summarise(
         results: one an item and repetition.
         scores: by evaluator.
         spans: by trace id.
+        used: what model calls used.
         rows: of the dataset, one a result; needed for slices.
         slices: fields of the dataset to look at apart.
         level: the confidence of all intervals.
@@ -187,6 +196,9 @@ def summarise(
         runtime_p95_interval_s=percentile_interval(times_s, timed, 95, level),
         worst_first=ranking.order[:MAX_RANKED],
         worst=_worst(ranking, results, scores),
+        workflow=together(used.workflow.values()),
+        judges=together(used.judges.values()),
+        currency=used.currency,
     )
 
 

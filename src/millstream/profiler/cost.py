@@ -2,7 +2,8 @@
 
 A call is priced by its model's name as it is, else without the date at its end (`gpt-4o-2024-08-06` is a
 `gpt-4o`), and never by a name that is only similar. Cached tokens cost what the table says, and what other
-input costs where it says nothing. What the table's note leaves out is not in the cost.
+input costs where it says nothing. What the table's note leaves out is not in the cost. A call that an
+evaluation answered from its cache costs nothing; spans that lie in files are not looked at for that.
 """
 
 import re
@@ -10,11 +11,12 @@ from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeGuard
 
 import msgspec
 import numpy as np
 
+from millstream import semconv
 from millstream.deliver.plugins import available, load_entry_point
 from millstream.errors import ConfigError
 from millstream.profiler import estimate
@@ -22,8 +24,8 @@ from millstream.profiler.estimate import Floats
 from millstream.profiler.groups import of_models
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Statistic
-from millstream.span import Status
-from millstream.store.table import STATUS_CODE, Bools, Ints, SpanTable
+from millstream.span import Span, Status
+from millstream.store.table import MOST_TOKENS, STATUS_CODE, Bools, Ints, SpanTable, model_of
 
 GROUP: Final = "millstream.prices"
 MILLION: Final = 1e6
@@ -122,6 +124,7 @@ class Cost(msgspec.Struct, frozen=True):
         requests: requests whose LLM calls are all priced.
         requests_unpriced: the other requests.
         cost_per_request: the mean over `requests` and its Student t interval.
+        cached: calls that an evaluation answered from its cache: they are priced, at 0.
     """
 
     currency: str
@@ -137,6 +140,7 @@ class Cost(msgspec.Struct, frozen=True):
     requests_unpriced: int
     cost_per_request: Statistic
     models: list[ModelCost]
+    cached: int = 0
 
 
 def price_table(users: Path | Mapping[str, Any] | None = None) -> PriceTable:
@@ -175,6 +179,8 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
     """
     amount = np.full(len(table), np.nan)
     rows = np.flatnonzero(table.model >= 0)
+    cached = _cached(table)
+    amount[cached] = 0.0
     models = [_model(table, name, members, prices, amount) for name, members in of_models(table)]
     has_price = ~np.isnan(amount[rows])
     priced = rows[has_price]
@@ -201,6 +207,46 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
         requests_unpriced=int(recorded.sum() - whole.sum()),
         cost_per_request=estimate.mean(per_request[whole]),
         models=sorted(models, key=lambda model: (-(model.cost or 0.0), model.name)),
+        cached=len(cached),
+    )
+
+
+def cost_of_call(span: Span, prices: PriceTable) -> float | None:
+    """What one model call cost, as `cost` says it; `None` where that is unknown."""
+    if span.attributes.get(semconv.CACHED):
+        return 0.0
+    model = model_of(span)
+    priced_as = None if model is None else prices.match(model)
+    if priced_as is None or span.usage is None:
+        return None
+    came_in, went_out = span.usage.input_tokens, span.usage.output_tokens
+    if not (_is_possible(came_in) and _is_possible(went_out)):
+        return None
+    cached = span.usage.cache_read_tokens
+    cached = cached if _is_possible(cached) else 0
+    if cached > came_in:
+        return None
+    price = prices.models[priced_as]
+    above = price.above
+    applies = price if above is None or came_in <= above.input_tokens else above
+    return _sum_of_one(applies, came_in - cached, cached, went_out)
+
+
+def _is_possible(count: int | None) -> TypeGuard[int]:
+    return count is not None and 0 <= count <= MOST_TOKENS
+
+
+def _cached(table: SpanTable) -> Ints:
+    """Rows of calls that were answered from a cache."""
+    if not isinstance(table.spans, list):  # to read the attributes of a whole store would take its time
+        return np.empty(0, np.int64)
+    return np.array(
+        [
+            row
+            for row in np.flatnonzero(table.model >= 0).tolist()
+            if table.spans[row].attributes.get(semconv.CACHED)
+        ],
+        np.int64,
     )
 
 
@@ -224,7 +270,8 @@ def _model(table: SpanTable, name: str, rows: Ints, prices: PriceTable, amount: 
     """The cost of one model's calls; fills their places in `amount`."""
     priced_as = prices.match(name)
     price = prices.models[priced_as] if priced_as is not None else None
-    left = np.ones(len(rows), bool)
+    left = np.isnan(amount[rows])
+    paid_nothing = ~left
     unpriced: dict[str, int] = {}
     for reason, applies in _reasons(table, rows, price):
         if (left & applies).any():
@@ -232,7 +279,7 @@ def _model(table: SpanTable, name: str, rows: Ints, prices: PriceTable, amount: 
         left &= ~applies
     if price is not None:
         amount[rows[left]] = _amounts(table, rows[left], price)
-    known = amount[rows[left]]
+    known = amount[rows[left | paid_nothing]]
     return ModelCost(
         name=name,
         priced_as=priced_as,
@@ -270,9 +317,16 @@ def _amounts(table: SpanTable, rows: Ints, price: Price) -> Floats:
 
 
 def _sum(price: Price | LongPrice, fresh: Ints, cached: Ints, output: Ints) -> Floats:
-    cache_read = price.input if price.cache_read is None else price.cache_read
-    total: Floats = fresh * price.input + cached * cache_read + output * price.output
+    total: Floats = fresh * price.input + cached * _cache_read(price) + output * price.output
     return total / MILLION
+
+
+def _sum_of_one(price: Price | LongPrice, fresh: int, cached: int, output: int) -> float:
+    return (fresh * price.input + cached * _cache_read(price) + output * price.output) / MILLION
+
+
+def _cache_read(price: Price | LongPrice) -> float:
+    return price.input if price.cache_read is None else price.cache_read
 
 
 def _file(path: Path) -> PriceTable:

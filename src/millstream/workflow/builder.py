@@ -17,7 +17,7 @@ from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrame
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
 from millstream.workflow.functions import Function
-from millstream.workflow.limiter import Limiter
+from millstream.workflow.limiter import Limiter, limiter_of
 from millstream.workflow.llms import (
     OpenAIConfig,
     Server,
@@ -55,7 +55,6 @@ class Builder:
         self._generators: list[tuple[str, AsyncGenerator[Any, None]]] = []
         self._llms: dict[str, Any] = {}
         self._embedders: dict[str, Any] = {}
-        self._limiters: dict[str, Limiter] = {}
         self._clients: Any = None
 
     @property
@@ -230,14 +229,13 @@ class Builder:
         instrument("openai")  # tells the tokens of an embedding, which LangChain does not
         return langchain_embedders.served(config, *self._reach(config, where), where)
 
-    def _reach(self, config: Server, where: str) -> tuple[str, str, Limiter | None, Any]:
+    def _reach(self, config: Server, where: str) -> tuple[str, str, Limiter, Any]:
         """How a server is spoken to: its address and key, its limit, and the connections of this builder."""
         from millstream.workflow import langchain  # noqa: PLC0415  # an extra
 
         base_url = base_url_of(config, where, os.environ)
         api_key = api_key_of(config, base_url, where, os.environ)
-        limit = tightest_limit(self.config.llms, base_url, os.environ)
-        limiter = None if limit is None else self._limiters.setdefault(base_url, Limiter(limit))
+        limiter = limiter_of(base_url, tightest_limit(self.config.llms, base_url, os.environ))
         if self._clients is None:
             self._clients = langchain.HttpClients()
         return base_url, api_key, limiter, self._clients

@@ -135,7 +135,7 @@ def _of_status(status: int, base_url: str, said: str, llm: str) -> str:
     if status == 429:  # noqa: PLR2004
         return (
             f"{answer} refused more calls for now (429){why}; wait, lower eval.general.max_concurrency or"
-            f" {llm}.max_concurrency, or raise {llm}.max_retries"
+            f" {llm}.max_concurrency, or raise {llm}.max_retry_s (or its max_retries)"
         )
     if status >= 500:  # noqa: PLR2004
         return f"{answer} failed ({status}){why}; try again later, or look in its log"

@@ -1,6 +1,5 @@
 """Models and tools of LangChain, which only this, `langchain_calls` and the agents import, all lazily."""
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,55 +8,42 @@ from urllib.parse import urlsplit
 from millstream.errors import MissingExtraError
 from millstream.workflow.explain import LLM_ATTRIBUTE
 from millstream.workflow.limiter import Limiter
-from millstream.workflow.llms import OpenAIConfig
+from millstream.workflow.llms import OpenAIConfig, Server
+from millstream.workflow.retries import Retries
 
 try:
     from langchain_core.messages import BaseMessage
     from langchain_core.outputs import ChatGenerationChunk, ChatResult
     from langchain_core.tools import BaseTool, StructuredTool
     from langchain_openai import ChatOpenAI
-    from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
     from pydantic import PrivateAttr
 
     from millstream.workflow.langchain_calls import finished, mark_broken_calls, strict, unmark
+    from millstream.workflow.model_http import AwaitingClient, BlockingClient, Calls
 except ImportError as missing:
     raise MissingExtraError("this workflow", "langchain") from missing
 
 
 class BoundedChatOpenAI(ChatOpenAI):
-    """`ChatOpenAI` whose calls wait for their turn and end in time, whatever the server does.
+    """`ChatOpenAI` whose clients (`model_http`) wait for their turn, are patient and end in time.
 
-    The client's own timeout is of one read, which a server that sends a little now and then never meets.
     A tool call whose arguments are not a JSON object is always among the `invalid_tool_calls`.
     """
 
-    _limiter: Limiter | None = PrivateAttr(default=None)
-    _timeout_s: float | None = PrivateAttr(default=None)
     _old_max_tokens: bool = PrivateAttr(default=False)
     _where: str = PrivateAttr(default="llms.<name>")
 
     @classmethod
-    def bounded(
-        cls,
-        limiter: Limiter | None,
-        timeout_s: float | None,
-        *,
-        old_max_tokens: bool,
-        where: str,
-        **options: Any,
-    ) -> Any:
-        """A model with its bounds.
+    def bounded(cls, *, old_max_tokens: bool, where: str, **options: Any) -> Any:
+        """A model.
 
         Args:
-            limiter: shared by the models of one endpoint.
-            timeout_s: seconds for one call once it is its turn.
             old_max_tokens: send `max_tokens`, which every server knows, and not `max_completion_tokens`.
             where: path of the model in the workflow file, for errors.
             options: of `ChatOpenAI`.
         """
         model = cls(**options)
-        model._limiter, model._timeout_s, model._old_max_tokens = limiter, timeout_s, old_max_tokens
-        model._where = where
+        model._old_max_tokens, model._where = old_max_tokens, where
         return model
 
     def _get_request_payload(
@@ -72,13 +58,6 @@ class BoundedChatOpenAI(ChatOpenAI):
         mark_broken_calls(response)
         return unmark(super()._create_chat_result(response, *args, **kwargs))
 
-    def _late(self, started_s: float) -> None:
-        if self._timeout_s is not None and time.monotonic() - started_s > self._timeout_s:
-            raise TimeoutError(
-                f"the model {self.model_name} did not finish within {self._timeout_s:g} s; raise"
-                f" {self._where}.timeout"
-            )
-
     @contextmanager
     def _named(self) -> Iterator[None]:
         """Tell exceptions which model of the workflow file it was."""
@@ -89,28 +68,22 @@ class BoundedChatOpenAI(ChatOpenAI):
             raise
 
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with self._named(), self._limiter or _NOTHING:
-            started_s = time.monotonic()
+        with self._named():
             for chunk in super()._stream(*args, **kwargs):
-                self._late(started_s)
                 yield strict(chunk)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
         with self._named():
-            async with self._limiter or _NOTHING:
-                started_s = time.monotonic()
-                async for chunk in super()._astream(*args, **kwargs):
-                    self._late(started_s)
-                    yield strict(chunk)
+            async for chunk in super()._astream(*args, **kwargs):
+                yield strict(chunk)
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        with self._named(), self._limiter or _NOTHING:
+        with self._named():
             return super()._generate(messages, *args, **kwargs)
 
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         with self._named():
-            async with self._limiter or _NOTHING:
-                return await super()._agenerate(messages, *args, **kwargs)
+            return await super()._agenerate(messages, *args, **kwargs)
 
     def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
         return finished(super()._generate_with_cache(*args, **kwargs))
@@ -119,44 +92,47 @@ class BoundedChatOpenAI(ChatOpenAI):
         return finished(await super()._agenerate_with_cache(*args, **kwargs))
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    async def __aenter__(self) -> None:
-        pass
-
-    async def __aexit__(self, *exc: object) -> None:
-        pass
-
-
-_NOTHING = _Nothing()
-
-
 class HttpClients:
-    """Connections shared by the models of one builder.
+    """Connections of the models of one builder: those of a model are its own.
 
     `ChatOpenAI` of its own shares them with the whole process, past the end of the event loop they belong to.
     """
 
     def __init__(self) -> None:
-        self.blocking = DefaultHttpxClient()
-        self.awaiting = DefaultAsyncHttpxClient()
+        self._open: list[tuple[BlockingClient, AwaitingClient]] = []
+
+    def of(self, calls: Calls) -> tuple[BlockingClient, AwaitingClient]:
+        """The clients of a model, for callers that block and for those in an event loop."""
+        pair = BlockingClient(calls), AwaitingClient(calls)
+        self._open.append(pair)
+        return pair
 
     async def aclose(self) -> None:
         """Close every connection."""
-        self.blocking.close()
-        await self.awaiting.aclose()
+        while self._open:
+            blocking, awaiting = self._open.pop()
+            blocking.close()
+            await awaiting.aclose()
+
+
+def calls_of(config: Server, limiter: Limiter, where: str) -> Calls:
+    """How the calls of an entry of `llms` or `embedders` are made.
+
+    Args:
+        config: the entry.
+        limiter: of its endpoint.
+        where: path of the entry, such as `llms.main`.
+    """
+    late = f"the model {config.model_name} did not finish within {config.timeout or 0:g} s"
+    retries = Retries(config.max_retries, config.max_retry_s)
+    return Calls(limiter, retries, config.timeout, f"{late}; raise {where}.timeout")
 
 
 def chat_model(
     config: OpenAIConfig,
     base_url: str,
     api_key: str,
-    limiter: Limiter | None,
+    limiter: Limiter,
     clients: HttpClients,
     where: str,
 ) -> ChatOpenAI:
@@ -184,20 +160,19 @@ def chat_model(
         "extra_body": config.extra_body,
     }
     host = urlsplit(base_url).hostname or ""
+    blocking, awaiting = clients.of(calls_of(config, limiter, where))
     model: ChatOpenAI = BoundedChatOpenAI.bounded(
-        limiter,
-        config.timeout,
         old_max_tokens=not host.endswith(("openai.com", "openai.azure.com")),
         where=where,
         model=config.model_name,
         base_url=base_url,
         api_key=api_key,
-        max_retries=config.max_retries,
+        max_retries=0,  # the clients see to it
         streaming=config.streaming,
         stream_usage=True,
         use_responses_api=False,
-        http_client=clients.blocking,
-        http_async_client=clients.awaiting,
+        http_client=blocking,
+        http_async_client=awaiting,
         **{key: value for key, value in options.items() if value is not None},
     )
     return model

@@ -1,7 +1,7 @@
 """Embedders of LangChain, imported lazily: each call of one is recorded as an EMBEDDING span."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from millstream.errors import MissingExtraError, WorkflowError
@@ -9,7 +9,7 @@ from millstream.workflow.embedders import HashConfig, NIMEmbedderConfig, OpenAIE
 from millstream.workflow.explain import LLM_ATTRIBUTE
 from millstream.workflow.functions import in_thread
 from millstream.workflow.hashed_words import vector_of
-from millstream.workflow.langchain import HttpClients
+from millstream.workflow.langchain import HttpClients, calls_of
 from millstream.workflow.limiter import Limiter
 
 try:
@@ -21,33 +21,32 @@ except ImportError as missing:
 
 
 class ServedEmbeddings(OpenAIEmbeddings):
-    """`OpenAIEmbeddings` whose requests wait for their turn, and whose errors say which embedder it was."""
+    """`OpenAIEmbeddings` whose errors say which embedder it was.
 
-    _limiter: Limiter | None = PrivateAttr(default=None)
+    Its clients (`model_http`) wait for their turn, are patient and end in time.
+    """
+
     _where: str = PrivateAttr(default="embedders.<name>")
     _tells_purpose: bool = PrivateAttr(default=False)
 
     @classmethod
-    def bounded(
-        cls, limiter: Limiter | None, *, where: str, tells_purpose: bool, **options: Any
-    ) -> "ServedEmbeddings":
-        """An embedder with its bounds.
+    def of(cls, *, where: str, tells_purpose: bool, **options: Any) -> "ServedEmbeddings":
+        """An embedder.
 
         Args:
-            limiter: shared by the models of one endpoint.
             where: path of the embedder in the workflow file, for errors.
             tells_purpose: send whether a text is a question or a passage, as NVIDIA's models want it.
             options: of `OpenAIEmbeddings`.
         """
         made = cls(**options)
-        made._limiter, made._where, made._tells_purpose = limiter, where, tells_purpose
+        made._where, made._tells_purpose = where, tells_purpose
         return made
 
     def embed_documents(
         self, texts: list[str], chunk_size: int | None = None, **kwargs: Any
     ) -> list[list[float]]:
         """One vector a text."""
-        with self._named(), self._limiter or nullcontext():
+        with self._named():
             asked = self._for("passage", kwargs)
             return self._checked(super().embed_documents(texts, chunk_size, **asked), texts)
 
@@ -56,9 +55,8 @@ class ServedEmbeddings(OpenAIEmbeddings):
     ) -> list[list[float]]:
         """The same, awaited."""
         with self._named():
-            async with self._limiter or nullcontext():
-                asked = self._for("passage", kwargs)
-                return self._checked(await super().aembed_documents(texts, chunk_size, **asked), texts)
+            asked = self._for("passage", kwargs)
+            return self._checked(await super().aembed_documents(texts, chunk_size, **asked), texts)
 
     def embed_query(self, text: str, **kwargs: Any) -> list[float]:
         """The vector of a question."""
@@ -124,7 +122,7 @@ def served(
     config: OpenAIEmbedderConfig,
     base_url: str,
     api_key: str,
-    limiter: Limiter | None,
+    limiter: Limiter,
     clients: HttpClients,
     where: str,
 ) -> Embeddings:
@@ -134,27 +132,27 @@ def served(
         config: the entry.
         base_url: where the server is.
         api_key: what it is told.
-        limiter: shared by the models of this base URL.
-        clients: the connections to use.
+        limiter: of the endpoint.
+        clients: makes the connections.
         where: path of the entry, such as `embedders.main`.
     """
+    blocking, awaiting = clients.of(calls_of(config, limiter, where))
     options = {
         "dimensions": config.dimensions,
         "timeout": config.timeout,
         "default_headers": config.headers,
     }
-    return ServedEmbeddings.bounded(
-        limiter,
+    return ServedEmbeddings.of(
         where=where,
         tells_purpose=isinstance(config, NIMEmbedderConfig),
         model=config.model_name,
         base_url=base_url,
         api_key=api_key,
-        max_retries=config.max_retries,
+        max_retries=0,  # the clients see to it
         chunk_size=config.batch_size,
         check_embedding_ctx_length=False,  # it would send OpenAI's token numbers, from a download
-        http_client=clients.blocking,
-        http_async_client=clients.awaiting,
+        http_client=blocking,
+        http_async_client=awaiting,
         **{key: value for key, value in options.items() if value is not None},
     )
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from millstream.deliver.plugins import load_entry_point
 from millstream.errors import ConfigError, nearest
+from millstream.workflow.retries import DEFAULT_BUDGET_S
 from millstream.workflow.validation import parse_model
 
 LLM_GROUP = "millstream.llms"
@@ -23,7 +24,10 @@ class Server(BaseModel):
         base_url: up to and with `/v1`; else OPENAI_BASE_URL, else OpenAI's.
         api_key: else OPENAI_API_KEY; a server of one's own may need none.
         timeout: seconds for one call, its stream included.
-        max_retries: repeats after a failed connection, 408, 409, 429 or 5xx, with growing waits.
+        max_retries: the most repeats after a failed connection, 408, 409, 429 or 5xx, with growing waits;
+            `None`: 5 (2 where nothing ever answered), and after a 429 or an answer with `Retry-After` as many
+            as `max_retry_s` allows.
+        max_retry_s: seconds that the failed tries of one call and the waits after them may take together.
         headers: sent with every request.
     """
 
@@ -38,7 +42,8 @@ class Server(BaseModel):
     base_url: str | None = None
     api_key: SecretStr | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
-    max_retries: Annotated[int, Field(ge=0)] = 2
+    max_retries: Annotated[int, Field(ge=0)] | None = None
+    max_retry_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = DEFAULT_BUDGET_S
     headers: dict[str, str] | None = None
 
 

@@ -27,7 +27,15 @@ from millstream.workflow.validation import join_path
 _log = logging.getLogger(__name__)
 _BATCH: Final = 256
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-_OF_TRANSPORT: Final = ("base_url", "api_key", "headers", "timeout", "max_retries", "batch_size")
+_OF_TRANSPORT: Final = (
+    "base_url",
+    "api_key",
+    "headers",
+    "timeout",
+    "max_retries",
+    "max_retry_s",
+    "batch_size",
+)
 """Keys of an embedder that make no difference to its vectors."""
 
 

@@ -121,7 +121,7 @@ class JudgeOfAnswers:
         return await self._scored(item, lambda: compare(self._judge, self._rubric, material, answer, rival))
 
     async def _scored(self, item: EvalItem, ask: Callable[[], Awaitable[Vote]]) -> Score:
-        return await score_of_votes(ask, self._votes, rep=item.rep, scale=self.scale)
+        return await score_of_votes(ask, self._votes, scale=self.scale)
 
     async def _score(self, material: dict[str, str], answer: str) -> Vote:
         asked = question(

@@ -80,7 +80,7 @@ class JudgeOfSteps:
             told = {"raw": verdict.raw, "reasoning": verdict.reasoning, "steps": steps.n}
             return Vote(verdict.share, {**told, "cut": steps.cut} if steps.cut else told)
 
-        return await score_of_votes(ask, 1, rep=item.rep, scale=_SCALE)
+        return await score_of_votes(ask, 1, scale=_SCALE)
 
 
 def _task(material: dict[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
 from statistics import fmean, stdev
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 from millstream.evaluation.evaluators.base import Score
 from millstream.evaluation.judging.scale import Scale
 from millstream.evaluation.judging.verdict import NoVerdictError
+from millstream.workflow.call_cache import cache_salt
 from millstream.workflow.explain import explain, is_server_failure
 
 
@@ -26,12 +26,7 @@ class Vote(msgspec.Struct, frozen=True):
     told: dict[str, Any]
 
 
-def told_apart(rep: int, vote: int) -> AbstractContextManager[None]:  # noqa: ARG001  # until calls are cached
-    """Around the calls of one vote: a cache must not give the answers of another vote or repetition."""
-    return nullcontext()
-
-
-async def score_of_votes(ask: Callable[[], Awaitable[Vote]], votes: int, *, rep: int, scale: Scale) -> Score:
+async def score_of_votes(ask: Callable[[], Awaitable[Vote]], votes: int, *, scale: Scale) -> Score:
     """The mean of some votes, asked one after the other.
 
     Votes that fail are counted and their reasons kept. When more than half have failed, the score is missing
@@ -40,7 +35,6 @@ async def score_of_votes(ask: Callable[[], Awaitable[Vote]], votes: int, *, rep:
     Args:
         ask: gives one vote.
         votes: how many.
-        rep: which repetition of the item is judged.
         scale: of the raw score.
 
     Returns:
@@ -56,7 +50,7 @@ async def score_of_votes(ask: Callable[[], Awaitable[Vote]], votes: int, *, rep:
     failures: list[str] = []
     for vote in range(1, votes + 1):
         try:
-            with told_apart(rep, vote):
+            with cache_salt(f"vote {vote}"):
                 given.append(await ask())
             told.append(given[-1].told)
         except Exception as error:  # noqa: BLE001  # a vote is lost, whatever the model's client raises

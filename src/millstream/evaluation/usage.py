@@ -1,0 +1,189 @@
+"""What the model calls of the items, and apart from them those of their judges, used: tokens, money, time."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from millstream import semconv
+from millstream.errors import ConfigError, MillstreamError
+from millstream.evaluation.results import ItemResult
+from millstream.evaluation.scoring import ItemScore
+from millstream.evaluation.wording import counted
+from millstream.profiler.cost import PriceTable, cost_of_call, price_table
+from millstream.span import Span, SpanKind
+from millstream.store import open_store
+
+
+class CallFigures(msgspec.Struct, frozen=True):
+    """The model calls of one trace, or of several.
+
+    Attributes:
+        llm_calls: how many were recorded; one that was sent again is one.
+        cached: how many of them were answered from the cache of an evaluation.
+        input_tokens: sum of what is known; `None` when nothing is.
+        output_tokens: likewise.
+        cost: what was paid for them; `None` where one call has no price, or there is no call. Cached calls
+            cost nothing.
+        latency_s: seconds from the first start to the last end; of several traces, their sum. `None` when
+            nothing ended.
+    """
+
+    llm_calls: int = 0
+    cached: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    latency_s: float | None = None
+
+
+def call_figures(spans: Sequence[Span], prices: PriceTable) -> CallFigures:
+    """The figures of one trace.
+
+    Args:
+        spans: of it; a root with an end tells the latency.
+        prices: from `price_table`.
+    """
+    calls = [span for span in spans if span.kind is SpanKind.LLM]
+    usages = [call.usage for call in calls if call.usage is not None]
+    return CallFigures(
+        llm_calls=len(calls),
+        cached=sum(bool(call.attributes.get(semconv.CACHED)) for call in calls),
+        input_tokens=_sum(usage.input_tokens for usage in usages),
+        output_tokens=_sum(usage.output_tokens for usage in usages),
+        cost=_cost(calls, prices),
+        latency_s=_latency_s(spans),
+    )
+
+
+def together(figures: Iterable[CallFigures]) -> CallFigures:
+    """The sum of several; a cost that is unknown for one that has calls is unknown for all."""
+    each = list(figures)
+    asking = [one for one in each if one.llm_calls]
+    known = [one.cost for one in asking if one.cost is not None]
+    return CallFigures(
+        llm_calls=sum(one.llm_calls for one in each),
+        cached=sum(one.cached for one in each),
+        input_tokens=_sum(one.input_tokens for one in each),
+        output_tokens=_sum(one.output_tokens for one in each),
+        cost=sum(known) if known and len(known) == len(asking) else None,
+        latency_s=sum(times) if (times := [t for one in each if (t := one.latency_s) is not None]) else None,
+    )
+
+
+def prices_of(users: Path | Mapping[str, Any] | None, note: Callable[[str], None]) -> PriceTable:
+    """The prices for an evaluation; none at all where a package's cannot be read: scores are worth more.
+
+    Args:
+        users: the user's own table.
+        note: told what is wrong.
+    """
+    try:
+        return price_table(users)
+    except ConfigError as error:
+        note(f"The costs are unknown: {error}.")
+        return PriceTable(currency="USD", date="2000-01-01", models={})
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What an evaluation used, by trace.
+
+    Attributes:
+        currency: of every cost.
+        workflow: the figures of each item's run.
+        judges: those of each call of an evaluator that asks a model.
+    """
+
+    currency: str
+    workflow: Mapping[str, CallFigures]
+    judges: Mapping[str, CallFigures]
+
+    def of(self, trace_ids: Iterable[str | None]) -> CallFigures:
+        """The sum over some traces, of items or of judges."""
+        found = (
+            self.workflow.get(trace_id) or self.judges.get(trace_id)
+            for trace_id in trace_ids
+            if trace_id is not None
+        )
+        return together(one for one in found if one is not None)
+
+
+NO_USAGE: Final = Usage("USD", {}, {})
+
+
+def usage_of(
+    results: Sequence[ItemResult],
+    scores: Mapping[str, Sequence[ItemScore]],
+    spans: Mapping[str, list[Span]],
+    home: Path,
+    prices: PriceTable,
+) -> Usage:
+    """What the items and their judges used.
+
+    Args:
+        results: the items.
+        scores: by evaluator; their traces are read here.
+        spans: of the items' runs, by trace.
+        home: the folder of recordings.
+        prices: from `price_table`.
+    """
+    judged = {one.trace_id for of_metric in scores.values() for one in of_metric if one.trace_id}
+    starts = [result.start_ns for result in results if result.start_ns is not None]
+    return Usage(
+        prices.currency,
+        {trace_id: call_figures(of_item, prices) for trace_id, of_item in spans.items()},
+        _judges(home, judged, min(starts, default=None), prices),
+    )
+
+
+def _judges(
+    home: Path, trace_ids: set[str], since_ns: int | None, prices: PriceTable
+) -> dict[str, CallFigures]:
+    """The figures of judges' traces; what cannot be read back is not there: the items' spans tell why."""
+    found: dict[str, list[Span]] = {}
+    if trace_ids:
+        with contextlib.suppress(MillstreamError, OSError):
+            for span in open_store(home).spans(trace_ids=trace_ids, since_ns=since_ns):
+                found.setdefault(span.trace_id, []).append(span)
+    return {trace_id: call_figures(spans, prices) for trace_id, spans in found.items()}
+
+
+def _cost(calls: list[Span], prices: PriceTable) -> float | None:
+    costs = [cost_of_call(call, prices) for call in calls]
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if calls and len(known) == len(costs) else None
+
+
+def _latency_s(spans: Sequence[Span]) -> float | None:
+    ends = [span.end_ns for span in spans if span.end_ns is not None]
+    return (max(ends) - min(span.start_ns for span in spans)) / 1e9 if ends else None
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def calls_text(figures: CallFigures, currency: str) -> str:
+    """What model calls used, in a few words; empty where there was none."""
+    if not figures.llm_calls:
+        return ""
+    parts = [counted(figures.llm_calls, "call")]
+    if figures.cached:
+        parts.append(f"{figures.cached} cached")
+    parts.append(f"{_count(figures.input_tokens)} / {_count(figures.output_tokens)} tokens")
+    parts.append(money(figures.cost, currency))
+    if figures.latency_s is not None:
+        parts.append(f"{figures.latency_s:.3g} s")
+    return ", ".join(parts)
+
+
+def money(amount: float | None, currency: str) -> str:
+    """An amount, or that it is unknown."""
+    return "cost unknown" if amount is None else f"{amount:.4g} {currency}"
+
+
+def _count(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"

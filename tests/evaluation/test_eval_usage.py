@@ -1,0 +1,81 @@
+"""What model calls used: sums, unknown parts, and prices that are those of the profile."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from millstream import semconv
+from millstream.evaluation.usage import CallFigures, call_figures, calls_text, together
+from millstream.profiler.cost import LongPrice, Price, PriceTable, cost, cost_of_call
+from millstream.span import Span, SpanKind, Status, Usage
+from millstream.store.table import SpanTable
+
+PRICES = PriceTable(
+    currency="USD",
+    date="2026-01-01",
+    models={
+        "plain": Price(2.0, 8.0),
+        "cached": Price(2.0, 8.0, cache_read=0.5, above=LongPrice(1000, 4.0, 16.0)),
+    },
+)
+
+
+def call(number=1, model="plain", usage=None, **attributes):
+    return Span(
+        f"{1:032x}",
+        f"{number:016x}",
+        None,
+        model,
+        SpanKind.LLM,
+        number * 10**9,
+        (number + 1) * 10**9,
+        Status.OK,
+        usage=usage,
+        attributes=attributes,
+    )
+
+
+tokens = st.none() | st.integers(-2, 3000) | st.just(2**41)
+
+
+@given(
+    st.sampled_from(["plain", "plain-2026-01-01", "cached", "unheard-of"]),
+    st.none() | st.builds(Usage, tokens, tokens, tokens),
+    st.booleans(),
+)
+def test_one_call_costs_what_the_profile_says(model, usage, from_cache):
+    span = call(model=model, usage=usage, **({semconv.CACHED: True} if from_cache else {}))
+    found = cost(SpanTable.from_spans([span]), PRICES)
+    assert cost_of_call(span, PRICES) == pytest.approx(found.total)
+    assert found.cached == from_cache
+    assert found.priced + sum(found.unpriced.values()) == found.calls == 1
+
+
+def test_calls_from_the_cache_cost_nothing_and_are_counted():
+    used = Usage(1000, 100)
+    spans = [call(1, usage=used), call(2, usage=used, **{semconv.CACHED: True})]
+    found = cost(SpanTable.from_spans(spans), PRICES)
+    assert found.total == pytest.approx(0.0028)
+    assert (found.calls, found.priced, found.cached) == (2, 2, 1)
+    assert found.models[0].cost == pytest.approx(0.0028)
+    figures = call_figures(spans, PRICES)
+    assert figures == CallFigures(2, 1, 2000, 200, pytest.approx(0.0028), 2.0)
+
+
+def test_what_is_unknown_is_not_0():
+    figures = call_figures([call(1), call(2, usage=Usage(10, 1))], PRICES)
+    assert figures == CallFigures(2, 0, 10, 1, None, 2.0)
+    assert call_figures([], PRICES) == CallFigures()
+    assert together([]) == CallFigures()
+    assert together([figures, CallFigures(1, 0, 5, None, 0.5, 1.0)]) == CallFigures(3, 0, 15, 1, None, 3.0)
+    assert together([CallFigures(), CallFigures(1, 0, 5, None, 0.5, 1.0)]).cost == 0.5
+
+
+def test_in_words():
+    assert calls_text(CallFigures(), "USD") == ""
+    assert calls_text(CallFigures(1, 0, 1200, None, None, 0.5), "USD") == (
+        "1 call, 1,200 / ? tokens, cost unknown, 0.5 s"
+    )
+    assert calls_text(CallFigures(2, 1, 12, 3, 0.00012, None), "EUR") == (
+        "2 calls, 1 cached, 12 / 3 tokens, 0.00012 EUR"
+    )
