@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
 
 from millstream.evaluation.calibration.agreement import (
     Estimate,
     agreement,
+    effective_size,
+    jackknife_variance,
     kappa,
     mean_difference,
     rank_correlation,
     weighted_kappa,
 )
 from millstream.evaluation.judging.scale import NumberScale, Scale, point
-from millstream.evaluation.statistics import wilson, wilson_of_items
+from millstream.evaluation.statistics import wilson
 from millstream.profiler.estimate import LEVEL
 
 
@@ -86,7 +89,8 @@ def figures_of(pairs: Sequence[Pair], scale: Scale, *, compares: bool, level: fl
 def position_bias(verdicts: Sequence[Sequence[bool]], level: float = LEVEL) -> Estimate:
     """The share of verdicts for the first place, with Wilson's interval.
 
-    Verdicts of one item hang together: the interval is at their effective number (`wilson_of_items`).
+    Verdicts of one item hang together: the interval is at their effective number, by the jackknife over
+    items, which is at least the number of items and at most that of verdicts.
 
     Args:
         verdicts: of each item; true for the first place.
@@ -97,7 +101,11 @@ def position_bias(verdicts: Sequence[Sequence[bool]], level: float = LEVEL) -> E
     if n == 0:
         return Estimate(None, None, None, 0)
     value = sum(map(sum, groups)) / n
-    if len(groups) == 1:
+    k = len(groups)
+    if k == 1:
         return Estimate(value, None, None, n)
-    found = wilson(value * n, n, level) if n == len(groups) else wilson_of_items(groups, level)
-    return Estimate(value, found.low, found.high, n, found.method)
+    sums, counts = (np.array([of(group) for group in groups], dtype=np.float64) for of in (sum, len))
+    variance = jackknife_variance((sums.sum() - sums) / (n - counts))
+    size = effective_size(value, variance, unknown=n if 0 < value < 1 else k, least=k, most=n)
+    found = wilson(value * size, size, level)
+    return Estimate(value, found.low, found.high, n, "wilson_of_items")
