@@ -28,6 +28,7 @@ from millstream.evaluation.judging.scale import NumberScale
 from tests.evaluation.judges import stand_in, when
 
 TEN = NumberScale(0, 10)
+Z2 = stats.norm.ppf(0.975) ** 2
 points = st.integers(2, 40).flatmap(
     lambda n: st.tuples(*(st.lists(st.integers(0, 4), min_size=n, max_size=n) for _ in range(2)))
 )
@@ -221,6 +222,12 @@ def test_a_judge_that_likes_the_first_place_is_found_out():
     assert first.value == 0.75
     assert first.low > 0.5
     assert first.method == "wilson_of_items"
+    mixed = position_bias([[True, True]] * 30 + [[False, False]] * 15 + [[True, False]] * 15)
+    means = np.array([1.0] * 30 + [0.0] * 15 + [0.5] * 15)
+    size = 0.625 * 0.375 / _jackknife(means, means, lambda x, _: x.mean()) ** 2
+    assert 60 < size < 120
+    oracle = sorted(np.roots([1 + Z2 / size, -(1.25 + Z2 / size), 0.625**2]).real)
+    assert (mixed.low, mixed.high) == pytest.approx(tuple(oracle))
     steady = position_bias([[True, False]] * 30)
     assert (steady.value, steady.method) == (0.5, "wilson_of_items")
     pairs = [Pair(str(n), n % 2, 0.5, 10 + n, [True, True]) for n in range(20)]

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -39,7 +38,7 @@ class _EvalCommand(click.Command):
     """`eval calibrate …` is a command with options of its own; everything else is `eval`."""
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         if args[:1] == [calibrate_command.name]:
             name = f"{info_name} {calibrate_command.name}"

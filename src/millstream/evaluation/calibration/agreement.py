@@ -80,9 +80,8 @@ def kappa(first: Sequence[int], second: Sequence[int], level: float = LEVEL) -> 
         chance_without = (float(rows @ columns) - columns[a] - rows[b] + equal) / (n - 1) ** 2
         with np.errstate(divide="ignore", invalid="ignore"):
             without = ((same - equal) / (n - 1) - chance_without) / (1 - chance_without)
-        variance = _jackknife_variance(without)
-        if math.isfinite(variance) and variance > 0:
-            size = min(max(share * (1 - share) / (variance * (1 - chance) ** 2), n / 2), 2.0 * n)
+        variance = jackknife_variance(without) * (1 - chance) ** 2
+        size = effective_size(share, variance, unknown=n, least=n / 2, most=2 * n)
     found = wilson(share * size, size, level)
     low, high = ((end - chance) / (1 - chance) for end in (found.low, found.high))
     return Estimate(value, min(low, value), max(high, value), n, "wilson_of_kappa")
@@ -123,7 +122,7 @@ def weighted_kappa(first: Sequence[float], second: Sequence[float], level: float
     expected_without = (squares.sum() - squares) / m - 2 * (a.sum() - a) * (b.sum() - b) / m**2
     with np.errstate(divide="ignore", invalid="ignore"):
         without = 1 - (distances.sum() - distances) / m / expected_without
-    variance = _jackknife_variance(without)
+    variance = jackknife_variance(without)
     if not variance > _NOTHING:
         return Estimate(value, None, None, n)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(variance) / (1 - value**2)
@@ -169,7 +168,22 @@ def mean_difference(first: Sequence[float], second: Sequence[float], level: floa
     return Estimate(value, low, high, n, "student_t")
 
 
-def _jackknife_variance(without: Floats) -> float:
+def effective_size(share: float, variance: float, *, unknown: float, least: float, most: float) -> float:
+    """How many independent values a share is as certain as: p (1 - p) / variance, held between two bounds.
+
+    Args:
+        share: from 0 to 1.
+        variance: of the share.
+        unknown: the size where the variance says nothing.
+        least: the lower bound.
+        most: the upper bound.
+    """
+    if not variance > _NOTHING or not 0 < share < 1:
+        return float(unknown)
+    return float(min(max(share * (1 - share) / variance, least), most))
+
+
+def jackknife_variance(without: Floats) -> float:
     """The variance of a figure, from its values with each of the n items left out: (n - 1) / n Σ (x - x̄)²."""
     n = len(without)
     return float((n - 1) / n * np.sum((without - np.mean(without)) ** 2))

@@ -8,13 +8,15 @@ import numpy as np
 from millstream.evaluation.calibration.agreement import (
     Estimate,
     agreement,
+    effective_size,
+    jackknife_variance,
     kappa,
     mean_difference,
     rank_correlation,
     weighted_kappa,
 )
 from millstream.evaluation.judging.scale import NumberScale, Scale, point
-from millstream.evaluation.statistics import interval_of
+from millstream.evaluation.statistics import wilson
 from millstream.profiler.estimate import LEVEL
 
 
@@ -87,18 +89,23 @@ def figures_of(pairs: Sequence[Pair], scale: Scale, *, compares: bool, level: fl
 def position_bias(verdicts: Sequence[Sequence[bool]], level: float = LEVEL) -> Estimate:
     """The share of verdicts for the first place, with Wilson's interval.
 
-    Verdicts of one item hang together: the interval is at their effective number (`wilson_of_items`).
+    Verdicts of one item hang together: the interval is at their effective number, by the jackknife over
+    items, which is at least the number of items and at most that of verdicts.
 
     Args:
         verdicts: of each item; true for the first place.
         level: the confidence.
     """
-    firsts = np.array([first for of_item in verdicts for first in of_item], np.float64)
-    n = len(firsts)
+    groups = [[float(first) for first in of_item] for of_item in verdicts if of_item]
+    n = sum(map(len, groups))
     if n == 0:
         return Estimate(None, None, None, 0)
-    items = np.repeat(np.arange(len(verdicts)), [len(of_item) for of_item in verdicts])
-    found = interval_of(firsts, items, shares=True, level=level)
-    if found is None:
-        return Estimate(float(firsts.mean()), None, None, n)
-    return Estimate(float(firsts.mean()), found.low, found.high, n, found.method)
+    value = sum(map(sum, groups)) / n
+    k = len(groups)
+    if k == 1:
+        return Estimate(value, None, None, n)
+    sums, counts = (np.array([of(group) for group in groups], dtype=np.float64) for of in (sum, len))
+    variance = jackknife_variance((sums.sum() - sums) / (n - counts))
+    size = effective_size(value, variance, unknown=n if 0 < value < 1 else k, least=k, most=n)
+    found = wilson(value * size, size, level)
+    return Estimate(value, found.low, found.high, n, "wilson_of_items")

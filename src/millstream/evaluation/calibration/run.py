@@ -175,12 +175,13 @@ def _earlier(answer: Labelled, scores: Mapping[tuple[str, int], Any]) -> Score:
 def _pairs(answers: Sequence[Labelled], scores: Sequence[Score]) -> tuple[list[Pair], Counter[str]]:
     pairs, reasons = [], Counter[str]()
     for answer, score in zip(answers, scores, strict=True):
-        if answer.item is None or not isinstance(score.score, int | float):
+        share = score.score
+        if answer.item is None or not isinstance(share, int | float):
             reasons[str(score.reasoning)] += 1
             continue
         length = len(answer_text(answer.item.output))
         places = _first_places(score.reasoning)
-        pairs.append(Pair(answer.item.id, answer.human, score.score, length, places))
+        pairs.append(Pair(answer.item.id, answer.human, share, length, places))
     return pairs, reasons
 
 

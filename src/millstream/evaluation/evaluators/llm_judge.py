@@ -111,16 +111,16 @@ class JudgeOfAnswers:
             material["expected_answer"] = answer_text(item.expected)
         answer = "" if item.output is None else answer_text(item.output)
         if self._others is None:
-            return await self._scored(item, lambda: self._score(material, answer))
+            return await self._scored(lambda: self._score(material, answer))
         other = self._others.of(item)
         if other.absent:
             return Score(None, other.absent)
         if other.failed:
             return Score(1.0, {"raw": WIN, "reasoning": f"the other run failed on this item: {other.failed}"})
         rival = answer_text(other.answer)
-        return await self._scored(item, lambda: compare(self._judge, self._rubric, material, answer, rival))
+        return await self._scored(lambda: compare(self._judge, self._rubric, material, answer, rival))
 
-    async def _scored(self, item: EvalItem, ask: Callable[[], Awaitable[Vote]]) -> Score:
+    async def _scored(self, ask: Callable[[], Awaitable[Vote]]) -> Score:
         return await score_of_votes(ask, self._votes, scale=self.scale)
 
     async def _score(self, material: dict[str, str], answer: str) -> Vote:
