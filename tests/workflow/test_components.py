@@ -335,7 +335,7 @@ async def test_get_llm_and_frameworks(write, llms, monkeypatch):
         await builder.get_llm("abel")
     with pytest.raises(ConfigError, match=r"wrapper_type 'crewai' is not in this version"):
         await builder.get_llm("able", wrapper_type=LLMFrameworkEnum.CREWAI)
-    with pytest.raises(ConfigError, match=r"embedders are not in this version"):
+    with pytest.raises(ConfigError, match=r"there is no embedders.e"):
         await builder.get_embedder("e")
     with pytest.raises(ConfigError, match=r"has no section 'workflow'"):
         await builder.get_workflow()

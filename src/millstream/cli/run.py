@@ -81,6 +81,8 @@ def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json
         click.echo(json.dumps({"ok": False, "problems": lines}))
         return error.exit_code
     parts = [f"{len(config.functions)} functions", f"{len(config.llms)} llms"]
+    if config.embedders:
+        parts.append(f"{len(config.embedders)} embedders")
     if config.workflow is not None:
         parts.insert(0, f"workflow {config.name}")
     click.echo(json.dumps({"ok": True, "problems": []}) if as_json else f"OK: {title} ({', '.join(parts)})")
@@ -182,6 +184,7 @@ def _components() -> dict[str, list[dict[str, Any]]]:
     from millstream.deliver.plugins import EXPORTERS, PROCESSORS  # noqa: PLC0415
     from millstream.evaluation.registry import evaluator_types  # noqa: PLC0415
     from millstream.record.integrations import available  # noqa: PLC0415
+    from millstream.workflow.embedders import EMBEDDER_GROUP, EMBEDDERS  # noqa: PLC0415
     from millstream.workflow.llms import LLM_GROUP, PROVIDERS  # noqa: PLC0415
     from millstream.workflow.registry import registered  # noqa: PLC0415
 
@@ -194,10 +197,13 @@ def _components() -> dict[str, list[dict[str, Any]]]:
     ]
     llms = [{"name": name, "keys": _keys(model)} for name, model in PROVIDERS.items()]
     llms += [{"name": point.name, "keys": []} for point in entry_points(group=LLM_GROUP)]
+    embedders = [{"name": name, "keys": _keys(model)} for name, model in EMBEDDERS.items()]
+    embedders += [{"name": point.name, "keys": []} for point in entry_points(group=EMBEDDER_GROUP)]
     return {
         "agents": [item for agent, item in functions if agent],
         "functions": [item for agent, item in functions if not agent],
         "llms": llms,
+        "embedders": embedders,
         "integrations": [{"name": name} for name in available()],
         "evaluators": [{"name": name} for name in evaluator_types()],
         "exporters": _plugins(EXPORTERS),

@@ -2,6 +2,7 @@
 
 from millstream.workflow.builder import Builder
 from millstream.workflow.components import (
+    EmbedderRef,
     FunctionBaseConfig,
     FunctionInfo,
     FunctionRef,
@@ -14,6 +15,7 @@ from millstream.workflow.runner import Workflow, open_workflow
 
 __all__ = [
     "Builder",
+    "EmbedderRef",
     "FunctionBaseConfig",
     "FunctionInfo",
     "FunctionRef",

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextvars import ContextVar
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from millstream.record import instrument
 from millstream.workflow.checks import check_tool_name
 from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
 from millstream.workflow.functions import Function
 from millstream.workflow.limiter import Limiter
 from millstream.workflow.llms import (
     OpenAIConfig,
+    Server,
     api_key_of,
     base_url_of,
     model_from_entry_point,
@@ -46,6 +49,7 @@ class Builder:
         self._needs: dict[str, set[str]] = {}
         self._generators: list[tuple[str, AsyncGenerator[Any, None]]] = []
         self._llms: dict[str, Any] = {}
+        self._embedders: dict[str, Any] = {}
         self._limiters: dict[str, Limiter] = {}
         self._clients: Any = None
 
@@ -120,18 +124,31 @@ class Builder:
         return [langchain.structured_tool(await self.get_function(name)) for name in tool_names]
 
     async def get_embedder(
-        self,
-        name: str,
-        wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN,  # noqa: ARG002  # as get_llm
+        self, name: str, wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
     ) -> Any:
-        """Embedders are not in this version.
+        """An embedder for a framework: for LangChain `Embeddings`, whose calls are EMBEDDING spans.
+
+        Args:
+            name: a key under `embedders`.
+            wrapper_type: the framework.
 
         Raises:
-            ConfigError: always.
+            ConfigError: there is no such entry, it is wrong, or the framework is not in this version.
+            MissingExtraError: LangChain is not installed.
         """
-        raise ConfigError(
-            f"embedders.{name}: embedders are not in this version; make one in a function of your own"
-        )
+        _only_langchain(wrapper_type, "get_embedder")
+        where = join_path("embedders", name)
+        if name not in self.config.embedders:
+            raise ConfigError(f"there is no {where}{nearest(name, self.config.embedders)}")
+        if name not in self._embedders:
+            mapping = self.config.embedders[name]
+            parsed = parse_embedder(mapping, where)
+            _record_langchain()
+            if isinstance(parsed, EntryPoint):
+                self._embedders[name] = model_from_entry_point(parsed, mapping, where)
+            else:
+                self._embedders[name] = self._embedder(parsed, where)
+        return self._embedders[name]
 
     async def get_workflow(self) -> Function:
         """The function that the section `workflow` describes.
@@ -160,13 +177,27 @@ class Builder:
     def _chat_model(self, config: OpenAIConfig, where: str) -> Any:
         from millstream.workflow import langchain  # noqa: PLC0415  # an extra
 
+        return langchain.chat_model(config, *self._reach(config, where), where)
+
+    def _embedder(self, config: EmbedderConfig, where: str) -> Any:
+        from millstream.workflow import langchain_embedders  # noqa: PLC0415  # an extra
+
+        if isinstance(config, HashConfig):
+            return langchain_embedders.hashed(config)
+        instrument("openai")  # tells the tokens of an embedding, which LangChain does not
+        return langchain_embedders.served(config, *self._reach(config, where), where)
+
+    def _reach(self, config: Server, where: str) -> tuple[str, str, Limiter | None, Any]:
+        """How a server is spoken to: its address and key, its limit, and the connections of this builder."""
+        from millstream.workflow import langchain  # noqa: PLC0415  # an extra
+
         base_url = base_url_of(config, where, os.environ)
         api_key = api_key_of(config, base_url, where, os.environ)
         limit = tightest_limit(self.config.llms, base_url, os.environ)
         limiter = None if limit is None else self._limiters.setdefault(base_url, Limiter(limit))
         if self._clients is None:
             self._clients = langchain.HttpClients()
-        return langchain.chat_model(config, base_url, api_key, limiter, self._clients, where)
+        return base_url, api_key, limiter, self._clients
 
     async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
         above = _building.get()

@@ -10,9 +10,10 @@ from pydantic import BaseModel
 
 from millstream.deliver.exporters import check
 from millstream.errors import ConfigError, nearest
-from millstream.workflow.components import FunctionRef, LLMRef
+from millstream.workflow.components import EmbedderRef, FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
-from millstream.workflow.llms import OpenAIConfig, api_key_of, base_url_of, parse_llm
+from millstream.workflow.embedders import parse_embedder
+from millstream.workflow.llms import OpenAIConfig, Server, api_key_of, base_url_of, parse_llm
 from millstream.workflow.logging import check_destinations
 from millstream.workflow.modules import import_module
 from millstream.workflow.registry import is_known, parse_component
@@ -20,6 +21,7 @@ from millstream.workflow.validation import Problems, join_path
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LLM_FIELDS = ("llm", "llm_name")
+_EMBEDDER_FIELDS = ("embedder", "embedder_name")
 _FUNCTION_FIELDS = ("tool_names",)
 
 
@@ -48,6 +50,13 @@ def check_config(config: WorkflowConfig) -> None:
             parsed = parse_llm(mapping, where)
             if isinstance(parsed, OpenAIConfig):
                 api_key_of(parsed, base_url_of(parsed, where, os.environ), where, os.environ)
+    for name, mapping in config.embedders.items():
+        where = join_path("embedders", name)
+        with problems.collect():
+            parsed_embedder = parse_embedder(mapping, where)
+            if isinstance(parsed_embedder, Server):
+                base_url = base_url_of(parsed_embedder, where, os.environ)
+                api_key_of(parsed_embedder, base_url, where, os.environ)
     components = {join_path("functions", name): mapping for name, mapping in config.functions.items()}
     if config.workflow is not None:
         components["workflow"] = config.workflow
@@ -79,6 +88,7 @@ def _wrong_references(component: BaseModel, config: WorkflowConfig, where: str) 
         value = getattr(component, field)
         for group, entries, reference, names in (
             ("llms", config.llms, LLMRef, _LLM_FIELDS),
+            ("embedders", config.embedders, EmbedderRef, _EMBEDDER_FIELDS),
             ("functions", config.functions, FunctionRef, _FUNCTION_FIELDS),
         ):
             if field not in names and not _mentions(info.annotation, reference):

@@ -29,6 +29,16 @@ class LLMRef(str):
         return handler(str)
 
 
+class EmbedderRef(str):
+    """A configuration value that names an entry of `embedders`; `millstream validate` checks it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        return handler(str)
+
+
 class FunctionRef(str):
     """A configuration value that names an entry of `functions`; `millstream validate` checks it."""
 
@@ -43,8 +53,9 @@ class FunctionBaseConfig(BaseModel):
     """Base of the configuration of a registered function: `class X(FunctionBaseConfig, name="x")`.
 
     Its fields are the keys of the component in YAML; unknown keys are errors. Fields named `llm` or
-    `llm_name` (or annotated `LLMRef`) name an entry of `llms`; those named `tool_names` (or annotated
-    `FunctionRef`) name entries of `functions`.
+    `llm_name` (or annotated `LLMRef`) name an entry of `llms`; those named `embedder` or `embedder_name` (or
+    annotated `EmbedderRef`) one of `embedders`; those named `tool_names` (or annotated `FunctionRef`) name
+    entries of `functions`.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())

@@ -16,17 +16,15 @@ NO_KEY = "not-needed"
 """What a server of the user's own is sent without a key; the protocol's header may not be empty."""
 
 
-class OpenAIConfig(BaseModel):
-    """`_type: openai`: any server that speaks the OpenAI chat completions protocol.
+class Server(BaseModel):
+    """The keys of a model that a server of the OpenAI protocol has.
 
     Attributes:
         base_url: up to and with `/v1`; else OPENAI_BASE_URL, else OpenAI's.
         api_key: else OPENAI_API_KEY; a server of one's own may need none.
         timeout: seconds for one call, its stream included.
         max_retries: repeats after a failed connection, 408, 409, 429 or 5xx, with growing waits.
-        max_concurrency: calls at the same time to this base_url; the others wait.
         headers: sent with every request.
-        extra_body: further keys of the request, such as those of vLLM.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -39,6 +37,28 @@ class OpenAIConfig(BaseModel):
     model_name: Annotated[str, Field(min_length=1)]
     base_url: str | None = None
     api_key: SecretStr | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    headers: dict[str, str] | None = None
+
+
+class NIMServer(Server):
+    """The same of NVIDIA's hosted models, or of a NIM of one's own by `base_url`."""
+
+    key_variable = "NVIDIA_API_KEY"
+    url_variable = None
+    default_url = "https://integrate.api.nvidia.com/v1"
+    provider = "nim"
+
+
+class OpenAIConfig(Server):
+    """`_type: openai`: any server that speaks the OpenAI chat completions protocol.
+
+    Attributes:
+        max_concurrency: calls at the same time to this base_url; the others wait.
+        extra_body: further keys of the request, such as those of vLLM.
+    """
+
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -47,21 +67,13 @@ class OpenAIConfig(BaseModel):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     reasoning_effort: str | None = None
-    timeout: Annotated[float, Field(gt=0)] | None = None
-    max_retries: Annotated[int, Field(ge=0)] = 2
     max_concurrency: Annotated[int, Field(ge=1)] | None = None
     streaming: bool = True
-    headers: dict[str, str] | None = None
     extra_body: dict[str, Any] | None = None
 
 
-class NIMConfig(OpenAIConfig):
+class NIMConfig(NIMServer, OpenAIConfig):
     """`_type: nim`: NVIDIA's hosted models, or a NIM of one's own by `base_url`."""
-
-    key_variable = "NVIDIA_API_KEY"
-    url_variable = None
-    default_url = "https://integrate.api.nvidia.com/v1"
-    provider = "nim"
 
 
 PROVIDERS: Mapping[str, type[OpenAIConfig]] = {"openai": OpenAIConfig, "nim": NIMConfig}
@@ -99,7 +111,7 @@ def model_from_entry_point(point: EntryPoint, mapping: Mapping[str, Any], where:
         raise ConfigError(f"{where}: {point.name} refuses these keys: {error}") from error
 
 
-def base_url_of(config: OpenAIConfig, where: str, environ: Mapping[str, str]) -> str:
+def base_url_of(config: Server, where: str, environ: Mapping[str, str]) -> str:
     """Where the server of a model is, without a slash at the end.
 
     Raises:
@@ -113,7 +125,7 @@ def base_url_of(config: OpenAIConfig, where: str, environ: Mapping[str, str]) ->
     return base_url
 
 
-def api_key_of(config: OpenAIConfig, base_url: str, where: str, environ: Mapping[str, str]) -> str:
+def api_key_of(config: Server, base_url: str, where: str, environ: Mapping[str, str]) -> str:
     """What the server is told.
 
     Raises:

@@ -23,6 +23,7 @@ _BUILT_IN = (
     "millstream.workflow.agents.tool_calling",
     "millstream.workflow.agents.react",
     "millstream.workflow.python_target",
+    "millstream.workflow.retrievers",
 )
 
 

@@ -1,0 +1,164 @@
+"""Embedders of LangChain, imported lazily: each call of one is recorded as an EMBEDDING span."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from millstream.errors import MissingExtraError, WorkflowError
+from millstream.workflow.embedders import HashConfig, NIMEmbedderConfig, OpenAIEmbedderConfig
+from millstream.workflow.explain import LLM_ATTRIBUTE
+from millstream.workflow.functions import in_thread
+from millstream.workflow.hashed_words import vector_of
+from millstream.workflow.langchain import HttpClients
+from millstream.workflow.limiter import Limiter
+
+try:
+    from langchain_core.embeddings import Embeddings
+    from langchain_openai import OpenAIEmbeddings
+    from pydantic import PrivateAttr
+except ImportError as missing:
+    raise MissingExtraError("an embedder", "langchain") from missing
+
+
+class ServedEmbeddings(OpenAIEmbeddings):
+    """`OpenAIEmbeddings` whose requests wait for their turn, and whose errors say which embedder it was."""
+
+    _limiter: Limiter | None = PrivateAttr(default=None)
+    _where: str = PrivateAttr(default="embedders.<name>")
+    _tells_purpose: bool = PrivateAttr(default=False)
+
+    @classmethod
+    def bounded(
+        cls, limiter: Limiter | None, *, where: str, tells_purpose: bool, **options: Any
+    ) -> "ServedEmbeddings":
+        """An embedder with its bounds.
+
+        Args:
+            limiter: shared by the models of one endpoint.
+            where: path of the embedder in the workflow file, for errors.
+            tells_purpose: send whether a text is a question or a passage, as NVIDIA's models want it.
+            options: of `OpenAIEmbeddings`.
+        """
+        made = cls(**options)
+        made._limiter, made._where, made._tells_purpose = limiter, where, tells_purpose
+        return made
+
+    def embed_documents(
+        self, texts: list[str], chunk_size: int | None = None, **kwargs: Any
+    ) -> list[list[float]]:
+        """One vector a text."""
+        with self._named(), self._limiter or nullcontext():
+            asked = self._for("passage", kwargs)
+            return self._checked(super().embed_documents(texts, chunk_size, **asked), texts)
+
+    async def aembed_documents(
+        self, texts: list[str], chunk_size: int | None = None, **kwargs: Any
+    ) -> list[list[float]]:
+        """The same, awaited."""
+        with self._named():
+            async with self._limiter or nullcontext():
+                asked = self._for("passage", kwargs)
+                return self._checked(await super().aembed_documents(texts, chunk_size, **asked), texts)
+
+    def embed_query(self, text: str, **kwargs: Any) -> list[float]:
+        """The vector of a question."""
+        return self.embed_documents([text], **self._for("query", kwargs))[0]
+
+    async def aembed_query(self, text: str, **kwargs: Any) -> list[float]:
+        """The same, awaited."""
+        return (await self.aembed_documents([text], **self._for("query", kwargs)))[0]
+
+    def _for(self, purpose: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not self._tells_purpose or "extra_body" in kwargs:
+            return kwargs
+        return {**kwargs, "extra_body": {"input_type": purpose}}
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Tell exceptions which embedder of the workflow file it was."""
+        try:
+            yield
+        except Exception as error:
+            setattr(error, LLM_ATTRIBUTE, self._where)
+            raise
+
+    def _checked(self, vectors: list[list[float]], texts: list[str]) -> list[list[float]]:
+        if len(vectors) != len(texts):
+            raise WorkflowError(
+                f"{self._where}: the server gave {len(vectors)} vectors for {len(texts)} texts; see whether"
+                " model_name is a model for embeddings"
+            )
+        return vectors
+
+
+class HashedWords(Embeddings):
+    """Vectors of hashed words, made in this process."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.model_name = f"hash-{dimensions}"
+        self.dimensions = dimensions
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One vector a text."""
+        return [vector_of(text, self.dimensions) for text in texts]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """The same, without holding up the event loop."""
+        vectors: list[list[float]] = await in_thread(_vectors, texts, self.dimensions)
+        return vectors
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a question."""
+        return vector_of(text, self.dimensions)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """The same."""
+        return vector_of(text, self.dimensions)
+
+
+def _vectors(texts: list[str], dimensions: int) -> list[list[float]]:
+    return [vector_of(text, dimensions) for text in texts]
+
+
+def served(
+    config: OpenAIEmbedderConfig,
+    base_url: str,
+    api_key: str,
+    limiter: Limiter | None,
+    clients: HttpClients,
+    where: str,
+) -> Embeddings:
+    """The embedder of a server.
+
+    Args:
+        config: the entry.
+        base_url: where the server is.
+        api_key: what it is told.
+        limiter: shared by the models of this base URL.
+        clients: the connections to use.
+        where: path of the entry, such as `embedders.main`.
+    """
+    options = {
+        "dimensions": config.dimensions,
+        "timeout": config.timeout,
+        "default_headers": config.headers,
+    }
+    return ServedEmbeddings.bounded(
+        limiter,
+        where=where,
+        tells_purpose=isinstance(config, NIMEmbedderConfig),
+        model=config.model_name,
+        base_url=base_url,
+        api_key=api_key,
+        max_retries=config.max_retries,
+        chunk_size=config.batch_size,
+        check_embedding_ctx_length=False,  # it would send OpenAI's token numbers, from a download
+        http_client=clients.blocking,
+        http_async_client=clients.awaiting,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+
+
+def hashed(config: HashConfig) -> Embeddings:
+    """The embedder without a model."""
+    return HashedWords(config.dimensions)
