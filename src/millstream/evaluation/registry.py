@@ -21,6 +21,7 @@ _OURS: Final = {
     "regex": "text:Regex",
     "json_match": "json_match:JsonMatch",
     "python": "python_target:PythonEvaluator",
+    "ragas": "ragas:Ragas",
     "avg_llm_latency": "runtime:AvgLlmLatency",
     "avg_workflow_runtime": "runtime:AvgWorkflowRuntime",
     "avg_num_llm_calls": "runtime:AvgNumLlmCalls",
