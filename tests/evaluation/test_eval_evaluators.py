@@ -1,10 +1,13 @@
 """The evaluators that come along, on single items."""
 
+import time
+from enum import Enum, IntEnum
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
+from langchain_core.messages import AIMessage
 
 from millstream.errors import ConfigError
 from millstream.evaluation import registry
@@ -15,6 +18,7 @@ from millstream.evaluation.evaluators.runtime import AvgLlmLatency, AvgTokensPer
 from millstream.evaluation.evaluators.text import ExactMatch, Regex
 from millstream.evaluation.models import Models
 from millstream.span import Span, SpanKind, Usage
+from millstream.workflow.answers import answer_of
 from millstream.workflow.config import load_config
 
 
@@ -32,10 +36,20 @@ def item(output: object, expected: object = None, spans: list[Span] | None = Non
         ({}, "42", 42, 1),
         ({}, None, "null", 0),
         ({}, {"a": 1}, {"a": 1}, 1),
+        ({}, {"a": 1, "b": [2]}, {"b": [2.0], "a": 1}, 1),
+        ({}, 1.0, 1, 1),
+        ({}, True, 1, 0),
+        ({"ignore_case": True}, {"a": "X"}, {"a": "x"}, 1),
     ],
 )
 def test_exact_match(options, output, expected, score):
     assert ExactMatch(**options)(item(output, expected)).score == score
+
+
+def test_texts_that_look_the_same_are_said_to_differ():
+    score = ExactMatch()(item("cafe\u0301", "caf\u00e9"))
+    assert score.score == 0
+    assert "look the same" in score.reasoning
 
 
 @pytest.mark.parametrize(
@@ -50,6 +64,10 @@ def test_exact_match(options, output, expected, score):
 )
 def test_regex(pattern, output, expected, score):
     assert Regex(pattern=pattern)(item(output, expected)).score == score
+
+
+def nested(levels: int, value: str) -> str:
+    return '{"a":' * levels + value + "}" * levels
 
 
 @pytest.mark.parametrize(
@@ -70,6 +88,23 @@ def test_regex(pattern, output, expected, score):
         ("{}", "not json", None, None),
         ("{}", {"a": 1}, ["b"], None),
         ("{" * 100_000, {"a": 1}, None, 0),
+        ('{"a": NaN, "b": 1}', {"a": 1, "b": 1}, None, 0.5),
+        ('{"a": NaN}', '{"a": NaN}', None, None),
+        ('{"a": NaN}', {"a": float("nan")}, None, None),
+        ('{"a": 1e999}', '{"a": 2e999}', None, None),
+        (f'{{"a": {"9" * 5000}, "b": 1}}', {"a": 1, "b": 1}, None, 0.5),
+        (f'{{"a": {"9" * 5000}}}', f'{{"a": {"9" * 5000}}}', None, 1),
+        ('{"a": 9007199254740993}', {"a": 9007199254740992}, None, 0),
+        ('{"a": "1"}', {"a": 1}, None, 0),
+        ("so [1, 2]", (1, 2), None, 1),
+        ("null", "null", None, 1),
+        (None, "null", None, 1),
+        (nested(600, "1"), nested(600, "1"), None, 1),
+        (nested(600, "1"), nested(600, "2"), None, 0),
+        (nested(100_000, "1"), {"a": 1}, None, 0),
+        ("```json\n1.0\n```", "1", None, 1),
+        ('{"b": 0} ' * 300 + '{"a": 1}', {"a": 1}, None, 1),
+        ("if (x) { y } " * 300 + '{"a": 1}', {"a": 1}, None, 1),
     ],
 )
 def test_json_match(output, expected, fields, score):
@@ -153,3 +188,32 @@ def test_a_plugin_enters_by_its_entry_point(monkeypatch, models):
     with pytest.raises(ConfigError, match=r"eval.evaluators.w: .*unexpected keyword argument 'wrost'"):
         wrong = parse_eval({"evaluators": {"w": {"_type": "worst", "wrost": 3}}})
         registry.build_evaluators(wrong, Path(), models)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "score"),
+    [
+        ("word " * 1_000_000 + '{"a": 1}', {"a": 1}, 1),
+        ('{"b": 0} ' * 500_000 + '{"a": 1}', {"a": 1}, 1),
+        ('{"a": [' + "{ x } " * 800_000, {"a": 1}, 0),
+        ('{"a": [' * 700_000, {"a": 1}, 0),
+        ("[" * 5_000_000, [1], 0),
+    ],
+)
+def test_an_answer_of_5_mb_is_looked_through_for_json_in_seconds(answer, expected, score):
+    began_s = time.process_time()
+    assert JsonMatch()(item(answer, expected)).score == score
+    assert time.process_time() - began_s < 10
+
+
+def test_an_answer_of_a_kind_of_text_or_number_is_plain():
+    class Kind(str, Enum):
+        OK = "ok"
+
+    class Level(IntEnum):
+        HIGH = 3
+
+    message = AIMessage("as text")
+    for value, plain in ((Kind.OK, "ok"), (Level.HIGH, 3), (message.text, "as text"), (True, True)):
+        answer = answer_of(value)
+        assert (type(answer), answer) == (type(plain), plain)

@@ -20,6 +20,8 @@ _OURS: Final = {
     "exact_match": "text:ExactMatch",
     "regex": "text:Regex",
     "json_match": "json_match:JsonMatch",
+    "similarity": "similarity:Similarity",
+    "tool_calls": "tool_calls:ToolCalls",
     "python": "python_target:PythonEvaluator",
     "ragas": "ragas:Ragas",
     "avg_llm_latency": "runtime:AvgLlmLatency",

@@ -11,8 +11,12 @@ from millstream.record.serialize import to_json
 
 def answer_of(value: Any) -> Any:
     """A result as a JSON value: a message is its text, a state with messages the text of the last one."""
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return str.__str__(value)  # LangChain has a kind of its own, which is not plain JSON
+    if isinstance(value, int):
+        return int(value)
     text = message_text(value)
     if text is not None:
         return text

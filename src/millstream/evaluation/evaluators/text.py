@@ -2,10 +2,12 @@
 
 import re
 from typing import Any, ClassVar
+from unicodedata import normalize
 
 from pydantic import field_validator
 
 from millstream.evaluation.evaluators.base import EvalItem, EvaluatorBase, Score
+from millstream.evaluation.evaluators.json_values import equal
 from millstream.workflow.answers import answer_text
 
 _EXPECTED = "{expected}"
@@ -13,6 +15,8 @@ _EXPECTED = "{expected}"
 
 class ExactMatch(EvaluatorBase):
     """1 when the answer is the expected one, else 0.
+
+    They are compared as text, a value that is none as its JSON; two values that are none, as JSON values.
 
     Attributes:
         ignore_case: upper and lower case are the same.
@@ -26,12 +30,16 @@ class ExactMatch(EvaluatorBase):
 
     def __call__(self, item: EvalItem) -> Score:
         """Score one item."""
+        texts = isinstance(item.expected, str) or isinstance(item.output, str)
+        if not texts and equal(item.expected, item.output):
+            return Score(1.0)
         expected, answer = self._plain(item.expected), self._plain(item.output)
-        return (
-            Score(1.0)
-            if answer == expected
-            else Score(0.0, f"expected {_short(expected)}, got {_short(answer)}")
-        )
+        if answer == expected:
+            return Score(1.0)
+        reason = f"expected {_short(expected)}, got {_short(answer)}"
+        if normalize("NFC", answer) == normalize("NFC", expected):
+            reason += "; they look the same, but accents are written as characters of their own in one"
+        return Score(0.0, reason)
 
     def _plain(self, value: Any) -> str:
         text = "" if value is None else answer_text(value)
