@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from millstream.cli.eval_calibrate import calibrate_command
 from millstream.cli.options import option
 from millstream.evaluation.config import parse_eval
 from millstream.evaluation.engine import EvalResult, evaluate
@@ -34,7 +35,19 @@ _WIDTH = 110
 _STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
 
 
-@click.command("eval")
+class _EvalCommand(click.Command):
+    """`eval calibrate …` is a command with options of its own; everything else is `eval`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == [calibrate_command.name]:
+            name = f"{info_name} {calibrate_command.name}"
+            return calibrate_command.make_context(name, args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command("eval", cls=_EvalCommand)
 @option(
     "--config_file",
     type=click.Path(path_type=Path),
@@ -78,6 +91,8 @@ def eval_command(
     as_json: bool,
 ) -> int:
     """Run a workflow over a dataset, score its answers and profile it.
+
+    `millstream eval calibrate` measures a judge among its evaluators against people.
 
     The last line on stdout is the path of report.html. Exit codes: 0 done, 1 a --fail-under was broken, 2
     wrong configuration or dataset, 3 items failed or scores are missing, 4 a server or the disk is needed and

@@ -24,6 +24,8 @@ _OURS: Final = {
     "tool_calls": "tool_calls:ToolCalls",
     "python": "python_target:PythonEvaluator",
     "ragas": "ragas:Ragas",
+    "llm_judge": "llm_judge:LlmJudge",
+    "trajectory": "trajectory:TrajectoryJudge",
     "avg_llm_latency": "runtime:AvgLlmLatency",
     "avg_workflow_runtime": "runtime:AvgWorkflowRuntime",
     "avg_num_llm_calls": "runtime:AvgNumLlmCalls",

@@ -98,6 +98,49 @@ def read_run(folder: Path, prices: PriceTable) -> Run:
     )
 
 
+class EarlierAnswer(NamedTuple):
+    """What a run answered to one item, in one repetition."""
+
+    row: dict[str, Any]
+    """The row as it was written."""
+    question: Any
+    """`None` where the run does not say."""
+    expected: Any
+    answer: Any
+    error: str | None
+    """Why it has no answer."""
+    trace_id: str | None
+
+
+def read_answers(folder: Path) -> dict[tuple[str, int], EarlierAnswer]:
+    """The answers in the output folder of an evaluation, by item id and repetition.
+
+    Raises:
+        InputError: there is no such folder, or it does not hold the answers of an evaluation.
+    """
+    rows = [row if isinstance(row, dict) else {} for row in _answers(folder)]
+    settings = _settings(folder)
+    structure = settings.structure
+    found = {}
+    for one, row in zip(_ids(folder, rows, settings, _evaluator_outputs(folder)), rows, strict=True):
+        rep, error = row.get("rep"), row.get("error")
+        found[one, rep if isinstance(rep, int) else 1] = EarlierAnswer(
+            row=row,
+            question=None if structure.disable else row.get(structure.question_key),
+            expected=None if structure.disable else row.get(structure.answer_key),
+            answer=row.get(structure.generated_answer_key),
+            error=_error_text(error) if error is not None else None,
+            trace_id=row.get("trace_id"),
+        )
+    return found
+
+
+def _error_text(error: Any) -> str:
+    if isinstance(error, dict):
+        return f"{error.get('type', 'Error')}: {error.get('message', '')}"
+    return str(error)
+
+
 def _answers(folder: Path) -> list[Any]:
     path = folder / WORKFLOW_OUTPUT
     what = "Give the output folder of an evaluation (eval.general.output_dir)"
