@@ -6,6 +6,7 @@ MillstreamError
 ├── MissingExtraError (ImportError)     an optional dependency is not installed; names the extra
 ├── WorkflowError (RuntimeError)        a workflow could not do its work
 │   ├── StepLimitError                  an agent reached max_iterations without an answer
+│   ├── FunctionTimeoutError (TimeoutError) a function ran past its `timeout_s`          [transient]
 │   └── ItemTimeoutError (TimeoutError) an item ran past `timeout_s`                     [transient]
 ├── UnreachableError (ConnectionError)  a server that is needed does not answer         [transient]
 ├── RefusedError (PermissionError)      a server answers, and takes nothing until somebody mends something
@@ -56,6 +57,12 @@ class WorkflowError(MillstreamError, RuntimeError):
 
 class StepLimitError(WorkflowError):
     """An agent reached `max_iterations` without an answer."""
+
+
+class FunctionTimeoutError(WorkflowError, TimeoutError):
+    """A function of a workflow file ran past its `timeout_s`."""
+
+    transient = True
 
 
 class ItemTimeoutError(WorkflowError, TimeoutError):

@@ -57,6 +57,14 @@ rules:
     reply: I would rather talk about the weather.
   - when: {system_contains: 'Action Input', last_user_matches: '(?P<a>\d+) plus (?P<b>\d+)'}
     reply: "**Action:** add\nAction Input: {\"a\": $a, \"b\": $b}\nObservation: 9\nFinal Answer: 9"
+  - when: {system_contains: 'Be stubborn'}
+    reply: nobody
+  - when: {system_contains: 'talk: Anything but numbers.'}
+    reply: talk
+  - when: {system_contains: 'Choose which one', last_user_matches: 'none of them'}
+    reply: shout
+  - when: {system_contains: 'Choose which one', last_user_matches: 'route to (?P<name>\w+)'}
+    reply: $name
 default: You said $user
 """
 

@@ -155,8 +155,12 @@ def test_the_workflow_layer_is_imported_without_langchain():
 
 def test_info_lists_components_with_their_keys(millstream):
     listed = json.loads(millstream("info", "--json").stdout)
-    assert [agent["name"] for agent in listed["agents"]] == ["react_agent", "tool_calling_agent"]
-    keys = {key["name"]: key for key in listed["agents"][1]["keys"]}
+    assert [agent["name"] for agent in listed["agents"]] == [
+        "react_agent",
+        "router_agent",
+        "tool_calling_agent",
+    ]
+    keys = {key["name"]: key for key in listed["agents"][2]["keys"]}
     assert keys["llm_name"] == {"name": "llm_name", "type": "LLMRef", "required": True, "default": None}
     assert keys["max_iterations"] == {
         "name": "max_iterations",

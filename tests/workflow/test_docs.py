@@ -21,7 +21,10 @@ ANSWERS = [
     "you said what is 20 plus 22",
     "512 numbers for what is 20 plus 22",
     "My helper says: The tool says 5",
+    "The tool says 42",
     "it is 42",
+    "you said what is 20 plus 22",
+    "22 SULP 02 SI TAHW",
     "22 sulp 02 si tahw",
     "What is 20 plus 22?",
 ]
@@ -58,7 +61,17 @@ async def test_the_python_example_runs(folder):
     assert await names["ask"](path, "what is 20 plus 22") == "The tool says 42"
 
 
-@pytest.mark.parametrize("kind", ["tool_calling_agent", "react_agent", "python", "vector_retriever"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "tool_calling_agent",
+        "react_agent",
+        "router_agent",
+        "sequential_executor",
+        "python",
+        "vector_retriever",
+    ],
+)
 def test_every_key_is_on_the_page(kind):
     (component,) = [item for item in registered() if item.name == kind]
     for key in component.config_type.model_fields:

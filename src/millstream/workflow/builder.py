@@ -28,6 +28,7 @@ from millstream.workflow.llms import (
 )
 from millstream.workflow.modules import import_modules
 from millstream.workflow.registry import parse_component
+from millstream.workflow.time_limit import TimeLimit
 from millstream.workflow.validation import join_path
 
 _WORKFLOW = "workflow"
@@ -261,7 +262,8 @@ class Builder:
             raise ConfigError(
                 f"{where}: {kind.name} gave {type(offered).__name__}, not a FunctionInfo or a function"
             )
-        return Function(name or self.config.name, info)
+        limit = TimeLimit(name or self.config.name, where, None if config.times_itself else config.timeout_s)
+        return Function(name or self.config.name, info, limit)
 
 
 def _record_langchain() -> None:

@@ -1,11 +1,12 @@
 """What components are made of: their configuration, and the function they offer."""
 
+import inspect
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from millstream.errors import ConfigError
 
@@ -56,11 +57,17 @@ class FunctionBaseConfig(BaseModel):
     `llm_name` (or annotated `LLMRef`) name an entry of `llms`; those named `embedder` or `embedder_name` (or
     annotated `EmbedderRef`) one of `embedders`; those named `tool_names` (or annotated `FunctionRef`) name
     entries of `functions`.
+
+    Attributes:
+        timeout_s: seconds for one call of the function; a subclass that has the key means its own by it.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     component_name: ClassVar[str] = ""
+    times_itself: ClassVar[bool] = False
+
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
 
     def __init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -70,6 +77,8 @@ class FunctionBaseConfig(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
+        if "timeout_s" in inspect.get_annotations(cls):
+            cls.times_itself = True
 
     def check(self, directory: Path, where: str) -> None:
         """Look closer than types can, for `millstream validate`; override it, and run nothing.

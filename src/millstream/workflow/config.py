@@ -11,6 +11,7 @@ from millstream.deliver.amounts import SIZES, amount
 from millstream.deliver.options import component, described
 from millstream.errors import nearest
 from millstream.workflow.environment import expand
+from millstream.workflow.prompts import with_prompts
 from millstream.workflow.secrets import masked
 from millstream.workflow.validation import Problems, join_path, parse_model
 from millstream.workflow.yaml_file import override, read_yaml
@@ -148,7 +149,7 @@ def load_config(
     sections: Collection[str] = SECTIONS,
     environ: Mapping[str, str] | None = None,
 ) -> WorkflowConfig:
-    """Read a workflow file. Nothing is imported, built or contacted.
+    """Read a workflow file, and the prompts in files that it names. Nothing is imported, built or contacted.
 
     Args:
         path: the YAML file.
@@ -176,6 +177,7 @@ def load_config(
     shown: dict[str, Any] = {}
     with problems.collect():
         expanded, shown = expand(wanted, os.environ if environ is None else environ)
+        expanded, shown = with_prompts(expanded, shown, path.parent, problems)
     general = GeneralConfig()
     with problems.collect():
         general = parse_model(GeneralConfig, expanded.get("general", {}), "general")

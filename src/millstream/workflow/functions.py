@@ -15,6 +15,7 @@ from millstream.errors import ConfigError, InputError, WorkflowError
 from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.components import FunctionInfo
+from millstream.workflow.time_limit import TimeLimit
 
 
 class Function:
@@ -24,10 +25,16 @@ class Function:
         name: its key under `functions`.
         description: what it does.
         arguments_model: pydantic model of its arguments.
+
+    Args:
+        name: its key.
+        info: what the component offers.
+        limit: of each call.
     """
 
-    def __init__(self, name: str, info: FunctionInfo) -> None:
+    def __init__(self, name: str, info: FunctionInfo, limit: TimeLimit | None = None) -> None:
         self.name = name
+        self._limit = limit or TimeLimit(name, name, None)
         self.description = info.description
         self._fn = info.fn
         self._signature = _signature(info.fn, name)
@@ -46,7 +53,7 @@ class Function:
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
         ) as span:
-            result = await call_any(self._fn, *args, **kwargs)
+            result = await self._limit.of(call_any(self._fn, *args, **kwargs))
             span.set_output(result)
             return result
 
@@ -71,19 +78,19 @@ class Function:
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
         ) as span:
-            result = self._fn(*args, **kwargs)
+            result = self._limit.of_sync(self._fn, *args, **kwargs)
             span.set_output(result)
             return result
 
     async def call_unrecorded(self, message: Any) -> Any:
         """As `ainvoke`, without a span of its own: for the workflow, whose span is the root."""
         args, kwargs = self.arguments_of(message)
-        return await call_any(self._fn, *args, **kwargs)
+        return await self._limit.of(call_any(self._fn, *args, **kwargs))
 
     async def pieces_unrecorded(self, message: Any) -> AsyncGenerator[Any, None]:
         """As `call_unrecorded`, piece by piece where the function gives pieces."""
         args, kwargs = self.arguments_of(message)
-        async for piece in pieces_of(self._fn, *args, **kwargs):
+        async for piece in self._limit.of_pieces(pieces_of(self._fn, *args, **kwargs)):
             yield piece
 
     def arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -108,13 +115,27 @@ class Function:
         values = (
             message if isinstance(message, Mapping) else {(required or list(fields) or ["input"])[0]: message}
         )
+        return self._spread(self._validated(values))
+
+    def checked_arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As `arguments_of`, and of the types that the function's annotations name.
+
+        Raises:
+            InputError: the value does not fit its arguments, or they are of other types.
+        """
+        args, kwargs = self.arguments_of(message)
+        if self._model_parameter is not None or not self.arguments_model.model_fields:
+            return args, kwargs
+        return self._placed(self._validated(self._signature.bind(*args, **kwargs).arguments))
+
+    def _validated(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
             checked = self.arguments_model.model_validate(dict(values))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             where = ".".join(map(str, problem["loc"]))
             raise InputError(f"the input of {self.name} does not fit: {where}: {problem['msg']}") from None
-        return self._spread({name: getattr(checked, name) for name in checked.model_fields_set})
+        return {name: getattr(checked, name) for name in checked.model_fields_set}
 
     def _placed(self, arguments: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments as the signature wants them: Python's own functions take some by position only."""

@@ -22,6 +22,8 @@ COMPONENT_GROUPS = ("millstream.components", "millstream.agents")
 _BUILT_IN = (
     "millstream.workflow.agents.tool_calling",
     "millstream.workflow.agents.react",
+    "millstream.workflow.agents.router",
+    "millstream.workflow.agents.sequential",
     "millstream.workflow.python_target",
     "millstream.workflow.retrievers",
 )
@@ -182,15 +184,27 @@ class _FreeConfig(FunctionBaseConfig, extra="allow"):
     """The keys of a component that is a plain factory: passed on as they are."""
 
 
+class _FreeTimedConfig(_FreeConfig):
+    """The same of a factory that has an option `timeout_s`."""
+
+    times_itself = True
+
+
 def _from_factory(name: str, factory: Callable[..., Any], *, agent: bool) -> Registered:
     """A component from a factory that takes its options as keywords and gives the function."""
 
     async def build(config: _FreeConfig, builder: Any) -> Any:
         options = dict(config.model_extra or {})
+        if config.times_itself and config.timeout_s is not None:
+            options["timeout_s"] = config.timeout_s
         if "builder" in inspect.signature(factory).parameters:
             options["builder"] = builder
         made = factory(**options)
         return await made if inspect.isawaitable(made) else made
 
     build.__module__, build.__qualname__ = factory.__module__, factory.__qualname__
-    return Registered(name, _FreeConfig, build, None, agent)
+    try:
+        times_itself = "timeout_s" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # one of C
+        times_itself = False
+    return Registered(name, _FreeTimedConfig if times_itself else _FreeConfig, build, None, agent)
