@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from millstream.errors import MissingExtraError
-from millstream.evaluation.evaluators.json_match import extract_json
+from millstream.evaluation.evaluators.json_values import find_json
+from millstream.evaluation.judging.verdict import quoted
 from millstream.evaluation.ragas_catalogue import Metric
 from millstream.evaluation.ragas_inputs import Conversation, UnscoredError
 from millstream.workflow.answers import answer_text, message_text
@@ -33,7 +34,6 @@ except ImportError as missing:
         f"ragas cannot be imported ({missing}); the evaluator 'ragas'", "ragas"
     ) from missing
 
-_QUOTED: Final = 200
 _THOUGHT: Final = "</think>"
 _ONCE: Final = RunConfig(max_retries=1)
 """Calls are tried again by the model itself, as `max_retries` of the workflow file says."""
@@ -95,21 +95,21 @@ class Judge:
         message = await self._model.ainvoke(messages)
         refusal = message.additional_kwargs.get("refusal")
         if refusal:
-            raise UnscoredError(f"the judge refused: {_quoted(refusal)}")
+            raise UnscoredError(f"the judge refused: {quoted(refusal)}")
         return message_text(message) or ""
 
     def _read(self, said: str, response_model: type[Any]) -> Any:
         text = said.rpartition(_THOUGHT)[2]
-        found = extract_json(text, dict)
+        found = find_json(text, {})
         if not isinstance(found, dict):
-            raise UnscoredError(f"the judge gave no JSON object: {_quoted(text)}")
+            raise UnscoredError(f"the judge gave no JSON object: {quoted(text)}")
         try:
             value = response_model.model_validate(found)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise UnscoredError(
-                f"the judge's answer does not fit ({place}: {first['msg']}): {_quoted(text)}"
+                f"the judge's answer does not fit ({place}: {first['msg']}): {quoted(text)}"
             ) from None
         self.said.append(found)
         return value
@@ -206,7 +206,7 @@ async def _score_old(
 
 def _scored(value: Any, said: list[Any]) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        last = f"; the judge's last answer was {_quoted(said[-1])}" if said else ""
+        last = f"; the judge's last answer was {quoted(said[-1])}" if said else ""
         raise UnscoredError(f"ragas gave no score{last}")
     return value
 
@@ -232,14 +232,9 @@ def _expected_calls(expected: Any) -> list[Any]:
         return [_tool_call(call["name"], call.get("arguments", call.get("args"))) for call in expected]
     except (TypeError, KeyError, AttributeError):
         raise UnscoredError(
-            f"the expected tool calls are no list of {{name, arguments}}: {_quoted(expected)}"
+            f"the expected tool calls are no list of {{name, arguments}}: {quoted(expected)}"
         ) from None
 
 
 def _tool_call(name: str, arguments: Any) -> Any:
     return RagasToolCall(name=name, args=arguments if isinstance(arguments, dict) else {})
-
-
-def _quoted(value: Any) -> str:
-    line = " ".join(answer_text(value).split())
-    return repr(line if len(line) <= _QUOTED else line[:_QUOTED] + "…") if line else "nothing"

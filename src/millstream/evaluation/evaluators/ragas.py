@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from millstream.errors import ConfigError, nearest
 from millstream.evaluation.evaluators.base import Binding, EvalItem, EvaluatorBase, Score
+from millstream.evaluation.judging.vote import told_apart
 from millstream.evaluation.models import Models
 from millstream.evaluation.ragas_catalogue import MODELS, Metric, metric_named
 from millstream.evaluation.ragas_inputs import UnscoredError, inputs_of, lacking
@@ -113,7 +114,8 @@ class BoundRagas:
             metrics = await in_thread(importlib.import_module, _LEAF)  # for seconds, the first time
             model = None if options.llm_name is None else await models.llm(options.llm_name)
             embedder = None if options.embedder_name is None else await models.embedder(options.embedder_name)
-            value, told = await metrics.score(self._metric, inputs, self._kwargs, model, embedder)
+            with told_apart(item.rep, vote=1):
+                value, told = await metrics.score(self._metric, inputs, self._kwargs, model, embedder)
         except UnscoredError as error:
             return Score(None, str(error))
         contexts = inputs.get("retrieved_contexts")
