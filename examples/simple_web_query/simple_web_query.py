@@ -32,7 +32,7 @@ class WebQueryToolConfig(FunctionBaseConfig, name="webpage_query"):
     max_pages: Annotated[int, Field(ge=1)] = 10
     description: str
     embedder_name: EmbedderRef
-    chunk_size: Annotated[int, Field(ge=50)] = 400
+    chunk_size: Annotated[int, Field(ge=50)] = 250
     top_k: Annotated[int, Field(ge=1)] = 2
 
 
@@ -44,7 +44,7 @@ async def webquery_tool(config: WebQueryToolConfig, builder: Builder) -> AsyncIt
     try:
         pages = await asyncio.to_thread(read_pages, config.webpage_url, config.max_pages)
     except PageError as error:
-        raise ConfigError(f"{config.component_name}.webpage_url: {error}") from error
+        raise ConfigError(f"functions.{config.component_name}.webpage_url: {error}") from error
     passages = [(text, page.url) for page in pages for text in split(page.text, config.chunk_size, 0)]
     store = InMemoryVectorStore(await builder.get_embedder(config.embedder_name))
     await store.aadd_texts([text for text, _ in passages], [{"source": url} for _, url in passages])
@@ -62,5 +62,5 @@ def read_pages(url: str, max_pages: int) -> list[Page]:
     if url:
         return load_pages(url, max_pages)
     with serving(SITE) as here:
-        pages = load_pages(here, max_pages)
-    return [page._replace(url=page.url.removeprefix(here) or "index.html") for page in pages]
+        pages = load_pages(f"{here}index.html", max_pages)
+    return [page._replace(url=page.url.removeprefix(here)) for page in pages]

@@ -16,8 +16,8 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 LOOPBACK = "127.0.0.1"
 MAX_BYTES = 2_000_000
 TIMEOUT_S = 15.0
-SKIPPED = {"script", "style", "noscript", "template", "nav", "header", "footer"}
-INLINE = {"a", "abbr", "b", "code", "em", "i", "kbd", "small", "span", "strong", "sub", "sup", "title"}
+SKIPPED = {"head", "script", "style", "noscript", "template", "nav", "header", "footer"}
+INLINE = {"a", "abbr", "b", "code", "em", "i", "kbd", "small", "span", "strong", "sub", "sup"}
 
 
 class PageError(Exception):

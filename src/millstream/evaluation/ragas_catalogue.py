@@ -49,7 +49,7 @@ def metric_named(name: str, where: str) -> Metric:
         ConfigError: the installed ragas has none of this name.
         MissingExtraError: ragas is not installed, or cannot be imported beside what is.
     """
-    folder = _folder()
+    folder = _folder(where)
     known = dict.fromkeys([*_new_names(folder), *_old_names(folder)])
     if name not in known:
         raise ConfigError(f"{where}: ragas {version('ragas')} has no metric {name!r}{nearest(name, known)}")
@@ -69,18 +69,19 @@ def _described(folder: Path, name: str) -> Metric:
     return Metric(name, _arguments(scored), conversation, {} if made is None else _arguments(made))
 
 
-def _folder() -> Path:
+def _folder(where: str) -> Path:
     """The folder `ragas/metrics`, found without importing anything."""
+    feature = f"{where}: the evaluator 'ragas'"
     spec = find_spec("ragas")
     if spec is None or spec.origin is None:
-        raise MissingExtraError("the evaluator 'ragas'", "ragas")
+        raise MissingExtraError(feature, "ragas")
     try:
         community = version("langchain-community")
     except PackageNotFoundError:
-        raise MissingExtraError("the evaluator 'ragas'", "ragas") from None
+        raise MissingExtraError(feature, "ragas") from None
     if not _FITTING.match(community):
         raise MissingExtraError(
-            f"ragas cannot be imported beside langchain-community {community}; the evaluator 'ragas'", "ragas"
+            f"{feature} cannot be imported beside langchain-community {community}, and", "ragas"
         )
     return Path(spec.origin).parent / "metrics"
 

@@ -31,7 +31,7 @@ try:
     from ragas.run_config import RunConfig
 except ImportError as missing:
     raise MissingExtraError(
-        f"ragas cannot be imported ({missing}); the evaluator 'ragas'", "ragas"
+        f"the evaluator 'ragas', which cannot be imported ({missing}),", "ragas"
     ) from missing
 
 _THOUGHT: Final = "</think>"
