@@ -1,7 +1,10 @@
 """Judges against the real stand-in server: rules that answer for a model, and models of a workflow file."""
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +58,37 @@ async def judged(models: Models, options: dict[str, Any], *items: EvalItem) -> l
     metric = build_evaluators(config, Path.cwd(), models)[0]
     async with models:
         return [as_score(await metric.call(one)) for one in items]
+
+
+def completion(finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    """A chat completion with this message."""
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **message}}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "judge", "choices": [choice]}
+
+
+@contextmanager
+def answering(reply: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    """The base URL of a server that does what the stand-in does not: status and JSON by the request."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status, content = reply(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            body = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

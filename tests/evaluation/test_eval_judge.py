@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hypothesis import given
@@ -13,7 +11,7 @@ from millstream.errors import ConfigError
 from millstream.evaluation.judging.prompt import question
 from millstream.evaluation.judging.scale import LabelScale, NumberScale, point
 from millstream.evaluation.judging.verdict import NoVerdictError, read_verdict
-from tests.evaluation.judges import item, judge_models, judged, stand_in, when
+from tests.evaluation.judges import answering, completion, item, judge_models, judged, stand_in, when
 
 RUBRIC = {"_type": "llm_judge", "rubric": "Right and short."}
 TEN = NumberScale(0, 10)
@@ -96,24 +94,29 @@ def wins(pattern: str, label: str) -> dict[str, object]:
 FIRST = r"<answer_1 \w+>\n{}\n"
 
 
-@pytest.mark.parametrize(
-    ("rules", "score", "raw", "agree"),
-    [
-        ([wins(FIRST.format("blue"), "first"), wins(FIRST.format("red"), "second")], 1, "win", True),
-        ([wins(FIRST.format("blue"), "second"), wins(FIRST.format("red"), "first")], 0, "loss", True),
-        ([wins("blue", "tie")], 0.5, "tie", True),
-        ([wins("blue", "first")], 0.5, "tie", False),  # the first place, whoever is there
-        ([wins(FIRST.format("blue"), "first"), wins(FIRST.format("red"), "tie")], 0.5, "tie", False),
-    ],
-)
-async def test_two_answers_are_compared_in_both_orders(tmp_path, rules, score, raw, agree):
+CASES = {  # what the judge says of blue first, and of blue second; the score
+    "worse": ("first", "second", 1, "win", True),
+    "better": ("second", "first", 0, "loss", True),
+    "like it": ("tie", "tie", 0.5, "tie", True),
+    "shown second": ("first", "first", 0.5, "tie", False),
+    "unsure": ("first", "tie", 0.5, "tie", False),
+}
+
+
+async def test_two_answers_are_compared_in_both_orders(tmp_path):
+    rules = []
+    for other, (blue_first, blue_second, *_) in CASES.items():
+        rules.append(wins(FIRST.format("blue") + rf".*<answer_2 \w+>\n{other}\n", blue_first))
+        rules.append(wins(FIRST.format(other), blue_second))
     with stand_in(tmp_path, *rules) as server:
-        models = judge_models(tmp_path, server.base_url)
-        found, *_ = await judged(models, COMPARE, item(row={"other": "red"}))
-        assert server.stats()["requests"] == 2
-    assert (found.score, found.reasoning["raw"], found.reasoning["orders_agree"]) == (score, raw, agree)
-    assert [order["shown_first"] for order in found.reasoning["orders"]] == ["answer", "other"]
-    assert ("the two orders disagree" in found.reasoning.get("reasoning", "")) is not agree
+        items = [item(row={"other": other}) for other in CASES]
+        scores = await judged(judge_models(tmp_path, server.base_url), COMPARE, *items)
+        assert server.stats()["requests"] == 2 * len(CASES)
+    for found, (*_, score, raw, agree) in zip(scores, CASES.values(), strict=True):
+        assert (found.score, found.reasoning["raw"]) == (score, raw)
+        assert found.reasoning["orders_agree"] is agree
+        assert [order["shown_first"] for order in found.reasoning["orders"]] == ["answer", "other"]
+        assert ("the two orders disagree" in found.reasoning.get("reasoning", "")) is not agree
 
 
 async def test_an_answer_is_compared_with_that_of_another_run(tmp_path, monkeypatch):
@@ -176,58 +179,21 @@ async def test_a_rubric_of_a_file(tmp_path, monkeypatch):
     assert found.score == 0.5
 
 
-class _Old(BaseHTTPRequestHandler):
-    """A server that knows no `response_format`, as older ones do."""
-
-    requests: list[dict[str, object]]
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.requests.append(asked)
-        status, content = (
-            200,
-            {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 1,
-                "model": "judge",
-                "choices": [
-                    {
-                        "index": 0,
-                        "finish_reason": "stop",
-                        "message": {
-                            "role": "assistant",
-                            "content": 'Well:\n```json\n{"score": 6}\n```\nThat is it.',
-                        },
-                    }
-                ],
-            },
-        )
-        if "response_format" in asked:
-            status, content = 400, {"error": {"message": "response_format is not supported", "type": "bad"}}
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 async def test_a_server_that_takes_no_schema_is_asked_in_text(tmp_path):
-    _Old.requests = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Old)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        models = judge_models(tmp_path, f"http://127.0.0.1:{server.server_port}/v1", streaming=False)
+    """As older servers are: they refuse the key."""
+    asked = []
+
+    def old(request):
+        asked.append("response_format" in request)
+        if asked[-1]:
+            return 400, {"error": {"message": "response_format is not supported", "type": "bad"}}
+        return 200, completion(content='Well:\n```json\n{"score": 6}\n```\nThat is it.')
+
+    with answering(old) as base_url:
+        models = judge_models(tmp_path, base_url, streaming=False)
         found = await judged(models, RUBRIC, item(), item("green"))
-    finally:
-        server.shutdown()
-        server.server_close()
     assert [one.score for one in found] == [0.6, 0.6]
-    assert ["response_format" in asked for asked in _Old.requests] == [True, False, False]
+    assert asked == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.evaluation.judges import item, judge_models, judged, stand_in, when
+from tests.evaluation.judges import answering, completion, item, judge_models, judged, stand_in, when
 
 RUBRIC = {"_type": "llm_judge", "rubric": "Right and short."}
 
@@ -43,6 +43,23 @@ async def test_11_of_10_is_not_clipped(tmp_path):
 async def test_a_refusal_is_told(tmp_path):
     reason, _ = await _missing(tmp_path, "I'm sorry, but I can't judge that.")
     assert "\"I'm sorry, but I can't judge that.\"" in reason
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (completion(content=None, refusal="I will not."), "the judge refused: 'I will not.'"),
+        (
+            completion("length", content='{"reasoning": "well, th'),
+            "the judge's answer was cut off at its limit of tokens; raise llms.judge.max_tokens",
+        ),
+    ],
+)
+async def test_a_refusal_in_its_own_field_and_half_an_answer_are_told_at_once(tmp_path, answer, reason):
+    asked = []
+    with answering(lambda request: (200, (asked.append(request), answer)[1])) as base_url:
+        score, *_ = await judged(judge_models(tmp_path, base_url, streaming=False), RUBRIC, item())
+    assert (score.score, score.reasoning, len(asked)) == (None, reason, 1)
 
 
 async def test_an_empty_answer_is_told(tmp_path):

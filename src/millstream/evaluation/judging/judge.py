@@ -10,6 +10,8 @@ from millstream.workflow.answers import message_text
 
 _NOT_TAKEN: Final = frozenset({400, 422, 501})
 """What servers answer to a `response_format` that they do not know; older ones to any."""
+_CUT_OFF: Final = "LengthFinishReasonError"
+"""What the OpenAI client raises for a structured answer that is not whole."""
 
 
 class Judge:
@@ -45,6 +47,11 @@ class Judge:
             try:
                 return _text(await model.ainvoke(messages, response_format=response_format(scale)))
             except Exception as error:
+                if type(error).__name__ == _CUT_OFF:
+                    raise NoVerdictError(
+                        "the judge's answer was cut off at its limit of tokens; raise "
+                        f"llms.{self._llm_name}.max_tokens"
+                    ) from None
                 if not _not_taken(error):
                     raise
         said = _text(await model.ainvoke(messages))
