@@ -43,6 +43,10 @@ rules:
     reply: {tool_calls: [{name: add, arguments: {a: $a, b: $b}}]}
   - when: {has_tool: add, last_message_role: tool, last_message_matches: '(?s)(?P<sum>.*)'}
     reply: The tool says $sum
+  - when: {has_tool: calc_add, last_message_role: user, last_user_matches: 'mcp (?P<a>\d+) and (?P<b>\d+)'}
+    reply: {tool_calls: [{name: calc_add, arguments: '{"a": $a, "b": $b}'}]}
+  - when: {has_tool: calc_add, last_message_role: tool, last_message_matches: '(?s)(?P<said>.*)'}
+    reply: The server says $said
   - when: {has_tool: helper, last_message_role: user}
     reply: {tool_calls: [{name: helper, arguments: {message: 2 plus 3}}]}
   - when: {has_tool: helper, last_message_role: tool, last_message_matches: '(?s)(?P<said>.*)'}

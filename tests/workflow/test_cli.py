@@ -153,6 +153,28 @@ def test_the_workflow_layer_is_imported_without_langchain():
     assert done.stdout == "\n"
 
 
+def test_validate_checks_whom_evaluators_name(write, llms, millstream, tmp_path):
+    (tmp_path / "plugin.py").write_text("def same(item): return 1\n")
+    (tmp_path / "data.json").write_text('[{"id": 1, "question": "q", "answer": "a"}]')
+    path = write(
+        llms
+        + "embedders: {near: {_type: hash}}\n"
+        + "eval:\n"
+        + "  general: {output_dir: out, dataset: {_type: json, file_path: data.json}}\n"
+        + "  evaluators:\n"
+        + "    judge: {_type: python, target: 'plugin.py:same', llm_name: abel, embedder_name: naer}\n"
+    )
+    done = millstream("validate", "--config_file", str(path), "--json")
+    assert done.returncode == 2
+    problems = json.loads(done.stdout)["problems"]
+    llm, embedder, *_ = problems
+    assert llm.startswith("eval.evaluators.judge.llm_name: there is no llms.abel; did you mean 'able'")
+    assert embedder.startswith(
+        "eval.evaluators.judge.embedder_name: there is no embedders.naer; did you mean"
+    )
+    assert len(set(problems)) == len(problems)
+
+
 def test_info_lists_components_with_their_keys(millstream):
     listed = json.loads(millstream("info", "--json").stdout)
     assert [agent["name"] for agent in listed["agents"]] == [

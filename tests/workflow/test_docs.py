@@ -1,6 +1,7 @@
 """Every file shown in docs/workflow.md is written, checked and run."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ ANSWERS = [
     "you said what is 20 plus 22",
     "22 SULP 02 SI TAHW",
     "22 sulp 02 si tahw",
+    "the server says 42",
     "What is 20 plus 22?",
 ]
 
@@ -44,7 +46,7 @@ def folder(tmp_path, monkeypatch, base_url):
 @pytest.mark.parametrize(("flow", "answer"), list(zip(FLOWS, ANSWERS, strict=True)))
 async def test_the_workflow_files_run(folder, flow, answer):
     path = folder / "flow.yml"
-    path.write_text(flow)
+    path.write_text(flow.replace("command: python,", f"command: {sys.executable},"))
     config = load_config(path)
     check_config(config)
     async with open_workflow(config) as workflow:
@@ -69,6 +71,7 @@ async def test_the_python_example_runs(folder):
         "router_agent",
         "sequential_executor",
         "python",
+        "mcp_client",
         "vector_retriever",
     ],
 )

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, InputError
 from millstream.span import SpanKind
 from millstream.workflow import load_config, open_workflow
 from millstream.workflow.checks import check_config
@@ -132,5 +132,5 @@ def test_validate_says_what_is_wrong(flow, before, after, message):
 async def test_documents_without_text_are_told(flow, tmp_path):
     for path in (tmp_path / "docs").iterdir():
         path.write_text(" \n")
-    with pytest.raises(ConfigError, match=r"vector_retriever\.documents: there is no text in them"):
+    with pytest.raises(InputError, match=r"there is no text in the documents"):
         await ask(flow(), "corn")

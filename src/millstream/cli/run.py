@@ -77,7 +77,7 @@ def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json
     except ConfigError as error:
         if not as_json:
             raise
-        lines = problems.lines or [line.strip() for line in str(error).splitlines()]
+        lines = list(dict.fromkeys(problems.lines)) or [line.strip() for line in str(error).splitlines()]
         click.echo(json.dumps({"ok": False, "problems": lines}))
         return error.exit_code
     parts = [f"{len(config.functions)} functions", f"{len(config.llms)} llms"]

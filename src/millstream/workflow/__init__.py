@@ -4,6 +4,7 @@ from millstream.workflow.builder import Builder
 from millstream.workflow.components import (
     EmbedderRef,
     FunctionBaseConfig,
+    FunctionGroup,
     FunctionInfo,
     FunctionRef,
     LLMFrameworkEnum,
@@ -17,6 +18,7 @@ __all__ = [
     "Builder",
     "EmbedderRef",
     "FunctionBaseConfig",
+    "FunctionGroup",
     "FunctionInfo",
     "FunctionRef",
     "LLMFrameworkEnum",

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import EntryPoint
@@ -12,7 +13,7 @@ from typing import Any
 from millstream.errors import ConfigError, MillstreamError, MissingExtraError, nearest
 from millstream.record import instrument
 from millstream.workflow.checks import check_tool_name
-from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
+from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
 from millstream.workflow.functions import Function
@@ -32,6 +33,9 @@ from millstream.workflow.time_limit import TimeLimit
 from millstream.workflow.validation import join_path
 
 _WORKFLOW = "workflow"
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_Built = Function | dict[str, Function]
+"""What a component gave: one function, or several by name."""
 _building: ContextVar[tuple[str, ...]] = ContextVar("millstream_building", default=())
 
 
@@ -45,7 +49,7 @@ class Builder:
     def __init__(self, config: WorkflowConfig) -> None:
         self.config = config
         import_modules(config.general.modules, config.directory)
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, _Built] = {}
         self._started: dict[str, asyncio.Lock] = {}
         self._needs: dict[str, set[str]] = {}
         self._generators: list[tuple[str, AsyncGenerator[Any, None]]] = []
@@ -58,6 +62,11 @@ class Builder:
     def directory(self) -> Path:
         """The folder of the workflow file."""
         return self.config.directory
+
+    @property
+    def building(self) -> str:
+        """Path in the workflow file of the component that is being built, such as `functions.add`."""
+        return _building.get()[-1]
 
     async def get_llm(
         self, name: str, wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
@@ -90,16 +99,40 @@ class Builder:
         """A function of the file; awaiting it with the function's arguments calls and records it.
 
         Args:
-            name: a key under `functions`.
+            name: a key under `functions`; of a component that gives several, `key.name`.
 
         Raises:
-            ConfigError: there is no such entry, it is wrong, or functions need each other in a circle.
+            ConfigError: there is no such entry, it is wrong, or gives several; functions need each other in a
+                circle.
         """
-        if name not in self.config.functions:
-            raise ConfigError(
-                f"there is no {join_path('functions', name)}{nearest(name, self.config.functions)}"
-            )
-        return await self._get(name, self.config.functions[name], join_path("functions", name))
+        found = await self.get_functions(name)
+        built = self._functions.get(name)
+        if isinstance(built, dict):
+            known = ", ".join(f"{name}.{each}" for each in built)
+            raise ConfigError(f"{join_path('functions', name)} gives several functions; name one: {known}")
+        return found[0]
+
+    async def get_functions(self, name: str) -> list[Function]:
+        """The functions that one name in `tool_names` means: of a component that gives several, all of them.
+
+        Raises:
+            ConfigError: as `get_function`.
+        """
+        known = self.config.functions
+        key, tool = name, ""
+        if name not in known:
+            key, _, tool = name.partition(".")
+        if key not in known:
+            raise ConfigError(f"there is no {join_path('functions', name)}{nearest(name, known)}")
+        where = join_path("functions", key)
+        built = await self._get(key, known[key], where)
+        if isinstance(built, Function):
+            if tool:
+                raise ConfigError(f"there is no {join_path('functions', name)}; {where} is one function")
+            return [built]
+        if tool and tool not in built:
+            raise ConfigError(f"{where} has no function {tool!r}{nearest(tool, built)}")
+        return [built[tool]] if tool else list(built.values())
 
     async def get_tools(
         self, tool_names: Sequence[str], wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
@@ -107,7 +140,8 @@ class Builder:
         """Functions of the file as tools of a framework: for LangChain `StructuredTool`s named by their keys.
 
         Args:
-            tool_names: keys under `functions`.
+            tool_names: keys under `functions`; of a component that gives several, its key for all of them, or
+                `key.name`. Such a tool is named `key_name`.
             wrapper_type: the framework.
 
         Raises:
@@ -117,12 +151,14 @@ class Builder:
         _only_langchain(wrapper_type, "get_tools")
         from millstream.workflow import langchain  # noqa: PLC0415  # an extra
 
-        for name in tool_names:
-            check_tool_name(name, "tool_names")
-        if len(set(tool_names)) < len(tool_names):
-            raise ConfigError(f"tool_names: a tool is named twice in {', '.join(tool_names)}")
+        functions = [each for name in tool_names for each in await self.get_functions(name)]
+        for function in functions:
+            check_tool_name(function.name, "tool_names")
+        if len({function.name for function in functions}) < len(functions):
+            names = ", ".join(function.name for function in functions)
+            raise ConfigError(f"tool_names: a tool is named twice in {names}")
         _record_langchain()
-        return [langchain.structured_tool(await self.get_function(name)) for name in tool_names]
+        return [langchain.structured_tool(function) for function in functions]
 
     async def get_embedder(
         self, name: str, wrapper_type: LLMFrameworkEnum | str = LLMFrameworkEnum.LANGCHAIN
@@ -159,7 +195,10 @@ class Builder:
         """
         if self.config.workflow is None:
             raise ConfigError(f"{self.config.path} has no section 'workflow'; it says what to run")
-        return await self._get("", self.config.workflow, _WORKFLOW)
+        built = await self._get("", self.config.workflow, _WORKFLOW)
+        if not isinstance(built, Function):
+            raise ConfigError("workflow: one function is needed here, and this component gives several")
+        return built
 
     async def aclose(self) -> None:
         """Let every component clean up, the last built first; all of them, even when one fails."""
@@ -200,7 +239,7 @@ class Builder:
             self._clients = langchain.HttpClients()
         return base_url, api_key, limiter, self._clients
 
-    async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
+    async def _get(self, name: str, mapping: Mapping[str, Any], where: str) -> _Built:
         above = _building.get()
         if above:
             self._needs.setdefault(above[-1], set()).add(where)
@@ -235,7 +274,7 @@ class Builder:
                 ways.append([*way, needed])
         return []
 
-    async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> Function:
+    async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> _Built:
         kind, config = parse_component(mapping, where)
         if kind.framework_wrappers is None:
             instrument()
@@ -254,6 +293,8 @@ class Builder:
             raise ConfigError(
                 f"{where} ({kind.name}) could not be built: {type(error).__name__}: {error}"
             ) from error
+        if isinstance(offered, FunctionGroup):
+            return _group(name, where, offered, None if config.times_itself else config.timeout_s)
         if isinstance(offered, FunctionInfo):
             info = offered
         elif callable(offered):
@@ -264,6 +305,18 @@ class Builder:
             )
         limit = TimeLimit(name or self.config.name, where, None if config.times_itself else config.timeout_s)
         return Function(name or self.config.name, info, limit)
+
+
+def _group(key: str, where: str, group: FunctionGroup, timeout_s: float | None) -> dict[str, Function]:
+    """The functions of a group, with names that model servers take."""
+    functions: dict[str, Function] = {}
+    for each, info in group.functions.items():
+        name = _NOT_IN_A_NAME.sub("_", f"{key}_{each}")
+        functions[each] = Function(name, info, TimeLimit(name, where, timeout_s))
+    names = sorted(function.name for function in functions.values())
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{where}: two of its functions would have one name: {', '.join(names)}")
+    return functions
 
 
 def _record_langchain() -> None:
@@ -295,4 +348,6 @@ async def _finish(generator: AsyncGenerator[Any, None], where: str) -> None:
     except StopAsyncIteration:
         return
     await generator.aclose()
-    raise ConfigError(f"{where}: its build function yields more than once; one component is one function")
+    raise ConfigError(
+        f"{where}: its build function yields more than once; it may yield one FunctionInfo or FunctionGroup"
+    )

@@ -3,7 +3,7 @@
 import os
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from millstream.workflow.embedders import parse_embedder
 from millstream.workflow.llms import OpenAIConfig, Server, api_key_of, base_url_of, parse_llm
 from millstream.workflow.logging import check_destinations
 from millstream.workflow.modules import import_module
-from millstream.workflow.registry import is_known, parse_component
+from millstream.workflow.registry import find, is_known, parse_component
 from millstream.workflow.validation import Problems, join_path
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -67,6 +67,7 @@ def check_config(config: WorkflowConfig) -> None:
             _, parsed_component = parse_component(mapping, where)
             problems.lines += _wrong_references(parsed_component, config, where)
             parsed_component.check(config.directory, where)
+    problems.lines += _wrong_references_of_evaluators(config)
     problems.raise_if_any()
 
 
@@ -94,6 +95,8 @@ def _wrong_references(component: BaseModel, config: WorkflowConfig, where: str) 
             if field not in names and not _mentions(info.annotation, reference):
                 continue
             for name in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(name, str) and reference is FunctionRef and _is_in_a_group(name, entries):
+                    continue
                 if isinstance(name, str) and name not in entries:
                     yield f"{join_path(where, field)}: there is no {group}.{name}{nearest(name, entries)}"
                 elif isinstance(name, str) and field in _FUNCTION_FIELDS:
@@ -101,6 +104,29 @@ def _wrong_references(component: BaseModel, config: WorkflowConfig, where: str) 
                         check_tool_name(name, join_path(where, field))
                     except ConfigError as error:
                         yield str(error)
+
+
+def _wrong_references_of_evaluators(config: WorkflowConfig) -> Iterator[str]:
+    """Models that evaluators name and that are not there; evaluators of packages need not look themselves."""
+    evaluators = (config.eval or {}).get("evaluators")
+    for evaluator, mapping in evaluators.items() if isinstance(evaluators, Mapping) else ():
+        for key, group, entries in (
+            ("llm_name", "llms", config.llms),
+            ("embedder_name", "embedders", config.embedders),
+        ):
+            name = mapping.get(key)
+            if isinstance(name, str) and name not in entries:
+                where = join_path("eval.evaluators", str(evaluator), key)
+                yield f"{where}: there is no {join_path(group, name)}{nearest(name, entries)}"
+
+
+def _is_in_a_group(name: str, functions: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a name is `key.name` of a component that gives several functions; only it knows which."""
+    key, dot, _ = name.partition(".")
+    if name in functions or not dot or key not in functions:
+        return False
+    mapping = functions[key]
+    return is_known(mapping) and find(str(mapping["_type"])).config_type.is_group
 
 
 def _mentions(annotation: Any, kind: type) -> bool:

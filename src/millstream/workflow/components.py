@@ -1,7 +1,7 @@
 """What components are made of: their configuration, and the function they offer."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -66,6 +66,7 @@ class FunctionBaseConfig(BaseModel):
 
     component_name: ClassVar[str] = ""
     times_itself: ClassVar[bool] = False
+    is_group: ClassVar[bool] = False
 
     timeout_s: Annotated[float, Field(gt=0)] | None = None
 
@@ -98,15 +99,23 @@ class FunctionInfo:
     Attributes:
         fn: sync or async function, or async generator function.
         description: what it does, for people and models.
-        input_schema: pydantic model of its arguments, when its annotations do not say it.
+        input_schema: of its arguments, when its annotations do not say it: a pydantic model, or a JSON schema
+            of arguments by name, which is told to models as it is and not checked here.
+        recorded: whether a call is a FUNCTION span; `False` for one that records itself.
     """
 
     def __init__(
-        self, fn: Callable[..., Any], *, description: str = "", input_schema: type[BaseModel] | None = None
+        self,
+        fn: Callable[..., Any],
+        *,
+        description: str = "",
+        input_schema: type[BaseModel] | Mapping[str, Any] | None = None,
+        recorded: bool = True,
     ) -> None:
         self.fn = fn
         self.description = description
         self.input_schema = input_schema
+        self.recorded = recorded
 
     @classmethod
     def from_fn(
@@ -114,14 +123,14 @@ class FunctionInfo:
         fn: Callable[..., Any],
         *,
         description: str | None = None,
-        input_schema: type[BaseModel] | None = None,
+        input_schema: type[BaseModel] | Mapping[str, Any] | None = None,
     ) -> Self:
         """Offer `fn`. Without a description, its docstring is taken.
 
         Args:
             fn: sync or async function, or async generator function.
             description: what it does; models choose tools by it.
-            input_schema: pydantic model of its arguments, when its annotations do not say it.
+            input_schema: of its arguments, when its annotations do not say it.
 
         Raises:
             ConfigError: `fn` cannot be called.
@@ -130,3 +139,17 @@ class FunctionInfo:
             raise ConfigError(f"FunctionInfo.from_fn needs a function, not {type(fn).__name__}")
         text = description if description is not None else (getattr(fn, "__doc__", None) or "")
         return cls(fn, description=text.strip(), input_schema=input_schema)
+
+
+class FunctionGroup:
+    """Several functions that one component offers, as a tool server does.
+
+    In `tool_names`, the component's key is all of them and `key.name` one. The configuration of such a
+    component says `is_group = True`.
+
+    Args:
+        functions: by name.
+    """
+
+    def __init__(self, functions: Mapping[str, FunctionInfo]) -> None:
+        self.functions = dict(functions)

@@ -25,6 +25,7 @@ class Function:
         name: its key under `functions`.
         description: what it does.
         arguments_model: pydantic model of its arguments.
+        schema: what models are told of its arguments: that, or the JSON schema that the component gave.
 
     Args:
         name: its key.
@@ -37,9 +38,12 @@ class Function:
         self._limit = limit or TimeLimit(name, name, None)
         self.description = info.description
         self._fn = info.fn
+        self._recorded = info.recorded
         self._signature = _signature(info.fn, name)
         self._model_parameter = _model_parameter(info, self._signature)
         self.arguments_model = _arguments_model(info, name, self._signature, self._model_parameter)
+        self._json_schema = info.input_schema if isinstance(info.input_schema, Mapping) else None
+        self.schema = self.arguments_model if self._json_schema is None else dict(self._json_schema)
 
     @property
     def is_async(self) -> bool:
@@ -49,6 +53,8 @@ class Function:
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call it as the plain function, recorded."""
+        if not self._recorded:
+            return await self._limit.of(call_any(self._fn, *args, **kwargs))
         bound = self._signature.bind(*args, **kwargs)
         with start_span(
             self.name, kind=SpanKind.FUNCTION, input=dict(bound.arguments), workload_id=self.name
@@ -95,6 +101,8 @@ class Function:
 
     def arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What one message is as arguments: a mapping of its arguments by name, else its only argument."""
+        if self._json_schema is not None:
+            return (), self._by_schema(message, self._json_schema)
         fields = self.arguments_model.model_fields
         required = [name for name, field in fields.items() if field.is_required()]
         by_name = (
@@ -106,16 +114,28 @@ class Function:
             if not fields:
                 return self._into_variable(message)
             if len(required) > 1:
-                raise InputError(
-                    f"{self.name} needs {', '.join(required)}; give a mapping with these keys, not one"
-                    f" {type(message).__name__}"
-                )
+                raise self._needs(required, message)
             first = (required or list(fields))[0]
             return self._placed({first: message})
         values = (
             message if isinstance(message, Mapping) else {(required or list(fields) or ["input"])[0]: message}
         )
         return self._spread(self._validated(values))
+
+    def _by_schema(self, message: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a function of which only a JSON schema is known; it has no arguments by position."""
+        names, required = list(schema.get("properties") or ()), list(schema.get("required") or ())
+        if isinstance(message, Mapping) and set(message) <= set(names) and set(required) <= set(message):
+            return dict(message)
+        if len(required) > 1:
+            raise self._needs(required, message)
+        return dict.fromkeys((required or names)[:1], message)
+
+    def _needs(self, required: list[str], message: Any) -> InputError:
+        return InputError(
+            f"{self.name} needs {', '.join(required)}; give a mapping with these keys, not one"
+            f" {type(message).__name__}"
+        )
 
     def checked_arguments_of(self, message: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As `arguments_of`, and of the types that the function's annotations name.
@@ -283,7 +303,7 @@ def _model_parameter(info: FunctionInfo, signature: inspect.Signature) -> str | 
     annotation = _hints(info.fn).get(only)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return only
-    if info.input_schema is not None and only not in info.input_schema.model_fields:
+    if isinstance(info.input_schema, type) and only not in info.input_schema.model_fields:
         return only
     return None
 
@@ -291,7 +311,7 @@ def _model_parameter(info: FunctionInfo, signature: inspect.Signature) -> str | 
 def _arguments_model(
     info: FunctionInfo, name: str, signature: inspect.Signature, model_parameter: str | None
 ) -> type[BaseModel]:
-    if info.input_schema is not None:
+    if isinstance(info.input_schema, type):
         return info.input_schema
     hints = _hints(info.fn)
     if model_parameter is not None:

@@ -219,7 +219,7 @@ def structured_tool(function: Any) -> BaseTool:
     return StructuredTool(
         name=function.name,
         description=function.description or function.name,
-        args_schema=function.arguments_model,
+        args_schema=function.schema,
         coroutine=call,
         func=None if function.is_async else call_in_thread,
     )

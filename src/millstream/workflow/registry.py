@@ -24,6 +24,7 @@ _BUILT_IN = (
     "millstream.workflow.agents.react",
     "millstream.workflow.agents.router",
     "millstream.workflow.agents.sequential",
+    "millstream.workflow.mcp_client",
     "millstream.workflow.python_target",
     "millstream.workflow.retrievers",
 )

@@ -74,7 +74,7 @@ async def vector_retriever(
     config: VectorRetrieverConfig, builder: Builder
 ) -> AsyncGenerator[FunctionInfo, None]:
     """Finds the chunks of documents that are nearest to a question."""
-    config.check(builder.directory, config.component_name)
+    config.check(builder.directory, builder.building)
     embedder = await builder.get_embedder(config.embedder_name)
     index = await _index(config, builder.config, embedder)
 
@@ -97,7 +97,7 @@ async def _index(config: VectorRetrieverConfig, workflow: WorkflowConfig, embedd
 
     chunks = await in_thread(_chunks, config)
     if not chunks:
-        raise ConfigError(f"{config.component_name}.documents: there is no text in them")
+        raise InputError("there is no text in the documents")
     fingerprint = _fingerprint(chunks, workflow.embedders[config.embedder_name], config.embedder_name)
     folder = config.index_dir
     if folder is not None and folder.exists():
