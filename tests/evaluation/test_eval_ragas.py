@@ -73,7 +73,10 @@ class Bench:
         with running(self.runs.folder / "rules.yml") as server:
             judge = {"_type": "openai", "base_url": server.base_url, "max_retries": 0}
             config = {
-                "llms": {name: {**judge, "model_name": name} for name in judges or ("judge",)},
+                "llms": {
+                    name: {**judge, "model_name": name, "max_tokens": 1 if name == "short" else 200}
+                    for name in judges or ("judge",)
+                },
                 "workflow": {"_type": "python", "target": "flow.py:answer"},
                 "eval": {
                     "general": {"output_dir": "out", "dataset": {"_type": "json", "file_path": "data.json"}},
@@ -132,7 +135,7 @@ def test_the_three_of_the_seed_and_why_scores_are_missing(bench):
 
 
 UNFIT = r"""
-models: {refuses: {}, vague: {}, eleven: {}, down: {}, mends: {}}
+models: {refuses: {}, vague: {}, eleven: {}, down: {}, short: {}, mends: {}}
 rules:
   - when: {model: refuses}
     reply: I would rather not.
@@ -142,6 +145,8 @@ rules:
     reply: {json: {rating: 11}}
   - when: {model: down}
     reply: {error: {status: 500, message: "no"}}
+  - when: {model: short}
+    reply: Let me see, the answer and the reference agree.
   - when: {last_message_matches: 'That cannot be used: the judge gave no JSON object'}
     reply: {json: {rating: 4}}
 default: Rather good.
@@ -150,12 +155,12 @@ default: Rather good.
 
 @needs_ragas
 def test_judges_that_are_unfit_leave_scores_missing_with_the_reason(bench):
-    judges = ("refuses", "vague", "eleven", "down", "mends")
+    judges = ("refuses", "vague", "eleven", "down", "short", "mends")
     bench.evaluate(
         UNFIT, {name: ragas("AnswerAccuracy", llm_name=name) for name in judges}, ROWS[:1], *judges
     )
 
-    assert [bench.scores(name)["right"] for name in judges] == [None, None, None, None, 1]
+    assert [bench.scores(name)["right"] for name in judges] == [None, None, None, None, None, 1]
     reasons = {name: bench.reason(name, "right") for name in judges}
     assert reasons["refuses"] == "the judge gave no JSON object: 'I would rather not.'"
     assert reasons["vague"].startswith(
@@ -163,8 +168,9 @@ def test_judges_that_are_unfit_leave_scores_missing_with_the_reason(bench):
     )
     assert reasons["eleven"] == "ragas gave no score; the judge's last answer was '{\"rating\": 11}'"
     assert "500" in reasons["down"]
+    assert reasons["short"] == "the judge's answer was cut off; raise max_tokens of its model: 'Let'"
     asked = {name: bench.models[name]["requests"] for name in judges}
-    assert asked == {"refuses": 2, "vague": 2, "eleven": 10, "down": 1, "mends": 4}
+    assert asked == {"refuses": 2, "vague": 2, "eleven": 10, "down": 1, "short": 1, "mends": 4}
 
 
 OTHERS = r"""

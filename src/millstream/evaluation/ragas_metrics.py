@@ -96,23 +96,33 @@ class Judge:
         refusal = message.additional_kwargs.get("refusal")
         if refusal:
             raise UnscoredError(f"the judge refused: {quoted(refusal)}")
-        return message_text(message) or ""
+        said = message_text(message) or ""
+        if message.response_metadata.get("finish_reason") == "length" and _object_in(said) is None:
+            raise UnscoredError(
+                f"the judge's answer was cut off; raise max_tokens of its model: {quoted(said)}"
+            )
+        return said
 
     def _read(self, said: str, response_model: type[Any]) -> Any:
-        text = said.rpartition(_THOUGHT)[2]
-        found = find_json(text, {})
-        if not isinstance(found, dict):
-            raise UnscoredError(f"the judge gave no JSON object: {quoted(text)}")
+        found = _object_in(said)
+        if found is None:
+            raise UnscoredError(f"the judge gave no JSON object: {quoted(said)}")
         try:
             value = response_model.model_validate(found)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
             raise UnscoredError(
-                f"the judge's answer does not fit ({place}: {first['msg']}): {quoted(text)}"
+                f"the judge's answer does not fit ({place}: {first['msg']}): {quoted(said)}"
             ) from None
         self.said.append(found)
         return value
+
+
+def _object_in(said: str) -> dict[str, Any] | None:
+    """The JSON object in an answer, after what a model thinks aloud."""
+    found = find_json(said.rpartition(_THOUGHT)[2], {})
+    return found if isinstance(found, dict) else None
 
 
 @BaseRagasEmbedding.register
@@ -169,8 +179,6 @@ async def score(
     judge, embedder = Judge(model), Embedder(embeddings)
     parts = {"llm": judge, "embeddings": embedder}
     given = {name: part for name, part in parts.items() if name in metric.options}
-    if embeddings is None:
-        given.pop("embeddings", None)
     made = getattr(collections, metric.name)(**given, **options)
     if set(given) == {"embeddings"}:  # without a judge it embeds what it is given, and does not await it
         await embedder.prepare([inputs["reference"], inputs["response"]])

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 
 from millstream.errors import ConfigError, nearest
 from millstream.evaluation.evaluators.base import Binding, EvalItem, EvaluatorBase, Score
-from millstream.evaluation.judging.vote import told_apart
 from millstream.evaluation.models import Models
 from millstream.evaluation.ragas_catalogue import MODELS, Metric, metric_named
 from millstream.evaluation.ragas_inputs import UnscoredError, inputs_of, lacking
@@ -76,11 +75,11 @@ class Ragas(EvaluatorBase):
         where, options = binding.where, metric.options
         if self.llm_name is not None:
             binding.models.check_llm(self.llm_name, f"{where}.llm_name")
-        elif options.get("llm"):
+        elif "llm" in options:
             raise ConfigError(f"{where}.llm_name: {metric.name} asks a model; name one of `llms`")
         if self.embedder_name is not None:
             binding.models.check_embedder(self.embedder_name, f"{where}.embedder_name")
-        elif options.get("embeddings"):
+        elif "embeddings" in options:
             raise ConfigError(f"{where}.embedder_name: {metric.name} embeds texts; name one of `embedders`")
         unknown = [name for name in kwargs if name not in options or name in MODELS]
         if unknown and not metric.old:
@@ -114,8 +113,7 @@ class BoundRagas:
             metrics = await in_thread(importlib.import_module, _LEAF)  # for seconds, the first time
             model = None if options.llm_name is None else await models.llm(options.llm_name)
             embedder = None if options.embedder_name is None else await models.embedder(options.embedder_name)
-            with told_apart(item.rep, vote=1):
-                value, told = await metrics.score(self._metric, inputs, self._kwargs, model, embedder)
+            value, told = await metrics.score(self._metric, inputs, self._kwargs, model, embedder)
         except UnscoredError as error:
             return Score(None, str(error))
         contexts = inputs.get("retrieved_contexts")
