@@ -3,18 +3,22 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import yaml
 
 from millstream.errors import ConfigError, MissingExtraError
 from millstream.evaluation import ragas_catalogue
+from millstream.evaluation.config import parse_eval
 from millstream.evaluation.evaluators.base import Binding, EvalItem
 from millstream.evaluation.evaluators.ragas import Ragas
 from millstream.evaluation.models import Models
+from millstream.evaluation.registry import build_evaluators
 from millstream.span import Span, SpanKind
 from millstream.workflow.config import load_config
 from tests.simulate.process import running
@@ -23,10 +27,12 @@ HERE = find_spec("ragas") is not None
 needs_ragas = pytest.mark.skipif(
     not HERE, reason="ragas is not installed: it has the environment .venv-ragas"
 )
+PAGE = (Path(__file__).parents[2] / "docs" / "ragas.md").read_text(encoding="utf-8")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of ragas and what it imports
 
 FLOW = '''
 from millstream import start_span
+from millstream.evaluation.registry import build_evaluators
 from millstream.span import SpanKind
 
 ANSWERS = {"capital?": "Paris", "river?": "The Rhine", "silence?": "", "unseen?": "Rome", "free?": "Bern"}
@@ -209,6 +215,7 @@ def test_metrics_with_an_embedder_of_the_old_module_and_without_a_judge(bench):
 
 CALLING = """
 from millstream import start_span
+from millstream.evaluation.registry import build_evaluators
 from millstream.span import SpanKind
 
 
@@ -291,11 +298,23 @@ def test_what_is_wrong_is_told_before_the_first_question(binding, options, messa
 
 
 @needs_ragas
+def test_the_example_of_the_page_can_be_bound(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
+    config = load_config(path)
+    metrics = build_evaluators(parse_eval(config.eval), tmp_path, Models(config))
+    assert [metric.name for metric in metrics] == ["rag_accuracy", "rag_groundedness", "on_topic"]
+    for name in Ragas.model_fields:
+        assert f"| `{name}` |" in PAGE
+
+
+@needs_ragas
 def test_to_bind_does_not_import_ragas(tmp_path):
     (tmp_path / "config.yml").write_text("llms: {judge: {_type: openai, model_name: m}}\n")
     code = """
 import sys
 from pathlib import Path
+from millstream.evaluation.config import parse_eval
 from millstream.evaluation.evaluators.base import Binding
 from millstream.evaluation.evaluators.ragas import Ragas
 from millstream.evaluation.models import Models
