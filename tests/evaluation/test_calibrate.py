@@ -1,6 +1,10 @@
 """Judges measured against people: figures against SciPy, scikit-learn and brute force, and the command."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -412,3 +416,28 @@ def test_the_command_has_its_own_help_and_eval_keeps_its_own(runs, capsys):
         main(["eval"])
     assert left.value.code == 2
     assert "--config_file" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_while_the_judge_hangs(runs, tmp_path):
+    lines = ["id,score,answer,question,expected", *(f"{n},1,a,q," for n in range(5))]
+    (runs.folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    command = [sys.executable, "-m", "millstream", "eval", "calibrate", "--config_file", "config.yml"]
+    with stand_in(tmp_path, when("", {"error": {"fault": "hang"}})) as server:
+        _config(runs, server.base_url)
+        process = subprocess.Popen(
+            [*command, "--labels", "labels.csv"],
+            cwd=runs.folder,
+            env=runs.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(600):
+            if server.stats()["requests"]:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        done = runs.finish(process, 20)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
+    assert not (runs.out / "calibration.json").exists()

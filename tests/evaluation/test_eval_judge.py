@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.errors import ConfigError
+from millstream.evaluation.config import parse_eval
 from millstream.evaluation.judging.prompt import question
 from millstream.evaluation.judging.scale import LabelScale, NumberScale, point
 from millstream.evaluation.judging.verdict import NoVerdictError, read_verdict
+from millstream.evaluation.registry import build_evaluators
 from tests.evaluation.judges import answering, completion, item, judge_models, judged, stand_in, when
 
 RUBRIC = {"_type": "llm_judge", "rubric": "Right and short."}
@@ -145,6 +147,23 @@ async def test_without_another_answer_the_score_is_missing(tmp_path):
         found, *_ = await judged(judge_models(tmp_path, server.base_url), COMPARE, item())
     assert found.score is None
     assert "has nothing in column 'other' for this item (a folder is written ./other)" in found.reasoning
+
+
+async def test_a_failed_item_is_a_loss_only_where_there_is_another_answer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    rows = [
+        {"id": "1", "question": "What colour is the sky?", "rep": 1, "generated_answer": "red"},
+        {"id": "2", "question": "What colour is the sky?", "rep": 1, "error": {"type": "E", "message": "m"}},
+    ]
+    (tmp_path / "old" / "workflow_output.json").write_text(json.dumps(rows))
+    models = judge_models(tmp_path, "http://127.0.0.1:9/v1")
+    config = parse_eval({"evaluators": {"j": {**RUBRIC, "llm_name": "judge", "compare_to": "./old"}}})
+    metric = build_evaluators(config, tmp_path, models)[0]
+    reasons = [metric.unscorable(item(None, id=number)) for number in "123"]
+    assert reasons[0] is None
+    assert reasons[1] == "both runs failed on this item, the other with E: m"
+    assert "has no such item" in reasons[2]
 
 
 @pytest.mark.parametrize(

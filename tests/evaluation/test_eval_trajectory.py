@@ -5,6 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millstream.cli import main
 from millstream.evaluation.judging.steps import steps_of, tools_of
 from millstream.span import Span, SpanError, SpanKind, Status
 from tests.evaluation.judges import item, judge_models, judged, stand_in, when
@@ -168,6 +169,16 @@ def test_an_agent_is_judged_by_what_it_did(runs, tmp_path):
         }
         (runs.folder / "config.yml").write_text(yaml.safe_dump(content))
         done = runs.run()
+        scores = (runs.out / "way_output.json").read_bytes()
+        (runs.out / "way_output.json").unlink()  # so that the judge is asked again, about what was recorded
+        (runs.folder / "labels.csv").write_text("id,score\noslo,5\nsunk,2\n")
+        with pytest.raises(SystemExit) as left:
+            main(["eval", "calibrate", "--config_file", "config.yml", "--labels", "labels.csv"])
+        assert left.value.code == 0
+        (runs.out / "way_output.json").write_bytes(scores)
+    calibration = runs.json("calibration.json")
+    assert (calibration["n"], calibration["scores_from"]) == (2, "judge")
+    assert calibration["figures"]["agreement"]["value"] == 1
     items = {one["id"]: one for one in runs.json("way_output.json")["eval_output_items"]}
     assert done.returncode == 0, (done, items)
     assert items["oslo"]["score"] == 1
