@@ -151,6 +151,9 @@ class Builder:
         _only_langchain(wrapper_type, "get_tools")
         from millstream.workflow import langchain  # noqa: PLC0415  # an extra
 
+        for name in tool_names:
+            if "." not in name:  # else it is made one
+                check_tool_name(name, "tool_names")
         functions = [each for name in tool_names for each in await self.get_functions(name)]
         for function in functions:
             check_tool_name(function.name, "tool_names")

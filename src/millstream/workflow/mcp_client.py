@@ -76,7 +76,7 @@ async def mcp_client(config: MCPClientConfig, builder: Builder) -> AsyncGenerato
     output = mcp_connection.ProcessOutput() if config.command is not None else None
     if config.command is not None and output is not None:
         transport = mcp_connection.over_stdio(config.command, config.args, config.env, output)
-        server = mcp_connection.shown(" ".join([config.command, *config.args]))
+        server = mcp_connection.shown(config.command)  # its arguments may hold a secret
     else:
         transport = mcp_connection.over_http(str(config.url), config.headers, config.timeout_s)
         server = mcp_connection.shown(_without_secrets(str(config.url)))

@@ -45,7 +45,7 @@ class Connection:
     Args:
         transport: opens the streams.
         where: path of the component in the workflow file, for errors.
-        server: what the server is called in errors: its command or address.
+        server: what the server is called in errors: its program or address.
         timeout_s: seconds for one call.
         connect_timeout_s: seconds until the server must be there.
         last_words: gives what the server's process wrote last, for errors.
