@@ -162,12 +162,18 @@ def command(server, *arguments, **environ):
 CONFIG = ("--config_file", str(EXAMPLE / "config.yml"))
 
 
-def test_the_agent_answers_from_the_pages(tmp_path):
+def test_the_agent_answers_from_the_pages_or_from_others(web, tmp_path):
     home = {"MILLSTREAM_HOME": str(tmp_path)}
     with running(EXAMPLE / "models.yml") as server:
         done = command(server, "run", *CONFIG, "--input", "What is a dataset made of?", **home)
         assert (done.returncode, done.stderr) == (0, "")
         assert "A dataset is a collection of examples, each with inputs and" in done.stdout
+        (tmp_path / "mills.html").write_text("<h1>Mills</h1><p>A mill stream turns the wheel.</p>")
+        with web.serving(tmp_path) as url:
+            other = command(
+                server, "run", *CONFIG, "--input", "What turns it?", WEBPAGE_URL=f"{url}mills.html", **home
+            )
+        assert "A mill stream turns the wheel." in other.stdout
         wrong = command(server, "run", *CONFIG, "--input", "x", WEBPAGE_URL="file:///etc/hostname", **home)
         assert wrong.returncode == 2
         assert "functions.webpage_query.webpage_url: file:///etc/hostname is not opened" in wrong.stderr
