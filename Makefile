@@ -5,13 +5,15 @@ export PYTHON ?= python3
 OPENAI_2_TESTS = $(addprefix tests/integrations/test_,$(addsuffix .py,crewai llama_index semantic_kernel openai mcp langchain)) \
 	tests/deliver/test_flywheel_record.py
 
+RAGAS_TESTS = tests/evaluation/test_eval_ragas.py tests/simulate/test_web_query_example.py
+
 # What an environment is made from; the package holds modules in C.
 BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.c)
 
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo test test-servers test-faults check format bench-recording bench-delivery bench-profiler clean
+.PHONY: help demo demo-web-query test test-servers test-faults check format bench-recording bench-delivery bench-profiler clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -19,9 +21,13 @@ help: ## show this
 demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in model server, or on yours; ARGS=--resume goes on after a kill
 	@.venv-demo/bin/python examples/email_phishing_analyzer/demo.py $(ARGS)
 
-test: .venv/.ready .venv-openai-2/.ready ## run the tests; those of frameworks that need openai 2 in an environment of theirs
+demo-web-query: .venv-ragas/.ready ## the same for the agent that reads web pages, judged by ragas
+	@.venv-ragas/bin/python examples/simple_web_query/demo.py $(ARGS)
+
+test: .venv/.ready .venv-openai-2/.ready .venv-ragas/.ready ## run the tests; those of frameworks that need openai 2, and of ragas, in environments of theirs
 	.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
 	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(ARGS) $(OPENAI_2_TESTS)
+	.venv-ragas/bin/python -m pytest $(PARALLEL) $(ARGS) $(RAGAS_TESTS)
 
 # What cannot be prepared has its tests skipped, with the reason; with CI=true they fail.
 test-servers: .venv/.ready ## prepare real search servers and OTLP receivers (JDK, Maven, Go, nginx) and test against them
@@ -52,7 +58,7 @@ bench-profiler: .venv/.ready .venv-bench-nat/.ready ## millstream profile beside
 	.venv/bin/python -m benchmarks.profiler $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote
-	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-bench .venv-bench-delivery .venv-bench-nat .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-ragas .venv-bench .venv-bench-delivery .venv-bench-nat .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo
@@ -62,6 +68,10 @@ clean: ## remove environments, caches and what runs wrote
 
 .venv-openai-2/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-openai-2 langchain,web frameworks-openai-2
+
+# Of its own: ragas needs older versions than the frameworks of .venv.
+.venv-ragas/.ready: $(BUILT_FROM)
+	@scripts/venv .venv-ragas profiling,langchain,web,ragas ragas
 
 .venv-bench-delivery/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-bench-delivery elasticsearch bench-delivery

@@ -23,6 +23,7 @@ _OURS: Final = {
     "similarity": "similarity:Similarity",
     "tool_calls": "tool_calls:ToolCalls",
     "python": "python_target:PythonEvaluator",
+    "ragas": "ragas:Ragas",
     "llm_judge": "llm_judge:LlmJudge",
     "trajectory": "trajectory:TrajectoryJudge",
     "avg_llm_latency": "runtime:AvgLlmLatency",
