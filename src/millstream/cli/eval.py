@@ -43,7 +43,9 @@ _STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
     help="The workflow file.",
 )
 @option(
-    "--dataset", type=click.Path(path_type=Path), metavar="P", help="Another dataset: .json, .jsonl or .csv."
+    "--dataset",
+    metavar="P",
+    help="Another dataset, a file or URL: .json, .jsonl, .csv, .parquet, .xls, .xlsx.",
 )
 @option("--reps", type=click.IntRange(1), default=1, show_default=True, help="How often each item is asked.")
 @option("--skip_workflow", is_flag=True, help="Score the answers of an earlier run, or of the dataset.")
@@ -68,7 +70,7 @@ _STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
 def eval_command(
     *,
     config_file: Path,
-    dataset: Path | None,
+    dataset: str | None,
     reps: int,
     skip_workflow: bool,
     resume: bool,

@@ -10,6 +10,7 @@ import yaml
 from millstream.evaluation.config import DatasetConfig
 from millstream.evaluation.evaluators.runtime import root_of
 from millstream.evaluation.files import cannot_write, json_bytes, write_file
+from millstream.evaluation.messages import transcript
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary
@@ -154,7 +155,7 @@ def for_report(
                 id=result.id,
                 rep=result.rep,
                 trace_id=result.trace_id,
-                question=answer_text(result.question),
+                question=transcript(result.question) or answer_text(result.question),
                 expected=None if result.expected is None else answer_text(result.expected),
                 answer=None if result.answer is None else answer_text(result.answer),
                 error=None if result.error is None else str(result.error),
