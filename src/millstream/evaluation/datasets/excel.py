@@ -115,12 +115,11 @@ def _numbered(source: Source, sheet: str) -> Iterator[tuple[int, int, list[Any]]
                     return
                 else:
                     first = value["first_column"]
+            killed = child.wait() < 0
         finally:
             child.kill()
-    raise InputError(
-        f"{source.name} cannot be read: it is damaged, or a cell far away from the table makes it need more "
-        f"than {_MAX_MEMORY >> 30} GiB of memory. Save it as CSV."
-    )
+    why = f"it is damaged, or a cell far away from the table makes it need more than {_MAX_MEMORY >> 30} GiB"
+    raise InputError(f"{source.name} cannot be read: {why if killed else 'it is damaged'}. Save it as CSV.")
 
 
 def _letters(column: int) -> str:

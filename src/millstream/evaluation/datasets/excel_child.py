@@ -33,12 +33,11 @@ def main(sheet: str, memory_bytes: int) -> None:
 
 
 def _print_rows(workbook: Any, name: str) -> None:
-    shown = [
-        sheet.name
-        for sheet in workbook.sheets_metadata
-        if sheet.typ.name == "WorkSheet" and sheet.visible.name == "Visible"
-    ]
-    known = [sheet.name for sheet in workbook.sheets_metadata if sheet.typ.name == "WorkSheet"]
+    from python_calamine import SheetTypeEnum, SheetVisibleEnum  # noqa: PLC0415
+
+    tables = [sheet for sheet in workbook.sheets_metadata if sheet.typ == SheetTypeEnum.WorkSheet]
+    shown = [sheet.name for sheet in tables if sheet.visible == SheetVisibleEnum.Visible]
+    known = [sheet.name for sheet in tables]
     if name and name not in known:
         _refuse(f"it has no sheet {name!r}; it has {', '.join(map(repr, known))}")
     if not name and not shown:

@@ -28,7 +28,7 @@ def read_parquet(source: Source) -> Iterator[Row]:
         schema = _schema(name, file.schema_arrow)
         number = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
-            for values in batch.cast(schema, safe=False).to_pylist(maps_as_pydicts="strict"):
+            for values in _to_microseconds(batch, schema).to_pylist(maps_as_pydicts="strict"):
                 number += 1
                 yield json_row(name, f"row {number}", values)
     except InputError:
@@ -53,6 +53,14 @@ def _schema(name: str, schema: Any) -> Any:
     if twice:
         raise InputError(f"{name} has more than one column named {', '.join(twice)}. Give each its own name.")
     return pa.schema([field.with_type(_readable(pa, field.type)) for field in schema])
+
+
+def _to_microseconds(batch: Any, schema: Any) -> Any:
+    for place, field in enumerate(schema):
+        if batch.schema.field(place).type != field.type:
+            column = batch.column(place).cast(field.type, safe=False)
+            batch = batch.set_column(place, field, column)
+    return batch
 
 
 def _readable(pa: Any, kind: Any) -> Any:

@@ -15,6 +15,8 @@ _MAX_BYTES: Final = 2 << 30
 _SILENCE_S: Final = 60.0
 """The longest wait for the first or the next bytes."""
 _SHORTEST_SECRET: Final = 4
+_LATER: Final = (408, 429)
+_SERVER_ERROR: Final = 500
 
 
 def is_url(text: str) -> bool:
@@ -51,16 +53,22 @@ def fetch(url: str, into: BinaryIO) -> None:
                 break
     except SilentError:
         raise UnreachableError(f"{what} cannot be read: nothing came for {_SILENCE_S:g} s.") from None
-    except FileNotFoundError:
-        raise InputError(f"{what} does not exist.") from None
-    except PermissionError as error:
-        raise InputError(f"{what} may not be read: {_reason(error, url)}.") from None
-    except OSError as error:
-        raise UnreachableError(f"{what} cannot be read: {_reason(error, url)}.") from None
     except Exception as error:  # noqa: BLE001  # drivers raise anything
-        raise InputError(f"{what} cannot be read: {_reason(error, url)}.") from None
+        raise _told(error, url, what) from None
     if into.tell() > _MAX_BYTES:
         raise InputError(f"{what} is larger than {_MAX_BYTES >> 30} GiB; copy it to this machine first.")
+
+
+def _told(error: BaseException, url: str, what: str) -> InputError | UnreachableError:
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # the driver for HTTP says so of whatever went wrong
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{what} does not exist.")
+    status = getattr(error, "status", 0)
+    later = isinstance(error, OSError) and not isinstance(error, PermissionError)
+    if later or status in _LATER or (isinstance(status, int) and status >= _SERVER_ERROR):
+        return UnreachableError(f"{what} cannot be read: {_reason(error, url)}.")
+    return InputError(f"{what} cannot be read: {_reason(error, url)}.")
 
 
 def _blocks(fsspec: Any, url: str) -> Iterator[bytes]:
@@ -70,12 +78,14 @@ def _blocks(fsspec: Any, url: str) -> Iterator[bytes]:
 
 
 def _check_driver(fsspec: Any, url: str, what: str) -> None:
+    from fsspec.registry import known_implementations  # noqa: PLC0415
+
     for part in url.split("::"):
         protocol = part.partition("://")[0]
         try:
             fsspec.get_filesystem_class(protocol)
         except ImportError:
-            driver = fsspec.registry.known_implementations[protocol]["class"].partition(".")[0]
+            driver = known_implementations[protocol]["class"].partition(".")[0]
             package = f"'fsspec[{protocol}]'" if driver == "fsspec" else driver
             if protocol in ("http", "https"):
                 package = "aiohttp"
