@@ -18,6 +18,8 @@ _BLOCK: Final = 1 << 18
 class Stored(Sequence[T], Generic[T]):
     """Members made of JSON values that lie in a file without a name; 8 bytes a member are in memory.
 
+    There is no file before there is a block to write.
+
     Args:
         make: gives the member of a place and its value.
     """
@@ -25,13 +27,9 @@ class Stored(Sequence[T], Generic[T]):
     def __init__(self, make: Callable[[int, Any], T]) -> None:
         self._make = make
         self._ends = array("Q", [0])
+        self._file: int | None = None
+        self._written = 0
         self._waiting = bytearray()
-        try:
-            with tempfile.TemporaryFile() as file:
-                self._file = os.dup(file.fileno())
-        except OSError as error:
-            raise _cannot_store(error) from error
-        weakref.finalize(self, os.close, self._file).atexit = False
 
     def append(self, value: Any) -> None:
         """Put a value at the end.
@@ -58,15 +56,23 @@ class Stored(Sequence[T], Generic[T]):
         place = at + len(self) if at < 0 else at
         if not 0 <= place < len(self):
             raise IndexError(f"there is no member {at}")
-        if self._waiting:
-            self._write()
         begin, end = self._ends[place], self._ends[place + 1]
-        return self._make(place, json.loads(_read(self._file, begin, end)))
+        if self._file is not None and begin < self._written:
+            data = _read(self._file, begin, end)
+        else:
+            data = bytes(self._waiting[begin - self._written : end - self._written])
+        return self._make(place, json.loads(data))
 
     def _write(self) -> None:
         try:
+            if self._file is None:
+                with tempfile.TemporaryFile() as file:
+                    self._file = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._file).atexit = False
             while self._waiting:
-                del self._waiting[: os.write(self._file, self._waiting)]
+                count = os.write(self._file, self._waiting)
+                del self._waiting[:count]
+                self._written += count
         except OSError as error:
             raise _cannot_store(error) from error
 

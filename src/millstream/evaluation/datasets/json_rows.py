@@ -56,8 +56,9 @@ def read_jsonl(source: Source) -> Iterator[Row]:
 
 def _only_value(line: str) -> Any:
     value, end = _decode(line, len(line) - len(line.lstrip(_SPACE)))
-    if line[end:].strip(_SPACE):
-        raise json.JSONDecodeError("Extra data", line, end)
+    rest = line[end:].lstrip(_SPACE)
+    if rest:
+        raise json.JSONDecodeError("Extra data", line, len(line) - len(rest))
     return value
 
 
@@ -123,10 +124,12 @@ class _Window:
 
     def _more(self) -> bool:
         fresh = self._text.read(max(_BLOCK, len(self._chars) - self._at))
+        if not fresh:
+            return False
         self._line, self._column = self._place(self._at)
         self._chars = self._chars[self._at :] + fresh
         self._at = 0
-        return bool(fresh)
+        return True
 
     def _place(self, at: int) -> tuple[int, int]:
         lines = self._chars.count("\n", 0, at)

@@ -15,6 +15,7 @@ _MAX_BYTES: Final = 2 << 30
 _SILENCE_S: Final = 60.0
 """The longest wait for the first or the next bytes."""
 _SHORTEST_SECRET: Final = 4
+_NOT_FOUND: Final = 404
 _LATER: Final = (408, 429)
 _SERVER_ERROR: Final = 500
 
@@ -62,9 +63,9 @@ def fetch(url: str, into: BinaryIO) -> None:
 def _told(error: BaseException, url: str, what: str) -> InputError | UnreachableError:
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # the driver for HTTP says so of whatever went wrong
-    if isinstance(error, FileNotFoundError):
-        return InputError(f"{what} does not exist.")
     status = getattr(error, "status", 0)
+    if isinstance(error, FileNotFoundError) or status == _NOT_FOUND:
+        return InputError(f"{what} does not exist.")
     later = isinstance(error, OSError) and not isinstance(error, PermissionError)
     if later or status in _LATER or (isinstance(status, int) and status >= _SERVER_ERROR):
         return UnreachableError(f"{what} cannot be read: {_reason(error, url)}.")
