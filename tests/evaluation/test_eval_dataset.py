@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from millstream.errors import InputError
 from millstream.evaluation.config import parse_eval
 from millstream.evaluation.dataset import Dataset, load_dataset
+from millstream.evaluation.messages import transcript
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
 json_values = st.recursive(
@@ -126,6 +129,28 @@ def test_filters(write):
         ("d.jsonl", '{"id": 1, "question": "a"}\n\n{"id": 2,', "line 3 is not JSON"),
         ("d.jsonl", '{"id": NaN, "question": "a"}', "line 1.*NaN is not a JSON value"),
         ("d.jsonl", '{"id": 1e999, "question": "a"}', "line 1.*too large"),
+        ("d.json", '[{"id": 1,\n"question": 1e400}]', "the number 1e400 is too large"),
+        ("d.json", f'[{{"id": {"9" * 5000}}}]', "a whole number of too many digits"),
+        ("d.json", '[{"id": 1, "id": 2}]', "has the key 'id' twice"),
+        ("d.jsonl", '{"id": 1, "question": {"a": 1, "a": 2}}', "line 1.*has the key 'a' twice"),
+        ("d.json", '[{"id": 1},\n {"id": 2,}]', r"line 2, column \d+"),
+        ("d.json", '[{"id": 1},\n]', "Expecting value .line 2, column 1"),
+        ("d.json", '[{"id": 1} {"id": 2}]', "Expecting ',' delimiter .column 12"),
+        ("d.json", '[{"id": 1}', "Expecting ',' delimiter .column 11"),
+        ("d.json", '[{"id": 1}] x', "Extra data .column 13"),
+        ("d.json", "", "Expecting value .column 1"),
+        ("d.jsonl", '{"id": 1} {"id": 2}', "line 1 is not JSON: Extra data .column 11"),
+        ("d.jsonl", "\ufeff[1]", "line 1 is a list"),
+        (
+            "d.csv",
+            'id,question\n1,a\n2,"open\n3,b\n4,c\n',
+            "line 3 is not CSV: a quote that opens there is never",
+        ),
+        ("d.csv", b"i\0d\0,\0", "byte 1 is NUL"),
+        ("d.csv", "id,question\n1,a\n".encode("utf-16"), "looks like UTF-16; save it as UTF-8"),
+        ("d.csv", b"PK\x03\x04\x00", "looks like an Excel file: set _type: xls"),
+        ("d.jsonl", b"\x1f\x8b\x08\x00", "packed with gzip"),
+        ("d.json", b'[{"id": "a\0"}]', "byte 10 is NUL"),
     ],
 )
 def test_what_is_wrong_is_named(write, name, content, words):
@@ -154,3 +179,109 @@ def test_long_fields_and_lone_surrogates(write):
     assert load(write("d.csv", f"id,question\n1,{long}\n")).items[0].question == long
     assert csv.field_size_limit() < 500_000
     assert load(write("d.json", '[{"id": "a", "question": "\\ud800"}]')).items[0].question == "\ud800"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_byte_order_marks_and_line_ends(write, end):
+    rows = ['{"id": "a", "question": "x"}', "", '{"id": "b", "question": "y"}', ""]
+    for name, lines in (
+        ("d.jsonl", rows),
+        ("d.json", ["[", rows[0], ",", rows[2], "]"]),
+        ("d.csv", ["id,question", "a,x", "", "b,y"]),
+    ):
+        items = load(write(name, "\ufeff" + end.join(lines))).items
+        assert [(item.id, item.question) for item in items] == [("a", "x"), ("b", "y")]
+
+
+def test_places_beyond_the_first_block(write):
+    """The list is read in blocks: places are those in the whole file, and any cut falls anywhere."""
+    rows = [{"id": n, "question": "é" * (n % 700), "n": -1.5e-3 * n} for n in range(2000)]
+    path = write("d.json", json.dumps(rows, ensure_ascii=False, indent=1))
+    assert [item.row for item in load(path).items] == rows
+    write("d.json", path.read_bytes()[:-2] + b",\n  nul]")
+    with pytest.raises(InputError, match=rf"Expecting value .line {1 + 5 * 2000 + 1}, column 3"):
+        load(path)
+
+
+def test_a_field_of_5_megabytes(write):
+    long = "x, \n" * 1_250_000
+    for name, content in (
+        ("d.json", json.dumps([{"id": 1, "question": long}])),
+        ("d.jsonl", json.dumps({"id": 1, "question": long})),
+        ("d.csv", f'id,question\n1,"{long}"\n'),
+    ):
+        assert load(write(name, content)).items[0].question == long
+
+
+def test_items_are_a_sequence(write):
+    items = load(
+        write("d.csv", "id,question\n" + "".join(f"{n},{'q' * 500}{n}\n" for n in range(2000)))
+    ).items
+    assert len(items) == 2000  # more than a block
+    assert [item.index for item in items] == [*range(2000)]
+    assert items[-1].id == items[1999].id == "1999"
+    assert [item.id for item in items[5:1:-2]] == ["5", "3"]
+    assert items[7] in items
+    with pytest.raises(IndexError, match="no member 2000"):
+        items[2000]
+
+
+MESSAGES = [
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+]
+
+
+def test_questions_of_several_turns(write):
+    rows = [
+        ("a", json.dumps(MESSAGES)),
+        ("b", "[1]"),
+        ("c", '[{"role": "user"}]'),
+        ("d", "[not json"),
+        ("e", "[]"),
+    ]
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows([("id", "question"), *rows])
+    first, *others = load(write("d.csv", content.getvalue())).items
+    assert first.question == first.row["question"] == MESSAGES
+    assert [item.question for item in others] == [text for _, text in rows[1:]]
+    assert load(write("d.json", json.dumps([{"id": 1, "question": MESSAGES}]))).items[0].question == MESSAGES
+    text = json.dumps(MESSAGES)
+    assert load(write("d.json", json.dumps([{"id": 1, "question": text}]))).items[0].question == text
+    assert transcript(MESSAGES) == 'user: hi\n\nassistant: {"tool_calls": [{"name": "f"}]}'
+
+
+def test_messages_are_asked_scored_and_shown(runs):
+    (runs.folder / "last.py").write_text("def answer(messages): return messages[-1]['content'].upper()\n")
+    turns = [{"role": "user", "content": "hi"}, {"role": "user", "content": "who are you?"}]
+    with (runs.folder / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "question", "answer"), ("a", json.dumps(turns), "WHO ARE YOU?")])
+    runs.config(target="last.py:answer")
+    assert runs.run().returncode == 0
+    (row,) = runs.json("workflow_output.json")
+    assert (row["question"], row["generated_answer"]) == (turns, "WHO ARE YOU?")
+    assert runs.run("--skip_workflow").returncode == 0
+    assert "user: hi" in (runs.out / "report.html").read_text()
+
+
+def test_a_hundred_thousand_rows_are_not_held(tmp_path):
+    """40 MB of rows in another process, which may not grow by half of that."""
+    rows = [{"id": str(n), "question": f"{n} " + "x" * 350, "answer": str(n)} for n in range(100_000)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("d.jsonl", "d.json", "d.csv"):
+        code = (
+            "import resource; from millstream.evaluation.config import parse_eval;"
+            "from millstream.evaluation.dataset import load_dataset;"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024; before = peak();"
+            f"items = load_dataset(parse_eval({{}}, {str(tmp_path / name)!r}).dataset).items;"
+            "print(sum(len(item.question) > 350 for item in items), peak() - before)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        count, grown_mb = map(int, done.stdout.split())
+        assert count == 100_000
+        assert grown_mb < 20, name

@@ -244,7 +244,7 @@ def test_wrong_configurations_and_datasets_exit_2(runs):
         ({"evaluators": {"x": {"_type": "regex", "pattern": "("}}}, "eval.evaluators.x.pattern"),
         ({"evaluators": {"x": {"_type": "python", "target": "flow.py:scor"}}}, "did you mean 'score'"),
         ({"max_concurency": 2}, "did you mean 'max_concurrency'"),
-        ({"dataset": {"_type": "parquet", "file_path": "x"}}, "known: csv, json, jsonl"),
+        ({"dataset": {"_type": "pickle", "file_path": "x"}}, "known: csv, custom, json, jsonl, parquet, xls"),
         ({"dataset": {"_type": "csv", "file_path": "nowhere.csv"}}, "nowhere.csv does not exist"),
         ({"profiler": {"fit_model": True}}, "fit_model"),
     ]:

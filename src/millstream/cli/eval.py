@@ -55,7 +55,9 @@ class _EvalCommand(click.Command):
     help="The workflow file.",
 )
 @option(
-    "--dataset", type=click.Path(path_type=Path), metavar="P", help="Another dataset: .json, .jsonl or .csv."
+    "--dataset",
+    metavar="P",
+    help="Another dataset, a file or URL: .json, .jsonl, .csv, .parquet, .xls, .xlsx.",
 )
 @option("--reps", type=click.IntRange(1), default=1, show_default=True, help="How often each item is asked.")
 @option("--skip_workflow", is_flag=True, help="Score the answers of an earlier run, or of the dataset, anew.")
@@ -87,7 +89,7 @@ class _EvalCommand(click.Command):
 def eval_command(
     *,
     config_file: Path,
-    dataset: Path | None,
+    dataset: str | None,
     reps: int,
     endpoint: str | None,
     skip_workflow: bool,

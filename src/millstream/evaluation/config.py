@@ -2,12 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 
 from millstream.errors import ConfigError
-from millstream.evaluation.readers import SUFFIXES
+from millstream.evaluation.datasets.registry import CUSTOM, FILE_OPTIONS, SUFFIXES, check_type, type_of
+from millstream.evaluation.datasets.remote import shown
 from millstream.profiler.config import ProfilerConfig
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.retries import DEFAULT_BUDGET_S
@@ -53,13 +62,58 @@ class FilterConfig(_Section):
 
 
 class DatasetConfig(_Section):
-    """One dataset file. `file_path` is relative to the working directory."""
+    """One dataset. `file_path` is a path relative to the working directory, or a URL.
 
-    file_type: Literal["json", "jsonl", "csv"] = Field(alias="_type")
-    file_path: Path
+    The `_type`s that call a function take any other keys.
+    """
+
+    file_type: str = Field(alias="_type")
+    file_path: str | None = Field(None, min_length=1)
     id_key: str = "id"
     structure: StructureConfig = StructureConfig()
     filter: FilterConfig = FilterConfig()
+    _options: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that only this `_type` has."""
+        return self._options
+
+    @field_validator("file_type")
+    @classmethod
+    def _there_is_one(cls, value: str) -> str:
+        return check_type(value)
+
+    @field_validator("file_path", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _own_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if not isinstance(value, Mapping):
+            return handler(value)
+        kind = str(value.get("_type"))
+        taken = FILE_OPTIONS.get(kind, frozenset(map(str, value)))
+        own = {key: one for key, one in value.items() if key in taken and key not in _DATASET_KEYS}
+        made = handler({key: one for key, one in value.items() if key not in own})
+        _check_own(kind, made, own)
+        made._options = own  # noqa: SLF001  # its own
+        return made
+
+
+_DATASET_KEYS = frozenset(field.alias or name for name, field in DatasetConfig.model_fields.items())
+
+
+def _check_own(kind: str, config: DatasetConfig, own: Mapping[str, Any]) -> None:
+    if kind in FILE_OPTIONS and config.file_path is None:
+        raise ValueError("the key 'file_path' is missing")
+    for key in ("sheet",) if kind == "xls" else ("function",) if kind == CUSTOM else ():
+        if key in own and not (isinstance(own[key], str) and own[key]):
+            raise ValueError(f"{key} must be a text; put it in quotes")
+    if kind == CUSTOM and "function" not in own:
+        raise ValueError("the key 'function' is missing: module:attribute or path/to/file.py:attribute")
 
 
 class OutputConfig(_Section):
@@ -155,12 +209,12 @@ class EvalConfig(_Section):
         return self.general.dataset
 
 
-def parse_eval(section: Mapping[str, Any] | None, dataset: Path | None = None) -> EvalConfig:
+def parse_eval(section: Mapping[str, Any] | None, dataset: str | Path | None = None) -> EvalConfig:
     """Check the section `eval`.
 
     Args:
         section: what the workflow file holds there; `None` where it holds none.
-        dataset: a file that takes the place of the configured one; its type is told by its suffix.
+        dataset: a file or URL that takes the place of the configured one; its type is told by its suffix.
 
     Raises:
         ConfigError: a key is unknown or a value is wrong; names the path.
@@ -172,15 +226,17 @@ def parse_eval(section: Mapping[str, Any] | None, dataset: Path | None = None) -
     return parse_model(EvalConfig, with_dataset(section or {}, dataset), "eval")
 
 
-def with_dataset(section: Mapping[str, Any], dataset: Path | None) -> dict[str, Any]:
-    """The section `eval` with its dataset file replaced; the other keys of the dataset stay."""
+def with_dataset(section: Mapping[str, Any], dataset: str | Path | None) -> dict[str, Any]:
+    """The section `eval` with its dataset replaced; the keys that every dataset has stay."""
     if dataset is None:
         return dict(section)
-    file_type = SUFFIXES.get(dataset.suffix.lower())
+    file_type = type_of(str(dataset))
     if file_type is None:
-        raise ConfigError(f"--dataset {dataset}: its suffix must be one of {', '.join(SUFFIXES)}")
+        raise ConfigError(f"--dataset {shown(str(dataset))}: its suffix must be one of {', '.join(SUFFIXES)}")
     general = dict(section.get("general") or {})
     configured = general.get("dataset") or {}
+    if configured.get("_type") != file_type:  # the other keys are of that type
+        configured = {key: value for key, value in configured.items() if key in _DATASET_KEYS}
     general["dataset"] = {**configured, "_type": file_type, "file_path": str(dataset)}
     return {**section, "general": general}
 

@@ -1,8 +1,6 @@
-"""A dataset file to the items of an evaluation: id, question, expected answer, and the row they came from."""
+"""A dataset to the items of an evaluation: id, question, expected answer, and the row they came from."""
 
-import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +10,10 @@ import msgspec
 
 from millstream.errors import InputError, nearest
 from millstream.evaluation.config import DatasetConfig, FilterConfig
-from millstream.evaluation.readers import Row, read_rows
+from millstream.evaluation.datasets.registry import CELLS_OF_TEXT, reading
+from millstream.evaluation.datasets.rows import Row
+from millstream.evaluation.messages import messages_in
+from millstream.evaluation.stored import Stored
 from millstream.evaluation.wording import counted
 from millstream.workflow.answers import answer_text
 
@@ -40,68 +41,137 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """The items of one file.
+    """The items of one dataset.
 
     Attributes:
-        path: the file.
-        sha256: of its bytes, in hex.
-        items: in the file's order.
+        path: the file, or what else it came from; without passwords.
+        sha256: of the file's bytes, in hex; of the rows where a function gave them.
+        items: in the dataset's order. They lie in a file: each look reads one anew.
         notes: what a reader of the scores should know, one sentence each.
     """
 
-    path: Path
+    path: str
     sha256: str
-    items: list[Item]
+    items: Sequence[Item]
     notes: list[str]
 
 
-def load_dataset(config: DatasetConfig) -> Dataset:
-    """Read, filter and check a dataset.
+def load_dataset(config: DatasetConfig, directory: Path = Path()) -> Dataset:
+    """Read, filter and check a dataset. Its rows are in memory one at a time.
+
+    Args:
+        config: what to read.
+        directory: what files of Python functions are relative to.
 
     Raises:
-        InputError: the file is missing, malformed or empty, a column is missing, or an id is missing or
+        InputError: the dataset is missing, malformed or empty, a column is missing, or an id is missing or
             occurs twice.
+        ConfigError: the function of a custom dataset cannot be loaded.
+        MissingExtraError: what reads it is not installed.
+        UnreachableError: the server that has it does not answer.
+        StorageError: the rows cannot be put aside.
     """
-    path = config.file_path
-    data = _read(path)
-    rows = read_rows(path, data, config.file_type)
-    if not rows:
-        raise InputError(f"{path} has no rows.")
-    _check_columns(config, rows)
-    kept = [row for row in rows if _keep(config.filter, row.values)]
-    if not kept:
-        raise InputError(f"The filter of eval.general.dataset leaves none of the {len(rows)} rows of {path}.")
-    items = [_item(config, index, row) for index, row in enumerate(kept)]
-    _check_ids(config, items)
-    return Dataset(path, hashlib.sha256(data).hexdigest(), items, _notes(config, items))
+    with reading(config.file_type, config.file_path, config.options, directory) as found:
+        loading = _Loading(config, found.name)
+        for row in found.rows:
+            loading.take(row)
+        loading.check()
+        return Dataset(found.name, found.sha256(), loading.items, loading.notes())
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"The dataset {path} does not exist (looked from {Path.cwd()}).") from None
-    except OSError as error:
-        raise InputError(f"The dataset {path} cannot be read: {error.strerror}.") from None
+class _Loading:
+    """What is learned about a dataset while its rows go by."""
+
+    def __init__(self, config: DatasetConfig, name: str) -> None:
+        self.items: Stored[Item] = Stored(lambda index, values: _item(config, index, values))
+        self._config = config
+        self._name = name
+        self._rows = 0
+        self._columns: dict[str, None] = {}
+        self._ids: set[str] = set()
+        self._twice: dict[str, None] = {}
+        self._first_without_id: str | None = None
+        self._without_answer = self._without_question = 0
+
+    def take(self, row: Row) -> None:
+        """Keep a row that the filter leaves."""
+        self._rows += 1
+        self._columns.update(dict.fromkeys(row.values))
+        if not _keep(self._config.filter, row.values):
+            return
+        values = _with_messages(self._config, row.values)
+        problem = _why_no_id(values.get(self._config.id_key))
+        if problem:
+            self._first_without_id = self._first_without_id or f"{row.where} {problem}"
+            return
+        item = _item(self._config, len(self.items), values)
+        if item.id in self._ids:
+            self._twice[item.id] = None
+        self._ids.add(item.id)
+        self._without_answer += item.expected is None
+        self._without_question += not has_question(item)
+        self.items.append(values)
+
+    def check(self) -> None:
+        """Say what is wrong with the whole."""
+        if not self._rows:
+            raise InputError(f"{self._name} has no rows.")
+        _check_columns(self._config, self._name, self._columns)
+        if self._first_without_id:
+            raise InputError(f"{self._name}, {self._first_without_id} (column {self._config.id_key!r}).")
+        if not len(self.items):
+            raise InputError(
+                f"The filter of eval.general.dataset leaves none of the {self._rows} rows of {self._name}."
+            )
+        if self._twice:
+            named = ", ".join(repr(name) for name in list(self._twice)[:_MAX_NAMED])
+            more = len(self._twice) - _MAX_NAMED
+            raise InputError(
+                f"{self._name} has ids more than once in column {self._config.id_key!r}: {named}"
+                f"{f' and {more} more' if more > 0 else ''}. "
+                "Give each row its own id, or set eval.general.dataset.id_key to a column that has one."
+            )
+
+    def notes(self) -> list[str]:
+        """What a reader of the scores should know."""
+        structure, items = self._config.structure, counted(len(self.items), "item")
+        if structure.disable and structure.answer_key not in self._columns:
+            return []
+        notes = []
+        if structure.disable:
+            notes.append(
+                f"The question is the whole row, its expected answer ({structure.answer_key!r}) too."
+            )
+        if self._without_answer:
+            has = "has" if self._without_answer == 1 else "have"
+            notes.append(
+                f"{self._without_answer} of {items} {has} no expected answer ({structure.answer_key!r})."
+            )
+        if self._without_question:
+            verbs = ("has", "it fails") if self._without_question == 1 else ("have", "they fail")
+            notes.append(
+                f"{self._without_question} of {items} {verbs[0]} no question "
+                f"({structure.question_key!r}): {verbs[1]}."
+            )
+        return notes
 
 
-def _check_columns(config: DatasetConfig, rows: Sequence[Row]) -> None:
-    columns = dict.fromkeys(name for row in rows for name in row.values)
+def _check_columns(config: DatasetConfig, name: str, columns: Iterable[str]) -> None:
     structure = config.structure
     needed = {"eval.general.dataset.id_key": config.id_key}
     if not structure.disable:
         needed["eval.general.dataset.structure.question_key"] = structure.question_key
-        for key in ("answer_key", "generated_answer_key"):
-            if key in structure.model_fields_set:  # the defaults need not be there
-                needed[f"eval.general.dataset.structure.{key}"] = getattr(structure, key)
-    for name in ("allowlist", "denylist"):
-        for column in getattr(config.filter, name).field:
-            needed[f"eval.general.dataset.filter.{name}.field"] = column
-            _need(config.file_path, columns, needed)
-    _need(config.file_path, columns, needed)
+    for key in ("answer_key", "generated_answer_key"):
+        if key in structure.model_fields_set:  # the defaults need not be there
+            needed[f"eval.general.dataset.structure.{key}"] = getattr(structure, key)
+    for rule in ("allowlist", "denylist"):
+        for column in getattr(config.filter, rule).field:
+            needed[f"eval.general.dataset.filter.{rule}.field"] = column
+            _need(name, columns, needed)
+    _need(name, columns, needed)
 
 
-def _need(path: Path, columns: Iterable[str], needed: Mapping[str, str]) -> None:
+def _need(name: str, columns: Iterable[str], needed: Mapping[str, str]) -> None:
     known = list(columns)
     for key, column in needed.items():
         if column in known:
@@ -109,8 +179,8 @@ def _need(path: Path, columns: Iterable[str], needed: Mapping[str, str]) -> None
         only = known[0] if len(known) == 1 else ""
         sign = next((sign for sign in (";", "\t") if sign in only), None)
         if sign:
-            raise InputError(f"{path} looks separated by {sign!r}; a csv dataset is separated by commas")
-        raise InputError(f"{path} has no column {column!r}, which {key} asks for{nearest(column, known)}")
+            raise InputError(f"{name} looks separated by {sign!r}; a csv dataset is separated by commas")
+        raise InputError(f"{name} has no column {column!r}, which {key} asks for{nearest(column, known)}")
 
 
 def _keep(config: FilterConfig, values: Mapping[str, Any]) -> bool:
@@ -125,14 +195,21 @@ def _matches(value: Any, patterns: Iterable[str]) -> bool:
     return any(text == pattern or fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _item(config: DatasetConfig, index: int, row: Row) -> Item:
-    structure, values = config.structure, row.values
-    item_id = _id(config, row)
-    if structure.disable:
-        return Item(item_id, index, json.dumps(values, ensure_ascii=False), None, None, values)
-    question = values.get(structure.question_key)
+def _with_messages(config: DatasetConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """The row with the messages of its question, where a cell holds them as JSON text."""
+    key = config.structure.question_key
+    if config.structure.disable or config.file_type not in CELLS_OF_TEXT or key not in values:
+        return values
+    return {**values, key: messages_in(values[key])}
+
+
+def _item(config: DatasetConfig, index: int, values: dict[str, Any]) -> Item:
+    structure = config.structure
+    question = (
+        json.dumps(values, ensure_ascii=False) if structure.disable else values.get(structure.question_key)
+    )
     return Item(
-        id=item_id,
+        id=str(values[config.id_key]),
         index=index,
         question="" if question is None else question,
         expected=_known(config, values.get(structure.answer_key)),
@@ -141,55 +218,17 @@ def _item(config: DatasetConfig, index: int, row: Row) -> Item:
     )
 
 
-def _id(config: DatasetConfig, row: Row) -> str:
-    value = row.values.get(config.id_key)
-    if isinstance(value, str) and value.strip():
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    problem = (
-        "has no id"
-        if value is None or isinstance(value, str)
-        else "has an id that is neither text nor number"
-    )
-    raise InputError(f"{config.file_path}, {row.where} {problem} (column {config.id_key!r}).")
+def _why_no_id(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "has no id"
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return "has an id that is neither text nor number"
+    return None
 
 
 def _known(config: DatasetConfig, value: Any) -> Any:
     """An empty field of a CSV file is no value; an empty text in JSON is one."""
     return None if value == "" and config.file_type == "csv" else value
-
-
-def _check_ids(config: DatasetConfig, items: Iterable[Item]) -> None:
-    twice = [name for name, count in Counter(item.id for item in items).items() if count > 1]
-    if twice:
-        named = ", ".join(repr(name) for name in twice[:_MAX_NAMED])
-        more = f" and {len(twice) - _MAX_NAMED} more" if len(twice) > _MAX_NAMED else ""
-        raise InputError(
-            f"{config.file_path} has ids more than once in column {config.id_key!r}: {named}{more}. "
-            "Give each row its own id, or set eval.general.dataset.id_key to a column that has one."
-        )
-
-
-def _notes(config: DatasetConfig, items: Sequence[Item]) -> list[str]:
-    if config.structure.disable:
-        return []
-    notes = []
-    without = sum(item.expected is None for item in items)
-    if without:
-        has = "has" if without == 1 else "have"
-        notes.append(
-            f"{without} of {counted(len(items), 'item')} {has} no expected answer "
-            f"({config.structure.answer_key!r})."
-        )
-    empty = sum(not has_question(item) for item in items)
-    if empty:
-        verbs = ("has", "it fails") if empty == 1 else ("have", "they fail")
-        notes.append(
-            f"{empty} of {counted(len(items), 'item')} {verbs[0]} no question "
-            f"({config.structure.question_key!r}): {verbs[1]}."
-        )
-    return notes
 
 
 def has_question(item: Item) -> bool:

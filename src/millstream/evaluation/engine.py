@@ -39,6 +39,7 @@ from millstream.record import journal_home
 from millstream.span import Span
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.delivery import delivering
+from millstream.workflow.secrets import masked
 
 REPORT: Final = "report.html"
 
@@ -66,7 +67,7 @@ class EvalResult(msgspec.Struct, frozen=True):
 async def evaluate(
     config: WorkflowConfig,
     *,
-    dataset: Path | None = None,
+    dataset: str | Path | None = None,
     reps: int = 1,
     resume: bool = False,
     retry_failed: bool = False,
@@ -81,7 +82,7 @@ async def evaluate(
 
     Args:
         config: the workflow file.
-        dataset: a dataset file that takes the place of the configured one.
+        dataset: a dataset file or URL that takes the place of the configured one.
         reps: how often each item is asked.
         resume: ask only what an earlier run in this folder did not finish, workflow and evaluators alike.
         retry_failed: with `resume`, ask again where an item failed or a score is missing.
@@ -344,10 +345,10 @@ def _profiler() -> tuple[Any, Any]:
     return profile, write_profile
 
 
-def _effective(config: WorkflowConfig, dataset: Path | None) -> dict[str, Any]:
+def _effective(config: WorkflowConfig, dataset: str | Path | None) -> dict[str, Any]:
     effective = dict(config.raw_effective)
     if dataset is not None:
-        effective["eval"] = with_dataset(effective.get("eval") or {}, dataset)
+        effective["eval"] = with_dataset(effective.get("eval") or {}, masked(str(dataset)))
     return effective
 
 

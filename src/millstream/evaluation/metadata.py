@@ -98,7 +98,7 @@ def describe_run(
         "config_file": str(config.path),
         "config_file_type": config.path.suffix.removeprefix("."),
         "overrides": masked_overrides(overrides),
-        "dataset": str(prepared.dataset.path),
+        "dataset": prepared.dataset.path,
         "result_json_path": "$",
         "skip_workflow": skip_workflow,
         "skip_completed_entries": resume,

@@ -13,6 +13,7 @@ from millstream.evaluation.evaluators.runtime import root_of
 from millstream.evaluation.figures import Figure
 from millstream.evaluation.files import cannot_write, write_file, write_list
 from millstream.evaluation.lazy import Lazy
+from millstream.evaluation.messages import transcript
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
 from millstream.evaluation.summary import EvalSummary, MetricSummary, reason_of
@@ -196,7 +197,7 @@ def for_report(
             id=result.id,
             rep=result.rep,
             trace_id=result.trace_id,
-            question=answer_text(result.question),
+            question=transcript(result.question) or answer_text(result.question),
             expected=None if result.expected is None else answer_text(result.expected),
             answer=None if result.answer is None else answer_text(result.answer),
             error=None if result.error is None else str(result.error),

@@ -21,12 +21,12 @@ class Prepared(msgspec.Struct, frozen=True):
     models: Models
 
 
-def prepare(config: WorkflowConfig, dataset: Path | None = None) -> Prepared:
+def prepare(config: WorkflowConfig, dataset: str | Path | None = None) -> Prepared:
     """Check the section `eval` of a workflow file, load its evaluators and read its dataset.
 
     Args:
         config: the workflow file.
-        dataset: a dataset file that takes the place of the configured one.
+        dataset: a dataset file or URL that takes the place of the configured one.
 
     Raises:
         ConfigError: a key, an option or an evaluator is wrong.
@@ -35,6 +35,6 @@ def prepare(config: WorkflowConfig, dataset: Path | None = None) -> Prepared:
     parsed = parse_eval(config.eval, dataset)
     source, models = parsed.dataset, Models(config)
     metrics = build_evaluators(parsed, config.directory, models)
-    loaded = load_dataset(source)
+    loaded = load_dataset(source, config.directory)
     check_fields(parsed.general.slices, (item.row for item in loaded.items))
     return Prepared(parsed, metrics, loaded, models)

@@ -13,7 +13,10 @@ _WORD = (
 _SECRET_KEY = re.compile(rf"{_WORD}$|(?:^|[_.-])auth$", re.IGNORECASE)
 _SECRET_VARIABLE = re.compile(rf"(?:^|_)(?:{_WORD}|key|auth)(?:_|$)", re.IGNORECASE)
 _WITH_SECRETS = re.compile(r"headers$|cookies$", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@")
+_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):(?!\d+/)([^\s@]+)@")  # one of S3 may hold a slash
+_URL_TOKEN = re.compile(r"(?<=https://)[^/\s:@]+(?=@)")
+_URL_QUERY = re.compile(r"(?<=://)[^\s?]*\?\S+")
+_SECRET_PARAMETER = re.compile(rf"((?:{_WORD}|signature|\bsig|\bkey)=)[^&#\s]+", re.IGNORECASE)
 
 
 def is_secret_key(key: str) -> bool:
@@ -27,7 +30,7 @@ def is_secret_variable(name: str) -> bool:
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """`value` with the values of secret keys, and passwords in URLs, replaced by asterisks.
+    """`value` with the values of secret keys, and passwords and signatures in URLs, replaced by asterisks.
 
     A reference to an environment variable (`${NAME}`) says nothing and is kept.
     """
@@ -38,7 +41,13 @@ def masked(value: Any, key: str = "") -> Any:
         return _hidden(value)
     if isinstance(value, list):
         return [masked(item) for item in value]
-    return _URL_PASSWORD.sub(rf"\1:{MASK}@", value) if isinstance(value, str) else value
+    return _without_url_secrets(value) if isinstance(value, str) else value
+
+
+def _without_url_secrets(text: str) -> str:
+    text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+    text = _URL_TOKEN.sub(MASK, text)
+    return _URL_QUERY.sub(lambda url: _SECRET_PARAMETER.sub(rf"\1{MASK}", url[0]), text)
 
 
 def _hidden(value: Any) -> Any:

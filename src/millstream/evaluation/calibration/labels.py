@@ -6,8 +6,10 @@ from typing import Any, Final
 import msgspec
 
 from millstream.errors import InputError, nearest
+from millstream.evaluation.datasets.csv_rows import read_csv
+from millstream.evaluation.datasets.rows import Row
+from millstream.evaluation.datasets.source import opened_source
 from millstream.evaluation.judging.scale import BadScoreError, Scale
-from millstream.evaluation.readers import Row, read_rows
 
 _NEEDED: Final = ("id", "score")
 
@@ -45,10 +47,8 @@ def read_labels(path: Path, scale: Scale) -> list[Label]:
         InputError: it cannot be read, a column is missing, an id is missing or occurs twice, or a score is
             not on the scale.
     """
-    try:
-        rows = read_rows(path, path.read_bytes(), "csv")
-    except OSError as error:
-        raise InputError(f"The labels {path} cannot be read: {error.strerror}.") from error
+    with opened_source(str(path)) as source:
+        rows = list(read_csv(source))
     if not rows:
         raise InputError(f"{path} has no rows.")
     for column in _NEEDED:

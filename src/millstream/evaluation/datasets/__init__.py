@@ -1,0 +1,1 @@
+"""Datasets of every kind to rows: one module a format, and those for URLs and functions."""

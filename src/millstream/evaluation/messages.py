@@ -1,0 +1,42 @@
+"""Questions of several turns: lists of chat messages."""
+
+import json
+from typing import Any
+
+
+def messages_in(value: Any) -> Any:
+    """The messages of a text that is clearly a JSON list of them; every other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if is_messages(found) else value
+
+
+def is_messages(value: Any) -> bool:
+    """Whether this is a list of objects that each have a `role` and a `content`."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in value
+        )
+    )
+
+
+def transcript(value: Any) -> str | None:
+    """Messages as people read them, a turn a paragraph; `None` where the value is no list of messages."""
+    return "\n\n".join(map(_turn, value)) if is_messages(value) else None
+
+
+def _turn(message: dict[str, Any]) -> str:
+    others = {key: value for key, value in message.items() if key not in ("role", "content") and value}
+    content = message["content"]
+    text = content if isinstance(content, str) else "" if content is None else _json(content)
+    return f"{message['role']}: {text}{(' ' if text else '') + _json(others) if others else ''}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
