@@ -229,7 +229,7 @@ def test_judges_are_recorded_apart_from_the_item(runs, server, configured, judge
     assert summary["workflow"]["llm_calls"] == 2
     assert summary["judges"]["llm_calls"] == 3
     assert "trace_id" not in runs.json("right_output.json")["eval_output_items"][0]
-    assert "judges: 3 calls" in (runs.out / "report.html").read_text()
+    assert '"judges":"3 calls, ' in (runs.out / "report.html").read_text()
 
 
 def test_a_cache_that_cannot_be_used_is_said_before_anything_is_asked(runs, server, configured):

@@ -8,7 +8,7 @@ from millstream.errors import ConfigError
 from millstream.evaluation.slices import MAX_VALUES, check_fields, slices_note, slices_of
 from tests.evaluation.test_eval_values import FAILED, scored, summary_of
 
-ROWS = {str(n): {"id": str(n), "lang": lang} for n, lang in enumerate(["en", "de", "en", None, "en"])}
+ROWS = [{"id": str(n), "lang": lang} for n, lang in enumerate(["en", "de", "en", None, "en"])]
 
 
 def test_each_slice_has_the_figures_that_its_items_alone_would_have():
@@ -68,8 +68,8 @@ def test_how_many_were_looked_at_is_said():
 
 def test_a_field_that_is_not_there_is_an_error_with_the_nearest():
     with pytest.raises(ConfigError, match="no field 'langg'; did you mean 'lang'"):
-        check_fields(["langg"], ROWS.values())
-    check_fields(["lang", "all"], ROWS.values())
+        check_fields(["langg"], ROWS)
+    check_fields(["lang", "all"], ROWS)
 
 
 def test_slices_of_a_run(runs):
