@@ -285,3 +285,19 @@ def test_a_hundred_thousand_rows_are_not_held(tmp_path):
         count, grown_mb = map(int, done.stdout.split())
         assert count == 100_000
         assert grown_mb < 20, name
+
+
+def test_steps_in_a_cell(write):
+    steps = [{"name": "search", "arguments": {"q": "x"}}]
+    content = io.StringIO(newline="")
+    csv.writer(content).writerows(
+        [
+            ("id", "question", "expected_intermediate_steps"),
+            ("a", "q", json.dumps(steps)),
+            ("b", "q", "[1, 2]"),
+        ]
+    )
+    rows = [
+        item.row["expected_intermediate_steps"] for item in load(write("d.csv", content.getvalue())).items
+    ]
+    assert rows == [steps, "[1, 2]"]

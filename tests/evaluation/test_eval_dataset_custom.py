@@ -93,7 +93,7 @@ def test_the_function_gets_file_path_and_the_other_keys(load):
         ("gives_text", "returned a text; it must return rows"),
         ("gives_none", "returned null; it must return rows"),
         ("gives_lists", "row 1 is a list; each row must be an object"),
-        ("gives_objects", "row 1, column 'question': it is a object, which JSON has no form for"),
+        ("gives_objects", "row 1, column 'question': it is of the type object, which JSON has no form for"),
         ("gives_itself", "row 1, column 'question' is nested too deeply"),
         ("told", "raised TypeError: told.. missing 2 required"),
     ],

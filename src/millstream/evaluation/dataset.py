@@ -12,7 +12,7 @@ from millstream.errors import InputError, nearest
 from millstream.evaluation.config import DatasetConfig, FilterConfig
 from millstream.evaluation.datasets.registry import CELLS_OF_TEXT, reading
 from millstream.evaluation.datasets.rows import Row
-from millstream.evaluation.messages import messages_in
+from millstream.evaluation.messages import messages_in, objects_in
 from millstream.evaluation.stored import Stored
 from millstream.evaluation.wording import counted
 from millstream.workflow.answers import answer_text
@@ -99,7 +99,7 @@ class _Loading:
         self._columns.update(dict.fromkeys(row.values))
         if not _keep(self._config.filter, row.values):
             return
-        values = _with_messages(self._config, row.values)
+        values = _with_lists(self._config, row.values)
         problem = _why_no_id(values.get(self._config.id_key))
         if problem:
             self._first_without_id = self._first_without_id or f"{row.where} {problem}"
@@ -195,12 +195,17 @@ def _matches(value: Any, patterns: Iterable[str]) -> bool:
     return any(text == pattern or fnmatchcase(text, pattern) for pattern in patterns)
 
 
-def _with_messages(config: DatasetConfig, values: dict[str, Any]) -> dict[str, Any]:
-    """The row with the messages of its question, where a cell holds them as JSON text."""
-    key = config.structure.question_key
-    if config.structure.disable or config.file_type not in CELLS_OF_TEXT or key not in values:
+def _with_lists(config: DatasetConfig, values: dict[str, Any]) -> dict[str, Any]:
+    """The row with the messages of its question and its steps, where a cell holds them as JSON text."""
+    structure = config.structure
+    if structure.disable or config.file_type not in CELLS_OF_TEXT:
         return values
-    return {**values, key: messages_in(values[key])}
+    read = {
+        structure.question_key: messages_in,
+        structure.trajectory_key: objects_in,
+        structure.expected_trajectory_key: objects_in,
+    }
+    return {key: read[key](value) if key in read else value for key, value in values.items()}
 
 
 def _item(config: DatasetConfig, index: int, values: dict[str, Any]) -> Item:

@@ -1,4 +1,4 @@
-"""Questions of several turns: lists of chat messages."""
+"""Questions of several turns: lists of chat messages. Lists in cells that hold text only."""
 
 import json
 from typing import Any
@@ -6,13 +6,19 @@ from typing import Any
 
 def messages_in(value: Any) -> Any:
     """The messages of a text that is clearly a JSON list of them; every other value as it is."""
+    found = objects_in(value)
+    return found if is_messages(found) else value
+
+
+def objects_in(value: Any) -> Any:
+    """The objects of a text that is a JSON list of objects; every other value as it is."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return found if is_messages(found) else value
+    return found if all(isinstance(one, dict) for one in found) else value
 
 
 def is_messages(value: Any) -> bool:

@@ -103,7 +103,7 @@ def _foreign(value: Any) -> Any:
             return base64.b64encode(value).decode()
     if hasattr(value, "tolist"):  # of NumPy
         return json_value(value.tolist())
-    raise ValueError(f"it is a {type(value).__name__}, which JSON has no form for")
+    raise ValueError(f"it is of the type {type(value).__name__}, which JSON has no form for")
 
 
 def kind_of(value: Any) -> str:
