@@ -2,9 +2,12 @@
 
 import json
 import math
+import shutil
 import subprocess
 
 import yaml
+
+from millstream.record import journal_home
 
 TWO = (("007", "one", "ONE"), ("b", "two", "wrong"))
 
@@ -233,6 +236,33 @@ def test_skip_workflow_with_answers_of_the_dataset(runs):
     done = runs.run("--skip_workflow")
     assert done.returncode == 2
     assert "found no answers" in done.stderr
+
+
+def test_skip_workflow_reads_the_steps_that_come_with_answers(runs):
+    """The answers of one run, here or elsewhere, are a dataset: what was recorded of them is in it."""
+    runs.config()
+    runs.data(*TWO)
+    assert runs.run().returncode == 0
+    other = {
+        "general": {
+            "output_dir": "again",
+            "dataset": {"_type": "json", "file_path": str(runs.out / "workflow_output.json")},
+        },
+        "evaluators": {
+            "calls": {"_type": "avg_num_llm_calls"},
+            "tokens": {"_type": "avg_tokens_per_llm_end"},
+        },
+    }
+    (runs.folder / "config.yml").write_text(yaml.safe_dump({"eval": other}))
+    shutil.rmtree(journal_home())
+    done = runs.run("--skip_workflow")
+    assert done.returncode == 0, done.stderr
+    calls, tokens = (
+        json.loads((runs.folder / "again" / f"{name}_output.json").read_text())
+        for name in ("calls", "tokens")
+    )
+    assert (calls["average_score"], calls["n"]) == (1, 2)
+    assert (tokens["average_score"], tokens["n"]) == (6, 2)
 
 
 def test_wrong_configurations_and_datasets_exit_2(runs):

@@ -1,10 +1,12 @@
 """Scores the results of a run: what is not in `scores.jsonl` yet is asked for, one item after the other."""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from millstream import sources
 from millstream.evaluation.evaluators.base import EvalItem
 from millstream.evaluation.fingerprint import answer_fingerprint, evaluator_fingerprint
 from millstream.evaluation.prepare import Prepared
@@ -15,6 +17,7 @@ from millstream.evaluation.scorer import Call, Scorer
 from millstream.evaluation.scores import Scores
 from millstream.evaluation.scoring import ItemScore, is_missing, without_lonely_zeros
 from millstream.span import Span
+from millstream.store.readers.nat_steps import spans_of, told_trace_id
 from millstream.workflow.config import WorkflowConfig
 
 
@@ -100,9 +103,18 @@ class ScoreRun:
                     yield None
                     continue
                 if spans is None:
-                    spans = self._spans.get(result.trace_id or "", [])
+                    spans = self._spans_of(result, row)
                 item = self._item(result, row, spans)
                 yield Call(metric, place, answer, item, result.error, result.trace_id is not None)
+
+    def _spans_of(self, result: ItemResult, row: dict[str, Any]) -> list[Span]:
+        """What was recorded; of an answer that came with the dataset, the steps that came with it."""
+        if result.trace_id is not None:
+            return self._spans.get(result.trace_id, [])
+        steps = row.get(self._prepared.config.dataset.structure.trajectory_key)
+        if not isinstance(steps, list):
+            return []
+        return list(spans_of(steps, told_trace_id(steps) or sources.new_trace_id(), Counter()))
 
     def _item(self, result: ItemResult, row: dict[str, Any], spans: list[Span]) -> EvalItem:
         row = copy.deepcopy(row)
