@@ -209,7 +209,7 @@ def _print(result: EvalResult) -> None:
         console.print(escape(text), highlight=False, soft_wrap=True)
     if len(summary.failures) > _MAX_LISTED:
         console.print(f"and {len(summary.failures) - _MAX_LISTED} more failed; see workflow_output.json")
-    print_worst(console, summary.worst)
+    print_worst(console, summary)
 
 
 def _figures(summary: EvalSummary) -> Table:

@@ -1,6 +1,6 @@
 """What `millstream eval` prints of its scores: averages, slices, and the worst items with their reasons."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from millstream.evaluation.figures import Figure
 from millstream.evaluation.slices import SliceFigures
-from millstream.evaluation.summary import EvalSummary, MetricSummary, WorstItem
+from millstream.evaluation.summary import EvalSummary, MetricSummary
 from millstream.evaluation.values import Several, Value
 
 MAX_SLICES: Final = 5
@@ -81,11 +81,14 @@ def _worst_first(metric: MetricSummary, place: int) -> list[SliceFigures]:
     return sorted(metric.slices, key=key)
 
 
-def print_worst(console: Console, items: Iterable[WorstItem]) -> None:
-    """A line for each of the worst answered items."""
-    for item in items:
+def print_worst(console: Console, summary: EvalSummary) -> None:
+    """A line for each of the worst answered items: what went wrong with it, and why."""
+    judges = {one.name for one in summary.metrics if not (one.lower_is_better or one.unit)}
+    for item in summary.worst:
         rep = f" (rep {item.rep})" if item.rep > 1 else ""
-        told = "; ".join(_told(name, score, item.reasons.get(name)) for name, score in item.scores.items())
+        wrong = {name: score for name, score in item.scores.items() if name in judges and score != 1}
+        scores = (wrong or item.scores).items()
+        told = "; ".join(_told(name, score, item.reasons.get(name)) for name, score in scores)
         _line(console, f"worst: {item.id!r}{rep}: {told}")
 
 

@@ -84,7 +84,7 @@ class WorstItem(msgspec.Struct, frozen=True):
         id: of the item.
         rep: which repetition.
         scores: by evaluator.
-        reasons: by evaluator, why: of a missing score why it is missing.
+        reasons: by evaluator, why, where somebody says so in words: of a missing score why it is missing.
     """
 
     id: str
@@ -275,10 +275,19 @@ def _worst(
             results[number].id,
             results[number].rep,
             {name: of_metric[number].score for name, of_metric in scores.items()},
-            {name: reason for name, of_metric in scores.items() if (reason := reason_of(of_metric[number]))},
+            {name: reason for name, of_metric in scores.items() if (reason := _sentence(of_metric[number]))},
         )
         for number in islice(answered, MAX_WORST)
     ]
+
+
+def _sentence(score: ItemScore) -> str:
+    """The reason where it is said in words; figures that stand beside the words are in the files."""
+    reasoning = score.reasoning
+    if isinstance(reasoning, dict):
+        told = (reasoning.get(name) for name in ("reasoning", "why"))
+        reasoning = next((one for one in told if isinstance(one, str)), None)
+    return reason_of(msgspec.structs.replace(score, reasoning=reasoning))
 
 
 def reason_of(score: ItemScore) -> str:
