@@ -13,7 +13,7 @@ BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo demo-web-query test test-servers test-faults check format bench-recording bench-delivery bench-profiler clean
+.PHONY: help demo demo-web-query test test-servers test-faults check format bench-recording bench-delivery bench-profiler bench-evaluation clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -57,8 +57,11 @@ bench-delivery: .venv-bench-delivery/.ready ## documents a second into Elasticse
 bench-profiler: .venv/.ready .venv-bench-nat/.ready ## millstream profile beside pandas and NAT, and by the number of spans; some 20 minutes, ARGS="--spans 10000000"
 	.venv/bin/python -m benchmarks.profiler $(ARGS)
 
+bench-evaluation: .venv/.ready .venv-bench-inspect/.ready ## what millstream eval takes beside its model calls, and beside inspect_ai; some ten minutes
+	.venv/bin/python -m benchmarks.evaluation $(ARGS)
+
 clean: ## remove environments, caches and what runs wrote
-	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-ragas .venv-bench .venv-bench-delivery .venv-bench-nat .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-ragas .venv-bench .venv-bench-delivery .venv-bench-nat .venv-bench-inspect .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 
 .venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo
@@ -79,6 +82,9 @@ clean: ## remove environments, caches and what runs wrote
 # Of its own, for it holds other versions of much; where it cannot be made, the benchmark says so in its rows.
 .venv-bench-nat/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-bench-nat "" bench-nat || echo "NAT could not be installed; its rows will say so" >&2
+
+.venv-bench-inspect/.ready: $(BUILT_FROM)
+	@scripts/venv .venv-bench-inspect "" bench-inspect || echo "inspect_ai could not be installed; its row will say so" >&2
 
 .venv-bench/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-bench "" bench
