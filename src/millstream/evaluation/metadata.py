@@ -63,12 +63,12 @@ class Metadata:
             raise ConfigError(
                 f"{self._path} is missing, so --resume cannot tell what the results are of; leave it out"
             )
-        earlier = self.before.get("endpoint")
-        if earlier != endpoint:
+        earlier, now = self.before.get("endpoint"), masked(endpoint)
+        if earlier != now:
             here = "the workflow file's own workflow"
             raise ConfigError(
                 f"--resume: the results in {self._path.parent} are of {earlier or here}, not of"
-                f" {endpoint or here}. Put --endpoint as it was, or leave out --resume to start over."
+                f" {now or here}. Put --endpoint as it was, or leave out --resume to start over."
             )
         changed = differences(self.before.get("evaluated"), evaluated_config(config.raw_effective))
         if changed:
@@ -103,7 +103,7 @@ def describe_run(
         "skip_workflow": skip_workflow,
         "skip_completed_entries": resume,
         "reps": reps,
-        "endpoint": endpoint,
+        "endpoint": masked(endpoint),
         "workflow": config.name,
         "dataset_sha256": prepared.dataset.sha256,
         "items": len(prepared.dataset.items),
