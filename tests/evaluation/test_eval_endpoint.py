@@ -239,3 +239,16 @@ def test_a_key_in_the_url_is_sent_and_never_written(runs, served):
     for text in (done, again, other):
         assert "SECRET" not in text.stdout + text.stderr
     assert not [path for path in runs.folder.rglob("*") if path.is_file() and b"SECRET" in path.read_bytes()]
+
+
+def test_scoring_anew_does_not_forget_whose_answers_they_are(runs, served):
+    served("one", "two")
+    with scripted(echo) as server:
+        url = f"{server.url}/generate"
+        assert runs.run("--endpoint", url, "--reps", "2").returncode == 0
+        assert runs.run("--skip_workflow").returncode == 0
+        metadata = runs.json("config_metadata.json")
+        assert (metadata["endpoint"], metadata["reps"], metadata["skip_workflow"]) == (url, 2, True)
+        done = runs.run("--endpoint", url, "--reps", "2", "--resume")
+        assert done.returncode == 0, done.stderr
+        assert len(server.asked) == 4

@@ -306,6 +306,15 @@ def test_a_judge_of_another_model_is_another_judge(tmp_path):
     assert first != of({"model_name": "x", "base_url": "http://localhost:1/v1"}, {**judge, "rubric": "/"})
 
 
+def test_a_stop_before_the_first_score_names_no_file_that_is_not_there(tmp_path):
+    from millstream.cli.eval_progress import Shown
+
+    with Shown(verbose=False) as shown:
+        shown.scoring(3)
+        said = shown.interrupted(tmp_path)
+    assert said == "Stopped before any score was there; the same command with --resume goes on."
+
+
 def test_a_judge_that_compares_with_other_answers_is_another_judge(tmp_path, monkeypatch):
     from millstream.evaluation.fingerprint import evaluator_fingerprint
 

@@ -48,6 +48,11 @@ class Metadata:
         self.content = {**self.content, **changes, "timestamp": _now()}
         write_file(self._path, json_bytes(self.content, indent=2))
 
+    def describe_scoring(self, description: Mapping[str, Any]) -> None:
+        """Describe a run that asks nobody: who was asked, and how often, stays as it was."""
+        asked = {key: self.before[key] for key in ("endpoint", "reps") if key in self.before}
+        self.content = {**self.before, **description, **asked}
+
     def check_resumable(self, config: WorkflowConfig, home: Path, endpoint: str | None) -> None:
         """Refuse to go on with results of another workflow or endpoint.
 
