@@ -84,7 +84,8 @@ def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> lis
     for name, mapping in config.evaluators.items():
         with problems.collect():
             _check_name(name, config.evaluators)
-            metrics.append(_metric(name, mapping, points, directory, models))
+            binding = Binding(directory, f"eval.evaluators.{name}", models, config.general.folder)
+            metrics.append(_metric(name, mapping, points, binding))
     problems.raise_if_any()
     return metrics
 
@@ -116,17 +117,16 @@ def _metric(
     name: str,
     mapping: Mapping[str, Any],
     points: Mapping[str, EntryPoint],
-    directory: Path,
-    models: Models,
+    binding: Binding,
 ) -> Metric:
-    where = f"eval.evaluators.{name}"
+    where, models = binding.where, binding.models
     options = dict(mapping)
     kind = options.pop("_type", None)
     if kind not in points:
         raise ConfigError(f"{where}._type: unknown evaluator {kind!r}{nearest(str(kind), points)}")
     made = _make(load_entry_point(points[kind]), options, where)
     named_before = models.named
-    call = made.bind(Binding(directory, where, models)) if isinstance(made, EvaluatorBase) else made
+    call = made.bind(binding) if isinstance(made, EvaluatorBase) else made
     if not callable(call):
         raise ConfigError(
             f"{where}: the plugin {kind!r} made a {type(call).__name__}, which cannot be called"
