@@ -219,3 +219,36 @@ def test_several_turns_are_a_chat_s_messages(runs, served):
         done = runs.run("--endpoint", server.url, "--dataset", "data.json")
         assert server.asked[0].body["messages"] == turns
     assert done.returncode == 0, done.stderr
+
+
+def test_a_key_in_the_url_is_sent_and_never_written(runs, served):
+    def script(asked):
+        return refusal(400) if "two" in str(asked.body) else echo(asked)
+
+    served("one", "two")
+    with scripted(script) as server:
+        url = f"{server.url}/generate"
+        done = runs.run("--endpoint", f"{url}?api_key=SECRET&user=7")
+        assert done.returncode == 3, done.stderr
+        assert {one.path for one in server.asked} == {"/v1/generate?api_key=SECRET&user=7"}
+        assert "user=7 answered 400" in done.stdout
+        again = runs.run("--endpoint", f"{url}?api_key=NEWSECRET&user=7", "--resume")
+        assert again.returncode == 3, again.stderr
+        other = runs.run("--endpoint", f"{url}?api_key=SECRET&user=8", "--resume")
+        assert other.returncode == 2
+    for text in (done, again, other):
+        assert "SECRET" not in text.stdout + text.stderr
+    assert not [path for path in runs.folder.rglob("*") if path.is_file() and b"SECRET" in path.read_bytes()]
+
+
+def test_scoring_anew_does_not_forget_whose_answers_they_are(runs, served):
+    served("one", "two")
+    with scripted(echo) as server:
+        url = f"{server.url}/generate"
+        assert runs.run("--endpoint", url, "--reps", "2").returncode == 0
+        assert runs.run("--skip_workflow").returncode == 0
+        metadata = runs.json("config_metadata.json")
+        assert (metadata["endpoint"], metadata["reps"], metadata["skip_workflow"]) == (url, 2, True)
+        done = runs.run("--endpoint", url, "--reps", "2", "--resume")
+        assert done.returncode == 0, done.stderr
+        assert len(server.asked) == 4

@@ -180,6 +180,7 @@ async def test_a_failed_item_is_a_loss_only_where_there_is_another_answer(tmp_pa
         ({"rubric": "r", "llm_name": "jugde"}, "j.llm_name: there is no llms.jugde; did you mean 'judge'"),
         ({"rubric_file": "nowhere.txt"}, "rubric_file: .*nowhere.txt cannot be read"),
         ({"rubric": "r", "compare_to": "./nowhere"}, "compare_to: nowhere does not exist"),
+        ({"rubric": "r", "compare_to": "./.tmp/millstream/eval/"}, "compare_to: this run writes to"),
     ],
 )
 async def test_wrong_options_are_told(tmp_path, options, message):

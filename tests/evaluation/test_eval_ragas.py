@@ -264,7 +264,7 @@ def arguments(function):
 def binding(tmp_path):
     path = tmp_path / "config.yml"
     path.write_text("llms: {judge: {_type: openai, model_name: m}}\nembedders: {near: {_type: hash}}\n")
-    return Binding(tmp_path, "eval.evaluators.rag", Models(load_config(path)))
+    return Binding(tmp_path, "eval.evaluators.rag", Models(load_config(path)), tmp_path)
 
 
 @needs_ragas
@@ -321,7 +321,7 @@ from millstream.evaluation.models import Models
 from millstream.workflow.config import load_config
 
 models = Models(load_config(Path("config.yml")))
-Ragas(metric="AnswerAccuracy", llm_name="judge").bind(Binding(Path(), "e", models))
+Ragas(metric="AnswerAccuracy", llm_name="judge").bind(Binding(Path(), "e", models, Path()))
 print("ragas" in sys.modules)
 """
     command = [sys.executable, "-c", code]

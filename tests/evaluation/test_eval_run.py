@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 
+import pytest
 import yaml
 
 from millstream.record import journal_home
@@ -385,3 +386,20 @@ def test_verbose_says_each_item(runs):
     err = runs.run().stderr
     assert "a: ValueError: this question went wrong" in err
     assert "b: ok" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("n" * 101, "at most 100"),
+        ("accuracy.tone", "this is also what a value 'tone' of 'accuracy' is called"),
+        ("workflow", "whose file is taken"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_said_before_anything_is_asked(runs, name, words):
+    runs.data(("a", "one", "ONE"))
+    runs.config(evaluators={"accuracy": {"_type": "exact_match"}, name: {"_type": "exact_match"}})
+    done = runs.run()
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert runs.asked() == []

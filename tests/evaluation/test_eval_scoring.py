@@ -306,6 +306,30 @@ def test_a_judge_of_another_model_is_another_judge(tmp_path):
     assert first != of({"model_name": "x", "base_url": "http://localhost:1/v1"}, {**judge, "rubric": "/"})
 
 
+def test_a_stop_before_the_first_score_names_no_file_that_is_not_there(tmp_path):
+    from millstream.cli.eval_progress import Shown
+
+    with Shown(verbose=False) as shown:
+        shown.scoring(3)
+        said = shown.interrupted(tmp_path)
+    assert said == "Stopped before any score was there; the same command with --resume goes on."
+
+
+def test_a_judge_that_compares_with_other_answers_is_another_judge(tmp_path, monkeypatch):
+    from millstream.evaluation.fingerprint import evaluator_fingerprint
+
+    monkeypatch.chdir(tmp_path)
+    judge = {"_type": "llm_judge", "llm_name": "main", "rubric": "r", "compare_to": "./old"}
+
+    def of(answers: str) -> str:
+        (tmp_path / "old" / "workflow_output.json").write_text(answers)
+        return evaluator_fingerprint(judge, {}, tmp_path / "elsewhere")
+
+    (tmp_path / "old").mkdir()
+    assert of("[1]") == of("[1]")
+    assert of("[1]") != of("[2]")
+
+
 def test_a_disk_that_fills_up_while_scoring_keeps_what_is_scored(judged):
     _use(judged, "wordy", max_concurrency=1)
     judged.data(*MANY)

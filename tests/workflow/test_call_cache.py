@@ -15,7 +15,15 @@ from millstream.errors import StorageError
 from millstream.span import SpanKind
 from millstream.workflow import load_config
 from millstream.workflow.builder import Builder
-from millstream.workflow.call_cache import CallCache, Kept, cache_salt, cache_scope, caching, is_whole
+from millstream.workflow.call_cache import (
+    CallCache,
+    Kept,
+    cache_salt,
+    cache_scope,
+    cached_call,
+    caching,
+    is_whole,
+)
 from tests.scripted_server import Answer, completion, refusal, scripted
 
 
@@ -225,3 +233,12 @@ def test_what_is_whole():
     assert is_whole("text/event-stream; charset=utf-8", b'data: {"a": 1}\r\n\r\ndata: [DONE]\r\n\r\n')
     assert not is_whole("text/event-stream", b'data: {"a": 1}\n\n')
     assert not is_whole("text/event-stream", b"")
+
+
+def test_a_password_in_the_url_is_not_written(tmp_path):
+    with CallCache(tmp_path / "calls.sqlite") as cache, caching(cache):
+        call = cached_call("http://user:SECRET@127.0.0.1:1/v1/chat/completions?api_key=SECRET", lambda: b"{}")
+        call.put("application/json", b'{"id": "1"}')
+        assert call.get() is not None
+    for path in tmp_path.iterdir():
+        assert b"SECRET" not in path.read_bytes(), path

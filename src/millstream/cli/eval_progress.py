@@ -132,6 +132,8 @@ class Shown:
 
     def interrupted(self, folder: Path) -> str:
         """What to say after a signal."""
+        if self._scored is not None and not self._scored.done:
+            return "Stopped before any score was there; the same command with --resume goes on."
         if self._scored is not None:
             return (
                 f"Stopped after {self._scored.done} of {self._scored.total} scores. They are in "

@@ -28,6 +28,7 @@ from millstream.workflow.http_workflow import (
 from millstream.workflow.limiter import Limiter, limiter_of
 from millstream.workflow.logging import log_messages
 from millstream.workflow.retries import Attempts, Failure, Kind, Retries, failure_of_answer
+from millstream.workflow.secrets import masked
 
 _VALUE: Final = "value"
 """The only key of what the reference's `/generate` answers."""
@@ -51,6 +52,7 @@ class Endpoint:
         self._name = name
         self._config = config
         self._url = checked_endpoint(url)
+        self._shown = masked(self._url)
         self._is_chat = self._url.endswith(CHAT)
         self._limiter: Limiter = limiter_of(self._url, None)
         self._retries = Retries(config.max_retries, config.max_retry_s)
@@ -112,7 +114,7 @@ class Endpoint:
             return error
         except TimeoutError:
             raise WorkflowError(
-                f"{self._url} did not answer within {timeout_s:g} s; raise eval.general.endpoint.timeout_s,"
+                f"{self._shown} did not answer within {timeout_s:g} s; raise eval.general.endpoint.timeout_s,"
                 " or see what it is busy with"
             ) from None
         return reply
@@ -127,20 +129,20 @@ class Endpoint:
         return {"model": model, "messages": [{"role": "user", "content": text}]}
 
     def _answer(self, reply: Reply) -> Any:
-        content = content_of(reply, self._url)
+        content = content_of(reply, self._shown)
         if self._is_chat:
-            return said(content, self._url)
+            return said(content, self._shown)
         return content[_VALUE] if isinstance(content, dict) and set(content) == {_VALUE} else content
 
     def _error(self, found: Reply | NoReplyError, repeats: int) -> Exception:
         tries = f" (asked {repeats + 1} times)" if repeats else ""
         if isinstance(found, NoReplyError):
             if not found.is_down:
-                return WorkflowError(f"the connection to {self._url} broke: {found.reason}{tries}")
+                return WorkflowError(f"the connection to {self._shown} broke: {found.reason}{tries}")
             return UnreachableError(
-                f"nothing answers at {self._url} ({found.reason}){tries}; start it, or correct --endpoint"
+                f"nothing answers at {self._shown} ({found.reason}){tries}; start it, or correct --endpoint"
             )
-        message = f"{self._url} answered {found.status}{tries}: {found.shown}"
+        message = f"{self._shown} answered {found.status}{tries}: {found.shown}"
         if found.status in _CREDENTIALS:
             return UnreachableError(f"{message}; set eval.general.endpoint.headers.Authorization")
         return WorkflowError(message)

@@ -179,7 +179,7 @@ class _Run:
                 if self._how.skip_workflow:
                     state = metadata.before.get("state", FINISHED)
                     results = self.earlier(folder)
-                    metadata.content = {**metadata.before, **description}
+                    metadata.describe_scoring(description)
                     write_effective(folder, self._effective)
                 else:
                     state = FINISHED

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from millstream.evaluation.outputs import WORKFLOW_OUTPUT
 from millstream.evaluation.results import ItemResult
 
 _LOOPBACK_PORT: Final = re.compile(r"(?<=://)(localhost|127\.0\.0\.1|\[::1\]):\d+")
@@ -65,8 +66,8 @@ def _shown(value: Any) -> str:
 def evaluator_fingerprint(options: Mapping[str, Any], effective: Mapping[str, Any], directory: Path) -> str:
     """Of all that an evaluator's scores depend on, beside the item: 16 hex digits.
 
-    That are its options, and the models, embedders and files that they name. A judge of another model, or a
-    function in a file that was changed, is another evaluator.
+    That are its options, and the models, embedders, files and answers of other runs that they name. A judge
+    of another model, or a function in a file that was changed, is another evaluator.
 
     Args:
         options: of the evaluator, with `_type`.
@@ -99,8 +100,11 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _file_hash(directory: Path, name: str) -> str | None:
-    """Of a file of this name, or of a Python module; `None` where there is none."""
-    for path in (directory / name, directory / f"{name}.py"):
+    """Of a file of this name, of a Python module, or of a run's answers; `None` where there is none."""
+    paths = [directory / name, directory / f"{name}.py"]
+    if "/" in name:  # the output folder of another run, which a judge compares with
+        paths.append(Path(name) / WORKFLOW_OUTPUT)
+    for path in paths:
         try:
             if path.is_file():
                 with path.open("rb") as file:

@@ -48,6 +48,11 @@ class Metadata:
         self.content = {**self.content, **changes, "timestamp": _now()}
         write_file(self._path, json_bytes(self.content, indent=2))
 
+    def describe_scoring(self, description: Mapping[str, Any]) -> None:
+        """Describe a run that asks nobody: who was asked, and how often, stays as it was."""
+        asked = {key: self.before[key] for key in ("endpoint", "reps") if key in self.before}
+        self.content = {**self.before, **description, **asked}
+
     def check_resumable(self, config: WorkflowConfig, home: Path, endpoint: str | None) -> None:
         """Refuse to go on with results of another workflow or endpoint.
 
@@ -63,12 +68,12 @@ class Metadata:
             raise ConfigError(
                 f"{self._path} is missing, so --resume cannot tell what the results are of; leave it out"
             )
-        earlier = self.before.get("endpoint")
-        if earlier != endpoint:
+        earlier, now = self.before.get("endpoint"), masked(endpoint)
+        if earlier != now:
             here = "the workflow file's own workflow"
             raise ConfigError(
                 f"--resume: the results in {self._path.parent} are of {earlier or here}, not of"
-                f" {endpoint or here}. Put --endpoint as it was, or leave out --resume to start over."
+                f" {now or here}. Put --endpoint as it was, or leave out --resume to start over."
             )
         changed = differences(self.before.get("evaluated"), evaluated_config(config.raw_effective))
         if changed:
@@ -103,7 +108,7 @@ def describe_run(
         "skip_workflow": skip_workflow,
         "skip_completed_entries": resume,
         "reps": reps,
-        "endpoint": endpoint,
+        "endpoint": masked(endpoint),
         "workflow": config.name,
         "dataset_sha256": prepared.dataset.sha256,
         "items": len(prepared.dataset.items),

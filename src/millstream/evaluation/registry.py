@@ -1,7 +1,7 @@
 """Which evaluators there are, and how a configured one is made. Ours enter by the door that plugins use."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,7 @@ _OURS: Final = {
     "avg_num_llm_calls": "runtime:AvgNumLlmCalls",
     "avg_tokens_per_llm_end": "runtime:AvgTokensPerLlmEnd",
 }
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _RESERVED: Final = frozenset({"workflow"})
 """`workflow_output.json` is the file of the answers."""
 
@@ -83,7 +83,9 @@ def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> lis
     problems = Problems()
     for name, mapping in config.evaluators.items():
         with problems.collect():
-            metrics.append(_metric(name, mapping, points, directory, models))
+            _check_name(name, config.evaluators)
+            binding = Binding(directory, f"eval.evaluators.{name}", models, config.general.folder)
+            metrics.append(_metric(name, mapping, points, binding))
     problems.raise_if_any()
     return metrics
 
@@ -95,26 +97,36 @@ def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in [*entry_points(group=GROUP), *ours]}
 
 
+def _check_name(name: str, names: Collection[str]) -> None:
+    """It becomes that of a file, and with a dot and a key that of one of several values."""
+    where = f"eval.evaluators.{name}"
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise ConfigError(
+            f"{where}: the name becomes that of the file {name}_output.json; use letters, digits, _ . and -, "
+            f"at most 100{' (and not workflow, whose file is taken)' if name in _RESERVED else ''}"
+        )
+    inner = next((other for other in names if name.startswith(f"{other}.")), None)
+    if inner is not None:
+        raise ConfigError(
+            f"{where}: this is also what a value {name.removeprefix(f'{inner}.')!r} of {inner!r} is called; "
+            f"put another character than the dot after {inner!r}"
+        )
+
+
 def _metric(
     name: str,
     mapping: Mapping[str, Any],
     points: Mapping[str, EntryPoint],
-    directory: Path,
-    models: Models,
+    binding: Binding,
 ) -> Metric:
-    where = f"eval.evaluators.{name}"
-    if not _NAME.fullmatch(name) or name in _RESERVED:
-        raise ConfigError(
-            f"{where}: the name becomes that of the file {name}_output.json; use letters, digits, _ . and -"
-            f"{' (and not workflow, whose file is taken)' if name in _RESERVED else ''}"
-        )
+    where, models = binding.where, binding.models
     options = dict(mapping)
     kind = options.pop("_type", None)
     if kind not in points:
         raise ConfigError(f"{where}._type: unknown evaluator {kind!r}{nearest(str(kind), points)}")
     made = _make(load_entry_point(points[kind]), options, where)
     named_before = models.named
-    call = made.bind(Binding(directory, where, models)) if isinstance(made, EvaluatorBase) else made
+    call = made.bind(binding) if isinstance(made, EvaluatorBase) else made
     if not callable(call):
         raise ConfigError(
             f"{where}: the plugin {kind!r} made a {type(call).__name__}, which cannot be called"

@@ -24,6 +24,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from millstream.errors import StorageError
+from millstream.workflow.secrets import masked
 
 _LAYOUT: Final = 1
 """Of the key and the table: another number is another cache."""
@@ -192,7 +193,7 @@ class CachedCall:
     def put(self, content_type: str, body: bytes) -> None:
         """Keep an answer, if it is a whole one."""
         if is_whole(content_type, body):
-            self._cache.put(self._key, self._url, self._body, Kept(content_type, body))
+            self._cache.put(self._key, masked(self._url), self._body, Kept(content_type, body))
 
 
 def cached_call(url: str, body: Callable[[], bytes]) -> CachedCall | None:

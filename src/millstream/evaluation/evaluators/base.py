@@ -43,11 +43,13 @@ class Binding(NamedTuple):
         directory: what files in the options are relative to.
         where: path of the evaluator in the workflow file, for errors.
         models: of the workflow file; asked for when the evaluator is called, not before.
+        output_dir: where the run writes.
     """
 
     directory: Path
     where: str
     models: Models
+    output_dir: Path
 
 
 class Score(msgspec.Struct, frozen=True):

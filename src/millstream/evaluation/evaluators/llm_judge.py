@@ -73,7 +73,7 @@ class LlmJudge(EvaluatorBase):
         binding.models.check_llm(self.llm_name, f"{binding.where}.llm_name")
         rubric = self.rubric or _read(binding.directory, self.rubric_file, f"{binding.where}.rubric_file")
         if self.compare_to:
-            self._others = OtherAnswers(self.compare_to, binding.where)
+            self._others = OtherAnswers(self.compare_to, binding)
         return JudgeOfAnswers(
             Judge(binding.models, self.llm_name), rubric, self._scale(), self.votes, self._others
         )

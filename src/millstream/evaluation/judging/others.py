@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from millstream.errors import ConfigError, InputError
-from millstream.evaluation.evaluators.base import EvalItem
+from millstream.evaluation.evaluators.base import Binding, EvalItem
 from millstream.evaluation.run_folder import EarlierAnswer, read_answers
 
 
@@ -30,13 +30,13 @@ class OtherAnswers:
     Args:
         compare_to: with a `/` in it the output folder of a run, relative to the working directory; else the
             name of a column.
-        where: path of the evaluator in the workflow file, for errors.
+        binding: of the evaluator.
 
     Raises:
-        ConfigError: the folder holds no answers.
+        ConfigError: the folder holds no answers, or it is the one that this run writes to.
     """
 
-    def __init__(self, compare_to: str, where: str) -> None:
+    def __init__(self, compare_to: str, binding: Binding) -> None:
         self._name = compare_to
         self._no_column = (
             f"the dataset has nothing in column {compare_to!r} for this item"
@@ -44,10 +44,7 @@ class OtherAnswers:
         )
         self._of_run: dict[tuple[str, int], EarlierAnswer] | None = None
         if "/" in compare_to:
-            try:
-                self._of_run = read_answers(Path(compare_to))
-            except InputError as error:
-                raise ConfigError(f"{where}.compare_to: {error}") from error
+            self._of_run = _answers(Path(compare_to), binding)
 
     def of(self, item: EvalItem) -> Other:
         """The other answer to an item; of a run without its repetition, the first one."""
@@ -64,3 +61,16 @@ class OtherAnswers:
         if other.answer is None:
             return Other(absent=f"the run in {self._name} has no answer to this item")
         return Other(other.answer)
+
+
+def _answers(folder: Path, binding: Binding) -> dict[tuple[str, int], EarlierAnswer]:
+    where = f"{binding.where}.compare_to"
+    if folder.resolve() == binding.output_dir.resolve():
+        raise ConfigError(
+            f"{where}: this run writes to {folder} itself; choose another eval.general.output_dir, or copy "
+            "the folder and name the copy"
+        )
+    try:
+        return read_answers(folder)
+    except InputError as error:
+        raise ConfigError(f"{where}: {error}") from error
