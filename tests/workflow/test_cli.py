@@ -191,7 +191,16 @@ def test_info_lists_components_with_their_keys(millstream):
         "default": 15,
     }
     assert {llm["name"] for llm in listed["llms"]} >= {"openai", "nim"}
-    assert {"name": "exact_match"} in listed["evaluators"]
+    evaluators = {item["name"]: item for item in listed["evaluators"]}
+    assert "rubric" in {key["name"] for key in evaluators["llm_judge"]["keys"]}
+    assert evaluators["similarity"]["keys"][0] == {
+        "name": "method",
+        "type": "'edit' | 'rouge_l' | 'embedding'",
+        "required": True,
+        "default": None,
+    }
+    assert evaluators["avg_llm_latency"]["description"]
+    assert {"name": "parquet"} in listed["datasets"]
     text = millstream("info").stdout
     assert "      temperature: float | None (default null)" in text
     assert "tool_calling_agent  A LangGraph agent" in text
