@@ -60,7 +60,7 @@ def test_run_needs_no_eval_section_to_be_right(write, millstream):
         (("llms.able.api_key", "wrong"), 4, "refused the API key (401)"),
         (("llms.able.base_url", "http://127.0.0.1:{port}/v1"), 4, "no model server answers at"),
         (("workflow.llm_name", "broken"), 3, "the GPU is on fire"),
-        (("workflow.llm_name", "abel"), 2, "there is no llms.abel; did you mean 'able'"),
+        (("workflow.llm_name", "abel"), 2, "workflow.llm_name: there is no llms.abel; did you mean 'able'"),
         (("workflow.max_iteration", "3"), 2, "unknown key; did you mean 'max_iterations'"),
     ],
 )
