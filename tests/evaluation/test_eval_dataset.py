@@ -167,6 +167,19 @@ def test_a_configured_answer_column_must_exist(write):
         load(path, structure={"answer_key": "label"})
 
 
+def test_a_configured_column_of_expected_steps_must_exist_unless_it_is_the_default(write):
+    path = write("d.csv", "id,question\n1,a\n")
+    with pytest.raises(InputError, match=r"no column 'calls', which .*structure.expected_trajectory_key"):
+        load(path, structure={"expected_trajectory_key": "calls"})
+    assert load(path, structure={"expected_trajectory_key": "expected_intermediate_steps"}).items
+
+
+def test_columns_that_a_run_writes_need_not_be_there(write):
+    path = write("d.csv", "id,question\n1,a\n")
+    written = {"generated_answer_key": "said", "trajectory_key": "steps"}
+    assert load(path, structure=written).items[0].generated is None
+
+
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load(tmp_path / "d.csv")

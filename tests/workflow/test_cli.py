@@ -60,7 +60,7 @@ def test_run_needs_no_eval_section_to_be_right(write, millstream):
         (("llms.able.api_key", "wrong"), 4, "refused the API key (401)"),
         (("llms.able.base_url", "http://127.0.0.1:{port}/v1"), 4, "no model server answers at"),
         (("workflow.llm_name", "broken"), 3, "the GPU is on fire"),
-        (("workflow.llm_name", "abel"), 2, "there is no llms.abel; did you mean 'able'"),
+        (("workflow.llm_name", "abel"), 2, "workflow.llm_name: there is no llms.abel; did you mean 'able'"),
         (("workflow.max_iteration", "3"), 2, "unknown key; did you mean 'max_iterations'"),
     ],
 )
@@ -191,7 +191,16 @@ def test_info_lists_components_with_their_keys(millstream):
         "default": 15,
     }
     assert {llm["name"] for llm in listed["llms"]} >= {"openai", "nim"}
-    assert {"name": "exact_match"} in listed["evaluators"]
+    evaluators = {item["name"]: item for item in listed["evaluators"]}
+    assert "rubric" in {key["name"] for key in evaluators["llm_judge"]["keys"]}
+    assert evaluators["similarity"]["keys"][0] == {
+        "name": "method",
+        "type": "'edit' | 'rouge_l' | 'embedding'",
+        "required": True,
+        "default": None,
+    }
+    assert evaluators["avg_llm_latency"]["description"]
+    assert {"name": "parquet"} in listed["datasets"]
     text = millstream("info").stdout
     assert "      temperature: float | None (default null)" in text
     assert "tool_calling_agent  A LangGraph agent" in text

@@ -7,9 +7,9 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -92,7 +92,7 @@ def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json
 @click.command()
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(*, as_json: bool) -> None:
-    """List the components that are registered, exporters and processors, with their keys."""
+    """List what a workflow file may contain, with its keys: components, evaluators, exporters, processors."""
     groups = _components()
     if as_json:
         click.echo(json.dumps(groups, indent=2, default=str))
@@ -182,6 +182,8 @@ def _check(config: Any, problems: Any) -> None:
 
 def _components() -> dict[str, list[dict[str, Any]]]:
     from millstream.deliver.plugins import EXPORTERS, PROCESSORS  # noqa: PLC0415
+    from millstream.deliver.plugins import available as plugins  # noqa: PLC0415
+    from millstream.evaluation.datasets.registry import dataset_types  # noqa: PLC0415
     from millstream.evaluation.registry import evaluator_types  # noqa: PLC0415
     from millstream.record.integrations import available  # noqa: PLC0415
     from millstream.workflow.embedders import EMBEDDER_GROUP, EMBEDDERS  # noqa: PLC0415
@@ -205,25 +207,29 @@ def _components() -> dict[str, list[dict[str, Any]]]:
         "llms": llms,
         "embedders": embedders,
         "integrations": [{"name": name} for name in available()],
-        "evaluators": [{"name": name} for name in evaluator_types()],
-        "exporters": _plugins(EXPORTERS),
-        "processors": _plugins(PROCESSORS),
+        "datasets": [{"name": name} for name in dataset_types()],
+        "evaluators": _plugins(evaluator_types()),
+        "exporters": _plugins(plugins(EXPORTERS)),
+        "processors": _plugins(plugins(PROCESSORS)),
     }
 
 
-def _plugins(group: str) -> list[dict[str, Any]]:
-    """What installed packages bring to a group; one that cannot be loaded says why."""
+def _plugins(points: Mapping[str, EntryPoint]) -> list[dict[str, Any]]:
+    """What entry points make, with its options; one that cannot be loaded says why."""
     from millstream.deliver.options import Accepted  # noqa: PLC0415
-    from millstream.deliver.plugins import available, load_entry_point  # noqa: PLC0415
+    from millstream.deliver.plugins import load_entry_point  # noqa: PLC0415
 
     items: list[dict[str, Any]] = []
-    for name, point in available(group).items():
+    for name, point in sorted(points.items()):
         try:
             made = load_entry_point(point)
         except ConfigError as error:
             items.append({"name": name, "description": str(error), "keys": []})
             continue
-        keys = [{**key, "type": _type_text(key["type"])} for key in Accepted(made).keys]
+        if isinstance(made, type) and issubclass(made, BaseModel):
+            keys = _keys(made)
+        else:
+            keys = [{**key, "type": _type_text(key["type"])} for key in Accepted(made).keys]
         items.append({"name": name, "description": _first_line(made), "keys": keys})
     return items
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from millstream.errors import InputError, nearest
-from millstream.evaluation.config import DatasetConfig, FilterConfig
+from millstream.evaluation.config import DatasetConfig, FilterConfig, StructureConfig
 from millstream.evaluation.datasets.registry import CELLS_OF_TEXT, reading
 from millstream.evaluation.datasets.rows import Row
 from millstream.evaluation.messages import messages_in, objects_in
@@ -161,9 +161,10 @@ def _check_columns(config: DatasetConfig, name: str, columns: Iterable[str]) -> 
     needed = {"eval.general.dataset.id_key": config.id_key}
     if not structure.disable:
         needed["eval.general.dataset.structure.question_key"] = structure.question_key
-    for key in ("answer_key", "generated_answer_key"):
-        if key in structure.model_fields_set:  # the defaults need not be there
-            needed[f"eval.general.dataset.structure.{key}"] = getattr(structure, key)
+    if "answer_key" in structure.model_fields_set:  # the default need not be there
+        needed["eval.general.dataset.structure.answer_key"] = structure.answer_key
+    if structure.expected_trajectory_key != StructureConfig().expected_trajectory_key:
+        needed["eval.general.dataset.structure.expected_trajectory_key"] = structure.expected_trajectory_key
     for rule in ("allowlist", "denylist"):
         for column in getattr(config.filter, rule).field:
             needed[f"eval.general.dataset.filter.{rule}.field"] = column

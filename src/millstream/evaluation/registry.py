@@ -62,9 +62,12 @@ class Metric(msgspec.Struct, frozen=True):
     asks_models: bool = False
 
 
-def evaluator_types() -> list[str]:
-    """Every `_type` of an evaluator, sorted."""
-    return sorted(_entry_points())
+def evaluator_types() -> dict[str, EntryPoint]:
+    """Every `_type` of an evaluator, with what makes it."""
+    ours = [
+        EntryPoint(name, f"millstream.evaluation.evaluators.{value}", GROUP) for name, value in _OURS.items()
+    ]
+    return {point.name: point for point in [*entry_points(group=GROUP), *ours]}
 
 
 def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> list[Metric]:
@@ -78,7 +81,7 @@ def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> lis
     Raises:
         ConfigError: an unknown `_type`, a wrong option, or a target that cannot be loaded.
     """
-    points = _entry_points()
+    points = evaluator_types()
     metrics: list[Metric] = []
     problems = Problems()
     for name, mapping in config.evaluators.items():
@@ -88,13 +91,6 @@ def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> lis
             metrics.append(_metric(name, mapping, points, binding))
     problems.raise_if_any()
     return metrics
-
-
-def _entry_points() -> dict[str, EntryPoint]:
-    ours = [
-        EntryPoint(name, f"millstream.evaluation.evaluators.{value}", GROUP) for name, value in _OURS.items()
-    ]
-    return {point.name: point for point in [*entry_points(group=GROUP), *ours]}
 
 
 def _check_name(name: str, names: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from millstream.errors import ConfigError, MillstreamError, MissingExtraError, nearest
 from millstream.record import instrument
-from millstream.workflow.checks import check_tool_name
+from millstream.workflow.checks import check_references, check_tool_name
 from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
@@ -277,6 +277,7 @@ class Builder:
 
     async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> _Built:
         kind, config = parse_component(mapping, where)
+        check_references(config, self.config, where)
         if kind.framework_wrappers is None:
             instrument()
         elif LLMFrameworkEnum.LANGCHAIN in kind.framework_wrappers:

@@ -71,6 +71,17 @@ def check_config(config: WorkflowConfig) -> None:
     problems.raise_if_any()
 
 
+def check_references(component: BaseModel, config: WorkflowConfig, where: str) -> None:
+    """Whether the models, embedders and functions that a component names are in the file.
+
+    Raises:
+        ConfigError: those that are not, one a line.
+    """
+    problems = Problems()
+    problems.lines += _wrong_references(component, config, where)
+    problems.raise_if_any()
+
+
 def check_tool_name(name: str, where: str) -> None:
     """Whether model servers take a key as the name of a tool.
 
