@@ -50,7 +50,7 @@ class Metadata:
 
     def describe_scoring(self, description: Mapping[str, Any]) -> None:
         """Describe a run that asks nobody: who was asked, and how often, stays as it was."""
-        asked = {key: self.before[key] for key in ("endpoint", "reps") if key in self.before}
+        asked: dict[str, Any] = {key: self.before[key] for key in ("endpoint", "reps") if key in self.before}
         self.content = {**self.before, **description, **asked}
 
     def check_resumable(self, config: WorkflowConfig, home: Path, endpoint: str | None) -> None:
