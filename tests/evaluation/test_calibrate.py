@@ -390,6 +390,14 @@ def test_wrong_labels_are_told(runs, labels, arguments, message):
     assert not (runs.out / "calibration.json").exists()
 
 
+def test_labels_that_are_not_there(runs):
+    _config(runs, "http://127.0.0.1:9/v1")
+    (runs.folder / "labels.csv").unlink(missing_ok=True)
+    done = _calibrate(runs)
+    assert done.returncode == 2
+    assert "The file labels.csv does not exist" in done.stderr
+
+
 def test_several_judges_and_none(runs):
     judge = {"_type": "llm_judge", "llm_name": "judge", "rubric": "r"}
     (runs.folder / "labels.csv").write_text("id,score\n1,1\n")

@@ -1,5 +1,6 @@
 """The evaluator `similarity`: against brute force, over a real embeddings server, and on hostile texts."""
 
+import math
 import time
 import tracemalloc
 from pathlib import Path
@@ -17,7 +18,7 @@ from millstream.evaluation.evaluators import bit_blocks
 from millstream.evaluation.evaluators.base import EvalItem
 from millstream.evaluation.evaluators.edit_distance import levenshtein
 from millstream.evaluation.evaluators.rouge import common_length, rouge_l, words
-from millstream.evaluation.evaluators.similarity import Similarity
+from millstream.evaluation.evaluators.similarity import Similarity, _cosine
 from millstream.evaluation.models import Models
 from millstream.workflow.config import load_config
 from tests.simulate.process import running
@@ -205,6 +206,12 @@ async def test_the_cosine_of_both_texts_asked_for_at_once(models, tmp_path):
     assert score.reasoning["cosine"] == pytest.approx(product / norms[0] / norms[1])
     assert score.score == pytest.approx(max(0, score.reasoning["cosine"]))
     assert same.score == pytest.approx(1)
+
+
+def test_a_cosine_is_at_most_1_however_it_is_rounded():
+    vector = [0.1] * 3
+    assert math.fsum((one / math.hypot(*vector)) ** 2 for one in vector) > 1
+    assert _cosine(vector, vector).reasoning == {"cosine": 1.0}
 
 
 def test_an_item_without_expected_text_is_said_to_be_unscorable(models):

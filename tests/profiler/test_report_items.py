@@ -77,7 +77,7 @@ def test_scores_slices_notes_and_the_level_are_said(many):
     assert "their 90 % intervals" in told
     assert "judge.tone.polite share 5 items: too few for an interval that holds" in told
     assert "2 slices were looked at." in told
-    assert "right lang = <b> 1" in told
+    assert "right lang = <b> 1 \N{EN DASH} 4" in told, "without an interval: one dash, not from dash to dash"
 
 
 @pytest.mark.browser

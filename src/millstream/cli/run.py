@@ -64,7 +64,7 @@ def run(
 @_override
 @option("--json", "as_json", is_flag=True, help="Print JSON.")
 def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json: bool) -> int:
-    """Check a workflow file without running or contacting anything. Exit code 2 when something is wrong."""
+    """Check a workflow file and its dataset; no workflow and no model is asked. Exit code 2: it is wrong."""
     from millstream.workflow.config import load_config  # noqa: PLC0415  # other commands need none of it
     from millstream.workflow.validation import Problems  # noqa: PLC0415
 

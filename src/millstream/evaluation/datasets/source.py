@@ -55,8 +55,8 @@ def _opened(path: str) -> BinaryIO:
     try:
         return Path(path).open("rb")
     except FileNotFoundError:
-        raise InputError(f"The dataset {path} does not exist (looked from {Path.cwd()}).") from None
+        raise InputError(f"The file {path} does not exist (looked from {Path.cwd()}).") from None
     except OSError as error:
-        raise InputError(f"The dataset {path} cannot be read: {error.strerror}.") from None
+        raise InputError(f"The file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:  # a NUL in it
         raise InputError(f"The dataset {path!r} cannot be read: {error}.") from None

@@ -118,4 +118,5 @@ def _cosine(answer: Sequence[float], expected: Sequence[float]) -> Score:
     cosine = math.fsum(
         one / lengths[0] * (other / lengths[1]) for one, other in zip(answer, expected, strict=True)
     )
-    return Score(min(max(cosine, 0.0), 1.0), {"cosine": cosine})
+    cosine = min(max(cosine, -1.0), 1.0)  # rounding
+    return Score(max(cosine, 0.0), {"cosine": cosine})
