@@ -191,8 +191,8 @@ def test_endpoints_are_not_mixed_on_resume(runs, served):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("localhost:8000", "none of http or https"),
-        ("ftp://host/x", "none of http or https"),
+        ("localhost:8000", "is not an http:// or https:// address"),
+        ("ftp://host/x", "is not an http:// or https:// address"),
         ("http://user:pass@host/x", "holds a user or password"),
     ],
 )

@@ -420,8 +420,8 @@ async def test_anything_that_can_be_called_is_a_workflow(told):
     ("workflow", "said"),
     [
         (5, "a int cannot be called"),
-        ("config.yml", "none of http or https"),
-        ("ftp://example.org", "none of http or https"),
+        ("config.yml", "is not an http:// or https:// address"),
+        ("ftp://example.org", "is not an http:// or https:// address"),
         ("http://user:hidden@127.0.0.1:9/", "holds a user or password"),
     ],
 )

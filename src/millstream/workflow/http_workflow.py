@@ -84,7 +84,9 @@ def check_url(url: str, where: str) -> SplitResult:
     except ValueError:
         is_http = False
     if not is_http:
-        raise InputError(f"{where}: a text is taken for a URL, and {url!r:.100} is none of http or https")
+        raise InputError(
+            f"{where}: {url!r:.100} is not an http:// or https:// address (a text is taken for one)"
+        )
     if parts.username is not None or parts.password is not None:
         raise InputError(
             f"{where}: the URL of {parts.hostname} holds a user or password, which would be recorded;"
