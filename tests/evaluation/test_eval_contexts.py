@@ -151,6 +151,7 @@ def test_spans_of_openinference(spans):
         ran.set_attribute("tool.name", "weather")
         ran.set_attribute("input.value", "{'city': 'Oslo', 'warm': True}")
         ran.set_attribute("output.value", "rain")
+    provider.shutdown()
     recorded = spans()
     assert retrieved_contexts(recorded) == ["first", "second"]
     assert tool_calls(recorded) == [ToolCall("weather", {"city": "Oslo", "warm": True}, "rain")]

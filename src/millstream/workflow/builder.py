@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextvars import ContextVar
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +182,10 @@ class Builder:
             mapping = self.config.embedders[name]
             parsed = parse_embedder(mapping, where)
             _record_langchain()
-            if isinstance(parsed, EntryPoint):
-                self._embedders[name] = model_from_entry_point(parsed, mapping, where)
-            else:
+            if isinstance(parsed, EmbedderConfig):
                 self._embedders[name] = self._embedder(parsed, where)
+            else:
+                self._embedders[name] = model_from_entry_point(parsed, mapping, where)
         return self._embedders[name]
 
     async def get_workflow(self) -> Function:
