@@ -1,14 +1,12 @@
 """Embedders: the keys of `embedders`, and what they make LangChain `Embeddings` of."""
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from millstream.errors import ConfigError, nearest
-from millstream.workflow.llms import NIMServer, Server
-from millstream.workflow.validation import parse_model
+from millstream.workflow.llms import NIMServer, Server, parse_typed
 
 EMBEDDER_GROUP = "millstream.embedders"
 
@@ -60,11 +58,4 @@ def parse_embedder(mapping: Mapping[str, Any], where: str) -> EmbedderConfig | E
     Raises:
         ConfigError: unknown `_type` or key, or a wrong value.
     """
-    kind = mapping["_type"]
-    options = {key: value for key, value in mapping.items() if key != "_type"}
-    if kind in EMBEDDERS:
-        return parse_model(EMBEDDERS[kind], options, where)
-    others = {point.name: point for point in entry_points(group=EMBEDDER_GROUP)}
-    if kind in others:
-        return others[kind]
-    raise ConfigError(f"{where}: unknown _type {kind!r}{nearest(kind, [*EMBEDDERS, *others])}")
+    return parse_typed(EMBEDDERS, EMBEDDER_GROUP, mapping, where)

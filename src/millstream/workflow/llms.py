@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from millstream.deliver.plugins import load_entry_point
 from millstream.errors import ConfigError, nearest
 from millstream.workflow.retries import DEFAULT_BUDGET_S
-from millstream.workflow.validation import parse_model
+from millstream.workflow.validation import ModelT, parse_model
 
 LLM_GROUP = "millstream.llms"
 NO_KEY = "not-needed"
@@ -93,14 +93,31 @@ def parse_llm(mapping: Mapping[str, Any], where: str) -> OpenAIConfig | EntryPoi
     Raises:
         ConfigError: unknown `_type` or key, or a wrong value.
     """
+    return parse_typed(PROVIDERS, LLM_GROUP, mapping, where)
+
+
+def parse_typed(
+    ours: Mapping[str, type[ModelT]], group: str, mapping: Mapping[str, Any], where: str
+) -> ModelT | EntryPoint:
+    """Check an entry by its `_type`: one of ours, or one that a package offers.
+
+    Args:
+        ours: the models of our types, by name.
+        group: the entry points of others.
+        mapping: the entry.
+        where: its path, for errors.
+
+    Raises:
+        ConfigError: unknown `_type` or key, or a wrong value.
+    """
     kind = mapping["_type"]
-    options = {key: value for key, value in mapping.items() if key != "_type"}
-    if kind in PROVIDERS:
-        return parse_model(PROVIDERS[kind], options, where)
-    others = {point.name: point for point in entry_points(group=LLM_GROUP)}
+    if kind in ours:
+        options = {key: value for key, value in mapping.items() if key != "_type"}
+        return parse_model(ours[kind], options, where)
+    others = {point.name: point for point in entry_points(group=group)}
     if kind in others:
         return others[kind]
-    raise ConfigError(f"{where}: unknown _type {kind!r}{nearest(kind, [*PROVIDERS, *others])}")
+    raise ConfigError(f"{where}: unknown _type {kind!r}{nearest(kind, [*ours, *others])}")
 
 
 def model_from_entry_point(point: EntryPoint, mapping: Mapping[str, Any], where: str) -> Any:
