@@ -2,15 +2,26 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from millstream.errors import MillstreamError, UnreachableError, WorkflowError
 
-LLM_ATTRIBUTE = "_millstream_llm"
+_LLM_ATTRIBUTE = "_millstream_llm"
 """Attribute of an exception: path of the model whose call raised it, such as `llms.main`."""
 _LONGEST = 500
 _PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses", "/models")
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Tell exceptions of which model or embedder of the workflow file they are, such as `llms.main`."""
+    try:
+        yield
+    except Exception as error:
+        setattr(error, _LLM_ATTRIBUTE, where)
+        raise
 
 
 def explain(error: BaseException) -> str:
@@ -146,7 +157,7 @@ def _of_status(status: int, base_url: str, said: str, llm: str) -> str:
 
 def _llm(error: BaseException) -> str:
     """The path of the model in the workflow file, as far as known."""
-    return str(getattr(error, LLM_ATTRIBUTE, "llms.<name>"))
+    return str(getattr(error, _LLM_ATTRIBUTE, "llms.<name>"))
 
 
 def _base_url(error: Any) -> str:

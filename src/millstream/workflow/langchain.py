@@ -1,12 +1,11 @@
 """Models and tools of LangChain, which only this, `langchain_calls` and the agents import, all lazily."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from millstream.errors import MissingExtraError
-from millstream.workflow.explain import LLM_ATTRIBUTE
+from millstream.workflow.explain import named
 from millstream.workflow.limiter import Limiter
 from millstream.workflow.llms import OpenAIConfig, Server
 from millstream.workflow.retries import Retries
@@ -58,31 +57,22 @@ class BoundedChatOpenAI(ChatOpenAI):
         mark_broken_calls(response)
         return unmark(super()._create_chat_result(response, *args, **kwargs))
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Tell exceptions which model of the workflow file it was."""
-        try:
-            yield
-        except Exception as error:
-            setattr(error, LLM_ATTRIBUTE, self._where)
-            raise
-
     def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        with self._named():
+        with named(self._where):
             for chunk in super()._stream(*args, **kwargs):
                 yield strict(chunk)
 
     async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
-        with self._named():
+        with named(self._where):
             async for chunk in super()._astream(*args, **kwargs):
                 yield strict(chunk)
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        with self._named():
+        with named(self._where):
             return super()._generate(messages, *args, **kwargs)
 
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
-        with self._named():
+        with named(self._where):
             return await super()._agenerate(messages, *args, **kwargs)
 
     def _generate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:

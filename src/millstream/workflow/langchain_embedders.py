@@ -1,12 +1,10 @@
 """Embedders of LangChain, imported lazily: each call of one is recorded as an EMBEDDING span."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from millstream.errors import MissingExtraError, WorkflowError
 from millstream.workflow.embedders import HashConfig, NIMEmbedderConfig, OpenAIEmbedderConfig
-from millstream.workflow.explain import LLM_ATTRIBUTE
+from millstream.workflow.explain import named
 from millstream.workflow.functions import in_thread
 from millstream.workflow.hashed_words import vector_of
 from millstream.workflow.langchain import HttpClients, calls_of
@@ -46,7 +44,7 @@ class ServedEmbeddings(OpenAIEmbeddings):
         self, texts: list[str], chunk_size: int | None = None, **kwargs: Any
     ) -> list[list[float]]:
         """One vector a text."""
-        with self._named():
+        with named(self._where):
             asked = self._for("passage", kwargs)
             return self._checked(super().embed_documents(texts, chunk_size, **asked), texts)
 
@@ -54,7 +52,7 @@ class ServedEmbeddings(OpenAIEmbeddings):
         self, texts: list[str], chunk_size: int | None = None, **kwargs: Any
     ) -> list[list[float]]:
         """The same, awaited."""
-        with self._named():
+        with named(self._where):
             asked = self._for("passage", kwargs)
             return self._checked(await super().aembed_documents(texts, chunk_size, **asked), texts)
 
@@ -70,15 +68,6 @@ class ServedEmbeddings(OpenAIEmbeddings):
         if not self._tells_purpose or "extra_body" in kwargs:
             return kwargs
         return {**kwargs, "extra_body": {"input_type": purpose}}
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Tell exceptions which embedder of the workflow file it was."""
-        try:
-            yield
-        except Exception as error:
-            setattr(error, LLM_ATTRIBUTE, self._where)
-            raise
 
     def _checked(self, vectors: list[list[float]], texts: list[str]) -> list[list[float]]:
         if len(vectors) != len(texts):
