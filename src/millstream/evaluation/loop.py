@@ -21,6 +21,31 @@ class StopSignal(KeyboardInterrupt):
     """Raised by a signal inside the code that runs; a `KeyboardInterrupt` of that code itself is none."""
 
 
+async def in_workers(work: Callable[[], Coroutine[Any, Any, None]], count: int, name: str) -> None:
+    """Run so many of the same at a time. When cancelled, or when one raises, all are cancelled.
+
+    Args:
+        work: makes one.
+        count: how many.
+        name: of their tasks.
+    """
+    workers = [asyncio.create_task(work(), name=f"{ENGINE_TASK} {name} {number}") for number in range(count)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def give_up(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task and wait a little; something of it may still run afterwards."""
+    task.cancel()
+    await asyncio.wait({task}, timeout=GRACE_S)
+    if task.done() and not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not complain
+
+
 class DaemonExecutor(ThreadPoolExecutor):
     """A thread of its own for every call, which the end of the program does not wait for.
 

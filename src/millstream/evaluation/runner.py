@@ -11,7 +11,7 @@ import msgspec
 from millstream import semconv, sources
 from millstream.errors import InputError, ItemTimeoutError, WorkflowError
 from millstream.evaluation.dataset import Item, has_question
-from millstream.evaluation.loop import ENGINE_TASK, GRACE_S, StallWatch, StopSignal
+from millstream.evaluation.loop import StallWatch, StopSignal, give_up, in_workers
 from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.results import ItemError, ItemResult
 from millstream.workflow.answers import answer_of
@@ -124,17 +124,8 @@ class Runner:
             StorageError: a result cannot be saved.
         """
         queue = iter(asks)
-        workers = [
-            asyncio.create_task(self._work(queue), name=f"{ENGINE_TASK} worker {number}")
-            for number in range(self._max_concurrency)
-        ]
         with StallWatch(self._timeout_s or self._run_timeout_s, self._timed_out):
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+            await in_workers(lambda: self._work(queue), self._max_concurrency, "worker")
 
     async def _work(self, queue: Iterator[Ask]) -> None:
         for ask in queue:
@@ -185,10 +176,7 @@ class Runner:
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:
         self.hanging = True
-        task.cancel()
-        await asyncio.wait({task}, timeout=GRACE_S)
-        if task.done() and not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not complain
+        await give_up(task)
 
     def _timed_out(self) -> ItemTimeoutError:
         if self._timeout_s is None:

@@ -9,7 +9,7 @@ import msgspec
 from millstream.errors import ItemTimeoutError, WorkflowError
 from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
 from millstream.evaluation.judged import evaluating
-from millstream.evaluation.loop import ENGINE_TASK, GRACE_S, StallWatch, StopSignal
+from millstream.evaluation.loop import StallWatch, StopSignal, give_up, in_workers
 from millstream.evaluation.reachability import Judges
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemError
@@ -75,17 +75,8 @@ class Scorer:
             StorageError: a score cannot be saved.
         """
         queue = iter(calls)
-        workers = [
-            asyncio.create_task(self._work(queue), name=f"{ENGINE_TASK} scorer {number}")
-            for number in range(self._max_concurrency)
-        ]
         with StallWatch(self._timeout_s, self._timed_out):
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+            await in_workers(lambda: self._work(queue), self._max_concurrency, "scorer")
         for call, score in self._judges.rest():
             self._save(call, score)
 
@@ -126,10 +117,7 @@ class Scorer:
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:
         self.hanging = True
-        task.cancel()
-        await asyncio.wait({task}, timeout=GRACE_S)
-        if task.done() and not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not complain
+        await give_up(task)
 
     def _timed_out(self) -> ItemTimeoutError:
         return ItemTimeoutError(f"it ran longer than eval.general.scoring_timeout_s = {self._timeout_s:g} s")
