@@ -225,6 +225,7 @@ def test_a_judge_that_likes_the_first_place_is_found_out():
     mixed = position_bias([[True, True]] * 30 + [[False, False]] * 15 + [[True, False]] * 15)
     means = np.array([1.0] * 30 + [0.0] * 15 + [0.5] * 15)
     size = 0.625 * 0.375 / _jackknife(means, means, lambda x, _: x.mean()) ** 2
+    size *= (stats.t.ppf(0.975, 119) / stats.t.ppf(0.975, 59)) ** 2
     assert 60 < size < 120
     oracle = sorted(np.roots([1 + Z2 / size, -(1.25 + Z2 / size), 0.625**2]).real)
     assert (mixed.low, mixed.high) == pytest.approx(tuple(oracle))

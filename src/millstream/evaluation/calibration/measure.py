@@ -8,15 +8,13 @@ import numpy as np
 from millstream.evaluation.calibration.agreement import (
     Estimate,
     agreement,
-    effective_size,
-    jackknife_variance,
     kappa,
     mean_difference,
     rank_correlation,
     weighted_kappa,
 )
 from millstream.evaluation.judging.scale import NumberScale, Scale, point
-from millstream.evaluation.statistics import wilson
+from millstream.evaluation.statistics import interval_of
 from millstream.profiler.estimate import LEVEL
 
 
@@ -89,23 +87,19 @@ def figures_of(pairs: Sequence[Pair], scale: Scale, *, compares: bool, level: fl
 def position_bias(verdicts: Sequence[Sequence[bool]], level: float = LEVEL) -> Estimate:
     """The share of verdicts for the first place, with Wilson's interval.
 
-    Verdicts of one item hang together: the interval is at their effective number, by the jackknife over
-    items, which is at least the number of items and at most that of verdicts.
+    Verdicts of one item hang together: the interval is that of scores with repetitions.
 
     Args:
         verdicts: of each item; true for the first place.
         level: the confidence.
     """
-    groups = [[float(first) for first in of_item] for of_item in verdicts if of_item]
-    n = sum(map(len, groups))
+    firsts = np.array([first for of_item in verdicts for first in of_item], np.float64)
+    n = len(firsts)
     if n == 0:
         return Estimate(None, None, None, 0)
-    value = sum(map(sum, groups)) / n
-    k = len(groups)
-    if k == 1:
+    value = float(firsts.mean())
+    items = np.repeat(np.arange(len(verdicts)), [len(of_item) for of_item in verdicts])
+    found = interval_of(firsts, items, shares=True, level=level)
+    if found is None:
         return Estimate(value, None, None, n)
-    sums, counts = (np.array([of(group) for group in groups], dtype=np.float64) for of in (sum, len))
-    variance = jackknife_variance((sums.sum() - sums) / (n - counts))
-    size = effective_size(value, variance, unknown=n if 0 < value < 1 else k, least=k, most=n)
-    found = wilson(value * size, size, level)
-    return Estimate(value, found.low, found.high, n, "wilson_of_items")
+    return Estimate(value, found.low, found.high, n, found.method)
