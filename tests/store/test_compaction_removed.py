@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -38,14 +39,21 @@ def prune(home):
     evict(home.path, only_compacted=True)
 
 
-def test_carried_lines_are_not_too_old(home):
-    """A file of which all spans are still to be written has none that says how old it is."""
+@contextmanager
+def carried_on(home):
+    """A family whose workflow goes on in the next segment; the first is compacted and pruned."""
     first, second = family()
     home.write(1, [opening(first), opening(second), end(second)])
     home.write(2, [])
     with home.being_written(2):
         compact(home.path)
         prune(home)
+        yield first, second
+
+
+def test_carried_lines_are_not_too_old(home):
+    """A file of which all spans are still to be written has none that says how old it is."""
+    with carried_on(home) as (first, second):
         assert evict(home.path, max_age_s=DAY_S).files == 0
         assert evict(home.path, max_bytes=0).files == 0
         assert home.read()[0].keys() == {("a" * 32, "1" * 16), ("a" * 32, "2" * 16)}
@@ -101,12 +109,7 @@ def test_tidying_leaves_what_is_not_ours(home):
 
 
 def test_carried_lines_outlive_a_file_that_cannot_be_read_for_a_while(home):
-    first, second = family()
-    home.write(1, [opening(first), opening(second), end(second)])
-    home.write(2, [])
-    with home.being_written(2):
-        compact(home.path)
-        prune(home)
+    with carried_on(home) as (_first, _second):
         (path,) = compacted(home.path).paths
         content = path.read_bytes()
         path.write_bytes(b"PAR1")

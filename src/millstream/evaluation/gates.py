@@ -83,4 +83,4 @@ def _not_there(gate: Gate, metric: MetricSummary, figures: Sequence[Figure]) -> 
         return f"{gate.name} is not there: {metric.name} gives one number; write {metric.name}={gate.bound:g}"
     if not gate.key:
         return f"{gate.name} has no average of its own; write one of {', '.join(keys)}"
-    return f"{gate.name} is not there{nearest(gate.name, keys)}; there are {', '.join(keys)}"
+    return f"{gate.name} is not there{nearest(gate.name, keys)}"
