@@ -49,7 +49,8 @@ def judge() -> Callable[[str], Awaitable[str]]:
 async def main(questions: Path, workflow: str, concurrency: int, *, judged: bool) -> None:
     with questions.open(encoding="utf-8", newline="") as rows:
         texts = [row["question"] for row in csv.DictReader(rows)]
-    await call_all(getattr(calls, workflow), texts, concurrency)
+    if workflow != "none":
+        await call_all(getattr(calls, workflow), texts, concurrency)
     if judged:
         await call_all(judge(), texts, concurrency)
 

@@ -5,10 +5,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.evaluation.workload import write_config, write_questions
+from benchmarks.evaluation.workload import JUDGE, write_questions
 from benchmarks.profiler.measured import ROOT
 
 
@@ -24,8 +25,11 @@ CASES: Final = (
     Case("no call, exact_match", "none", "exact_match"),
     Case("OpenAI client, exact_match", "openai", "exact_match"),
     Case("LangChain, exact_match", "langchain", "exact_match"),
-    Case("LangChain, llm_judge", "langchain", "llm_judge"),
+    Case("no call, llm_judge", "none", JUDGE),
+    Case("LangChain, llm_judge", "langchain", JUDGE),
 )
+_SMALL: Final = 10
+"""Items of the runs whose CPU is taken off that of the larger ones."""
 
 
 class Spent(NamedTuple):
@@ -36,61 +40,79 @@ class Spent(NamedTuple):
     calls: float
 
 
+class Worker:
+    """One process that takes items again and again (`worker.py`)."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def take(self, questions: Path) -> dict[str, float]:
+        """The CPU seconds that the items of a file take."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise TypeError("a worker has pipes")
+        self._process.stdin.write(f"{questions}\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._process.args!r} failed; what it said is above")
+        figures: dict[str, float] = json.loads(line)
+        return figures
+
+
 def chosen(words: Sequence[str] | None) -> list[Case]:
     """The cases whose title holds one of the words; without words all."""
     return [case for case in CASES if not words or any(word in case.title for word in words)]
 
 
 def lines(cases: Sequence[Case], items: int, concurrency: int, rounds: int, folder: Path) -> Iterator[str]:
-    """The table, a line as soon as it is known; medians of the rounds, and the least and most difference."""
-    heads = f"{'asked, scored':>15}{'bare calls':>12}{'difference':>12}{'':15}{'profile':>9}"
+    """The table, a line as soon as it is known: medians of the rounds, quartiles of the difference."""
+    heads = f"{'asked, scored':>15}{'bare calls':>12}{'difference':>12}{'  (quartiles)':16}{'profile':>9}"
     yield f"{'CPU ms an item':28}{heads}"
-    sizes = max(items // 10, 1), items
-    for size in sizes:
-        write_questions(folder / f"{size}.csv", size)
+    small, large = (folder / f"{size}.csv" for size in ("small", "large"))
+    write_questions(small, _SMALL)
+    write_questions(large, _SMALL + items)
     for case in cases:
-        spent = [_spent(case, sizes, concurrency, folder) for _ in range(rounds)]
-        engine, profile, calls = (statistics.median(column) for column in zip(*spent, strict=True))
-        beyond = sorted(one.engine - one.calls for one in spent)
-        spread = f" {beyond[0]:.2f} to {beyond[-1]:.2f}"
-        middle = statistics.median(beyond)
-        yield f"{case.title:28}{engine:15.2f}{calls:12.2f}{middle:12.2f}{spread:15}{profile:9.2f}"
+        with ExitStack() as opened:
+            engine, bare = (
+                opened.enter_context(worker(kind, case, concurrency, folder)) for kind in ("engine", "bare")
+            )
+            for each in (engine, bare):
+                each.take(small)  # imports and first calls do not count
+            spent = [_spent(engine, bare, small, large, items) for _ in range(rounds)]
+        of_engine, of_profile, of_calls = (statistics.median(column) for column in zip(*spent, strict=True))
+        beyond = [one.engine - one.calls for one in spent]
+        low, middle, high = (
+            statistics.quantiles(beyond, n=4, method="inclusive") if rounds > 1 else beyond * 3
+        )
+        quartiles = f"  ({low:.2f} to {high:.2f})"
+        yield f"{case.title:28}{of_engine:15.2f}{of_calls:12.2f}{middle:12.2f}{quartiles:16}{of_profile:9.2f}"
 
 
-def _spent(case: Case, sizes: tuple[int, int], concurrency: int, folder: Path) -> Spent:
-    """What the items take that only the larger run has: imports and the first call do not count."""
-    small, large = (_evaluated(case, size, concurrency, folder) for size in sizes)
-    bare_small, bare_large = (_bare(case, size, concurrency, folder) for size in sizes)
-    added = sizes[1] - sizes[0]
-    scored_s, whole_s = large["scored_s"] - small["scored_s"], large["cpu_s"] - small["cpu_s"]
+def _spent(engine: Worker, bare: Worker, small: Path, large: Path, items: int) -> Spent:
+    """What the items take that only the larger run has; in turns, for a machine has fast and slow times."""
+    before = engine.take(small)
+    bare_before = bare.take(small)
+    bare_after = bare.take(large)
+    after = engine.take(large)
+    scored_s = after["scored_s"] - before["scored_s"]
+    whole_s = after["cpu_s"] - before["cpu_s"]
     return Spent(
-        engine=1000 * scored_s / added,
-        profile=1000 * (whole_s - scored_s) / added,
-        calls=1000 * (bare_large - bare_small) / added,
+        engine=1000 * scored_s / items,
+        profile=1000 * (whole_s - scored_s) / items,
+        calls=1000 * (bare_after["cpu_s"] - bare_before["cpu_s"]) / items,
     )
 
 
-def _evaluated(case: Case, size: int, concurrency: int, folder: Path) -> dict[str, float]:
-    config = folder / f"{case.workflow}_{case.evaluator}_{size}.yml"
-    write_config(config, folder / f"{size}.csv", case.workflow, case.evaluator, concurrency)
-    return _told(["-m", "benchmarks.evaluation.evaluated", str(config)])
-
-
-def _bare(case: Case, size: int, concurrency: int, folder: Path) -> float:
-    if case.workflow == "none":
-        return 0.0
+@contextmanager
+def worker(kind: str, case: Case, concurrency: int, folder: Path) -> Iterator[Worker]:
+    """A process for a case: of the kind `engine` or `bare`."""
+    place = folder / f"{case.workflow}_{case.evaluator}_{kind}"
+    place.mkdir()
     command = [
-        *("-m", "benchmarks.evaluation.bare"),
-        *(str(folder / f"{size}.csv"), case.workflow, str(concurrency)),
-        *(["judged"] if case.evaluator == "llm_judge" else []),
+        *(sys.executable, "-m", "benchmarks.evaluation.worker", kind),
+        *(case.workflow, case.evaluator, str(concurrency), str(place)),
     ]
-    return _told(command)["cpu_s"]
-
-
-def _told(arguments: Sequence[str]) -> dict[str, float]:
-    """The figures that a process prints last."""
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield Worker(process)

@@ -10,6 +10,7 @@ from typing import Final
 
 from benchmarks.profiler.measured import ROOT
 
+JUDGE: Final = "llm_judge"
 RUBRIC: Final = "10: says the word once, and nothing else. 0: does not."
 _STOP_WITHIN_S: Final = 10
 _RULES: Final = """\
@@ -36,7 +37,7 @@ eval:
 """
 _EVALUATORS: Final = {
     "exact_match": "    exact_match: {_type: exact_match}\n",
-    "llm_judge": f'    llm_judge: {{_type: llm_judge, llm_name: judge, rubric: "{RUBRIC}"}}\n',
+    JUDGE: f'    llm_judge: {{_type: llm_judge, llm_name: judge, rubric: "{RUBRIC}"}}\n',
 }
 
 

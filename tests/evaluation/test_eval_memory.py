@@ -1,5 +1,6 @@
 """Long datasets: what is held in memory does not grow with answers, spans and scores."""
 
+import gc
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millstream.evaluation.files import json_bytes, write_list
+from millstream.evaluation.heap import heap_at_rest
 from millstream.evaluation.json_list import read_list
 
 KB_A_ROW = 2.0
@@ -63,6 +65,25 @@ def test_lists_are_written_as_json_writes_them_and_read_back(tmp_path_factory, v
     assert path.read_bytes() == json_bytes(values if head is None else {**head, "items": values}, indent=2)
     if head is None:
         assert list(read_list(path)) == values
+
+
+any_text = st.text(st.characters(exclude_categories=()))  # halves of surrogate pairs among it
+
+
+@given(value=st.recursive(json_values | any_text, lambda inner: st.dictionaries(any_text, inner, max_size=3)))
+def test_indented_json_is_what_the_json_module_writes(value):
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2)
+    assert json_bytes(value, indent=2) == text.encode("utf-8", "backslashreplace")
+
+
+def test_the_heap_is_at_rest_only_within_the_block():
+    assert gc.get_freeze_count() == 0
+    with heap_at_rest():
+        assert (held := gc.get_freeze_count()) > 10_000
+        with heap_at_rest():
+            assert gc.get_freeze_count() == held
+        assert gc.get_freeze_count() == held
+    assert gc.get_freeze_count() == 0
 
 
 def test_long_lists_and_long_values_are_read(tmp_path):

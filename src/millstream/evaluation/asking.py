@@ -10,6 +10,7 @@ from millstream import sources
 from millstream.evaluation.endpoint import open_endpoint
 from millstream.evaluation.files import check_recordable
 from millstream.evaluation.fingerprint import evaluated_config
+from millstream.evaluation.heap import heap_at_rest
 from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.lines import NOWHERE
 from millstream.evaluation.metadata import Metadata
@@ -153,12 +154,13 @@ class Asking:
             save=save,
         )
         try:
-            await runner.run(
-                Ask(item, rep)
-                for rep in range(1, self._reps + 1)
-                for item in self._items
-                if self._offsets[self._place(item.index, rep)] == NOWHERE
-            )
+            with heap_at_rest():
+                await runner.run(
+                    Ask(item, rep)
+                    for rep in range(1, self._reps + 1)
+                    for item in self._items
+                    if self._offsets[self._place(item.index, rep)] == NOWHERE
+                )
         finally:
             self.hanging = runner.hanging
         takeover.complete()

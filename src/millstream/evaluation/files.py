@@ -10,13 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from millstream.errors import MillstreamError, StorageError
 
 
 def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
     """`value` as UTF-8 JSON. Half of a surrogate pair, which UTF-8 cannot hold, stays an escape."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    return text.encode("utf-8", "backslashreplace")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+        return text.encode("utf-8", "backslashreplace")
+    return data if indent is None else msgspec.json.format(data, indent=indent)  # json indents in Python
 
 
 def write_file(path: Path, data: bytes) -> Path:

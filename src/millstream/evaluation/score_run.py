@@ -9,6 +9,7 @@ from typing import Any
 from millstream import sources
 from millstream.evaluation.evaluators.base import EvalItem
 from millstream.evaluation.fingerprint import answer_fingerprint, evaluator_fingerprint
+from millstream.evaluation.heap import heap_at_rest
 from millstream.evaluation.prepare import Prepared
 from millstream.evaluation.progress import Progress
 from millstream.evaluation.reachability import Judges
@@ -82,7 +83,8 @@ class ScoreRun:
         )
         self._progress.scoring(self.total)
         async with self._prepared.models:
-            await self._scorer.run(self._calls())
+            with heap_at_rest():
+                await self._scorer.run(self._calls())
         return {metric.name: without_lonely_zeros(metric, self.scores.of(metric.name)) for metric in metrics}
 
     def _save(self, call: Call, score: ItemScore) -> None:

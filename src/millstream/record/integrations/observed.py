@@ -305,14 +305,14 @@ def observe_stream(
         see: is shown each piece; its faults are counted.
         finish: is called before the step ends, to tell the answer.
     """
-    failure = None
+    failure, show = None, quietly(see)
     try:
         while True:
             with step.inside():
                 piece = next(pieces, _DONE)
             if piece is _DONE:
                 return
-            quietly(see)(piece)  # type: ignore[arg-type]
+            show(piece)  # type: ignore[arg-type]
             yield piece  # type: ignore[misc]
     except BaseException as error:
         failure = error
@@ -327,14 +327,14 @@ async def observe_async_stream(
     step: Observed, pieces: AsyncIterator[T], see: Callable[[T], None], finish: Callable[[], None]
 ) -> AsyncIterator[T]:
     """As `observe_stream`, of an asynchronous iterator."""
-    failure = None
+    failure, show = None, quietly(see)
     try:
         while True:
             with step.inside():
                 piece = await anext(pieces, _DONE)
             if piece is _DONE:
                 return
-            quietly(see)(piece)  # type: ignore[arg-type]
+            show(piece)  # type: ignore[arg-type]
             yield piece  # type: ignore[misc]
     except BaseException as error:
         failure = error

@@ -45,7 +45,7 @@ class Answer:
 
 def read(value: Any, name: str) -> Any:
     """A field of an answer, which is one of the SDK's objects or plain JSON; `None` where it has none."""
-    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
 
 
 def known(**fields: Any) -> dict[str, Any]:
