@@ -57,7 +57,7 @@ bench-delivery: .venv-bench-delivery/.ready ## documents a second into Elasticse
 bench-profiler: .venv/.ready .venv-bench-nat/.ready ## millstream profile beside pandas and NAT, and by the number of spans; some 20 minutes, ARGS="--spans 10000000"
 	.venv/bin/python -m benchmarks.profiler $(ARGS)
 
-bench-evaluation: .venv/.ready .venv-bench-inspect/.ready ## what millstream eval takes beside its model calls, and beside inspect_ai; some ten minutes
+bench-evaluation: .venv/.ready .venv-bench-inspect/.ready .venv-bench-nat/.ready ## what millstream eval takes beside its model calls, and beside inspect_ai and NAT; some 15 minutes
 	.venv/bin/python -m benchmarks.evaluation $(ARGS)
 
 clean: ## remove environments, caches and what runs wrote

@@ -33,17 +33,19 @@ def run(*arguments: str, **environ: str) -> str:
 
 def test_both_tables_are_measured_and_say_what_is_not_installed() -> None:
     small = ("--rounds", "2", "--items", "4", "--only", "no call, exact", "--beside", "5", "--processes", "1")
-    printed = run("benchmarks.evaluation", *small, "--inspect", "/nowhere/python").splitlines()
+    nowhere = ("--inspect", "/nowhere/python", "--nat", "/nowhere/python")
+    printed = run("benchmarks.evaluation", *small, *nowhere).splitlines()
     title = overhead.CASES[0].title
     [row] = [line for line in printed if line.startswith(title)]
     _asked_ms, _calls_ms, difference_ms, low_ms, high_ms, _profile_ms = map(
         float, re.findall(r"-?[0-9.]+", row.removeprefix(title))
     )
     assert low_ms <= difference_ms <= high_ms
-    ours, theirs, bare = printed[-3:]
+    ours, inspect, nat, bare = printed[-4:]
     assert ours.startswith(beside.OURS)
     assert ours.split()[-1] == "0.800"
-    assert theirs.split(maxsplit=1) == [beside.INSPECT, "not installed: inspect-ai"]
+    assert inspect.split(maxsplit=1) == [beside.INSPECT, "not installed: inspect_ai"]
+    assert nat.split(maxsplit=1) == [beside.NAT, "not installed: nat.plugins.eval"]
     assert bare.startswith(beside.BARE)
 
 

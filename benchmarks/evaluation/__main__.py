@@ -1,9 +1,9 @@
-"""What an evaluation takes: the engine beside its model calls, and the same run by inspect_ai.
+"""What an evaluation takes: the engine beside its model calls, and the same run by inspect_ai and NAT.
 
     make bench-evaluation [ARGS="--items 200 --rounds 12 --beside 500 --processes 3 --concurrency 32"]
 
 The models are the stand-in server, in a process of its own, whose CPU does not count. inspect_ai comes from
-`.venv-bench-inspect`. `--items 0` and `--beside 0` leave a part out.
+`.venv-bench-inspect`, NAT from `.venv-bench-nat`. `--items 0` and `--beside 0` leave a part out.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
         if options.beside:
             print(f"\nWhole processes that begin with nothing loaded; {options.processes} of each\n")
             for line in beside.lines(
-                options.beside, options.concurrency, options.processes, options.inspect, folder
+                options.beside, options.concurrency, options.processes, options.inspect, options.nat, folder
             ):
                 print(line, flush=True)
 
@@ -55,6 +55,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=3, help="of each that runs beside inspect_ai")
     parser.add_argument(
         "--inspect", type=Path, default=beside.INSPECT_PYTHON, help="the Python that has inspect-ai"
+    )
+    parser.add_argument(
+        "--nat", type=Path, default=beside.NAT_PYTHON, help="the Python that has nvidia-nat-eval"
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""The same run by `millstream eval` and by inspect_ai, and the same calls without an engine."""
+"""The same run by `millstream eval`, inspect_ai and NAT, and the same calls without an engine."""
 
 import json
 import statistics
@@ -12,8 +12,10 @@ from benchmarks.evaluation.workload import write_config, write_questions
 from benchmarks.profiler.measured import ROOT, Stopped, Taken, measure
 
 INSPECT_PYTHON: Final = ROOT / ".venv-bench-inspect" / "bin" / "python"
+NAT_PYTHON: Final = ROOT / ".venv-bench-nat" / "bin" / "python"
 OURS: Final = "millstream eval"
 INSPECT: Final = "inspect_ai"
+NAT: Final = "NAT"
 BARE: Final = "the calls alone"
 _LIMIT_S: Final = 600
 
@@ -34,14 +36,16 @@ class Subject(NamedTuple):
     accuracy: Callable[[Path], float | None]
 
 
-def lines(items: int, concurrency: int, rounds: int, inspect_python: Path, folder: Path) -> Iterator[str]:
+def lines(
+    items: int, concurrency: int, rounds: int, inspect_python: Path, nat_python: Path, folder: Path
+) -> Iterator[str]:
     """The table, a line as soon as it is known; medians of whole processes."""
     questions = folder / "beside.csv"
     write_questions(questions, items)
     heads = f"{'wall s':>9}{'CPU s':>9}{'peak MB':>9}{'accuracy':>10}{'x wall':>9}{'x CPU':>8}{'x MB':>8}"
     yield f"{items:,} items{'':17}"[:24] + heads
     ours: Taken | None = None
-    for subject in _subjects(questions, concurrency, inspect_python, folder):
+    for subject in _subjects(questions, concurrency, inspect_python, nat_python, folder):
         taken, accuracy = _measured(subject, rounds, folder)
         if isinstance(taken, str):
             yield f"{subject.name:24}  {taken}"
@@ -56,17 +60,22 @@ def lines(items: int, concurrency: int, rounds: int, inspect_python: Path, folde
             yield f"{row} " + "".join(f"{ratio:8.2f}" for ratio in ratios)
 
 
-def _subjects(questions: Path, concurrency: int, inspect_python: Path, folder: Path) -> list[Subject]:
+def _subjects(
+    questions: Path, concurrency: int, inspect_python: Path, nat_python: Path, folder: Path
+) -> list[Subject]:
     config = folder / "beside.yml"
     write_config(config, questions, "openai", "exact_match", concurrency)
     ours = [sys.executable, "-m", "millstream", "eval", "--config_file", config]
-    script, logs = Path(__file__).with_name("with_inspect.py"), folder / "inspect"
-    theirs = [inspect_python, script, questions, str(concurrency), logs]
+    inspect, nat = (
+        [python, Path(__file__).with_name(script), questions, str(concurrency), folder / script]
+        for python, script in ((inspect_python, "with_inspect.py"), (nat_python, "with_nat.py"))
+    )
     bare = [sys.executable, "-m", "benchmarks.evaluation.bare", questions, "openai", str(concurrency)]
     scores = config.with_suffix("") / "exact_match_output.json"
     return [
         Subject(OURS, ours, "", lambda _: json.loads(scores.read_bytes())["average_score"]),
-        Subject(INSPECT, theirs, _no_inspect(inspect_python), _printed_accuracy),
+        Subject(INSPECT, inspect, _lacks(inspect_python, "inspect_ai"), _printed_accuracy),
+        Subject(NAT, nat, _lacks(nat_python, "nat.plugins.eval"), _printed_accuracy),
         Subject(BARE, bare, "", lambda _: None),
     ]
 
@@ -75,11 +84,11 @@ def _printed_accuracy(printed: Path) -> float:
     return float(json.loads(printed.read_text(encoding="utf-8").splitlines()[-1])["accuracy"])
 
 
-def _no_inspect(python: Path) -> str:
+def _lacks(python: Path, module: str) -> str:
     try:
-        subprocess.run([python, "-c", "import inspect_ai, openai"], check=True, capture_output=True)
+        subprocess.run([python, "-c", f"import {module}, openai"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        return "not installed: inspect-ai"
+        return f"not installed: {module}"
     return ""
 
 
