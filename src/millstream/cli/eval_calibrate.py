@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from millstream.cli.eval_stopping import Stopping
 from millstream.cli.options import option
 from millstream.evaluation.config import parse_eval
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.wording import counted
+from millstream.interrupts import INTERRUPTED
 from millstream.workflow.config import load_config
 
 if TYPE_CHECKING:
@@ -50,7 +52,12 @@ def calibrate_command(*, config_file: Path, labels: Path, evaluator: str | None,
     from millstream.evaluation.calibration.run import calibrate, write_calibration  # noqa: PLC0415  # SciPy
 
     config = load_config(config_file)
-    found = run_until_stopped(calibrate(config, labels, evaluator), lambda: None)
+    stopping = Stopping(lambda: "Stopped; nothing was written.")
+    try:
+        found = run_until_stopped(calibrate(config, labels, evaluator), stopping.begin, stopping.end_at_once)
+    except KeyboardInterrupt:
+        stopping.end()
+        return INTERRUPTED
     path = write_calibration(parse_eval(config.eval).general.folder, found)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2, allow_nan=False))
