@@ -27,7 +27,6 @@ from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.summary import EvalSummary
 from millstream.evaluation.usage import money
 from millstream.evaluation.wording import counted
-from millstream.interrupts import INTERRUPTED
 from millstream.workflow.config import load_config
 
 _MAX_LISTED = 5
@@ -131,8 +130,7 @@ def eval_command(
             )
         except KeyboardInterrupt:
             shown.close()
-            stopping.end()
-            return _leave(INTERRUPTED, hanging=True)
+            stopping.end_at_once()
         except RunTimeoutError as error:
             shown.close()
             _say(str(error))

@@ -15,7 +15,6 @@ from millstream.cli.options import option
 from millstream.evaluation.config import parse_eval
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.wording import counted
-from millstream.interrupts import INTERRUPTED
 from millstream.workflow.config import load_config
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def calibrate_command(*, config_file: Path, labels: Path, evaluator: str | None,
     try:
         found = run_until_stopped(calibrate(config, labels, evaluator), stopping.begin, stopping.end_at_once)
     except KeyboardInterrupt:
-        stopping.end()
-        return INTERRUPTED
+        stopping.end_at_once()
     path = write_calibration(parse_eval(config.eval).general.folder, found)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2, allow_nan=False))

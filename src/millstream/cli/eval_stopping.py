@@ -27,18 +27,17 @@ class Stopping:
         """Say that the first signal arrived: code that blocks may take its time."""
         _write(_STOPPING)
 
-    def end(self) -> None:
-        """Say the last words, if they are not said yet."""
-        if not self._said:
-            _write(f"{self._last_words()}\n".encode(errors="backslashreplace"))
-            self._said = True
-
     def end_at_once(self) -> NoReturn:
-        """End the process: what is done was saved when it was done, so nothing has to be waited for."""
+        """Say the last words and end the process: what is done was saved when it was done.
+
+        Python's own end would take seconds under load, with all that is imported.
+        """
         try:
             if os.isatty(2):
                 _write(_AS_BEFORE)
-            self.end()
+            if not self._said:
+                _write(f"{self._last_words()}\n".encode(errors="backslashreplace"))
+                self._said = True
         finally:
             os._exit(INTERRUPTED)
 

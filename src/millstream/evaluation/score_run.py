@@ -22,7 +22,7 @@ from millstream.workflow.config import WorkflowConfig
 
 
 class ScoreRun:
-    """All scores of some results.
+    """All scores of some results; the models of the evaluators are open.
 
     Args:
         config: the workflow file.
@@ -81,8 +81,7 @@ class ScoreRun:
             save=self._save,
         )
         self._progress.scoring(self.total)
-        async with self._prepared.models:
-            await self._scorer.run(self._calls())
+        await self._scorer.run(self._calls())
         return {metric.name: without_lonely_zeros(metric, self.scores.of(metric.name)) for metric in metrics}
 
     def _save(self, call: Call, score: ItemScore) -> None:
