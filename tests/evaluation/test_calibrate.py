@@ -434,12 +434,18 @@ def test_the_command_has_its_own_help_and_eval_keeps_its_own(runs, capsys):
     assert "--config_file" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_it_while_the_judge_hangs(runs, tmp_path):
-    lines = ["id,score,answer,question,expected", *(f"{n},1,a,q," for n in range(5))]
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_in_the_middle_and_again(runs, tmp_path, kept):
+    lines = ["id,score,answer,question,expected", *(f"{n},{n % 3},answer {n},q," for n in range(6))]
     (runs.folder / "labels.csv").write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "millstream", "eval", "calibrate", "--config_file", "config.yml"]
-    with stand_in(tmp_path, when("", {"error": {"fault": "hang"}})) as server:
-        _config(runs, server.base_url)
+    rules = [
+        when("answer 5", [{"error": {"fault": "hang"}}, {"json": {"score": 2}}]),
+        *(when(f"answer {n}", {"json": {"score": n % 3}}) for n in range(5)),
+    ]
+    cache = {"enable": kept, "path": "calls.sqlite"}
+    with stand_in(tmp_path, *rules) as server:
+        _config(runs, server.base_url, max_concurrency=2, cache=cache)
         process = subprocess.Popen(
             [*command, "--labels", "labels.csv"],
             cwd=runs.folder,
@@ -448,12 +454,17 @@ def test_ctrl_c_ends_it_while_the_judge_hangs(runs, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(600):
-            if server.stats()["requests"]:
-                break
-            time.sleep(0.1)
+        until_s = time.monotonic() + 60
+        while server.stats()["completed"] < 5 or server.stats()["requests"] < 6:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        done = runs.finish(process, 20)
-    assert done.returncode == 130
-    assert "interrupted" in done.stderr
-    assert not (runs.out / "calibration.json").exists()
+        stopped = runs.finish(process, 20)
+        assert stopped.returncode == 130
+        assert not (runs.out / "calibration.json").exists()
+        told = "asks only for the others" if kept else "asks for every verdict again"
+        assert told in stopped.stderr
+        assert _calibrate(runs).returncode == 0
+        assert server.stats()["requests"] == (7 if kept else 12)
+    assert runs.json("calibration.json")["n"] == 6

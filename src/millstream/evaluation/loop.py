@@ -93,13 +93,15 @@ def run_until_stopped(
     task = loop.create_task(main, name=ENGINE_TASK)
     with _on_signals(loop, task, on_signal, at_once) as received:
         try:
-            return _to_its_end(loop, task)
+            result = _to_its_end(loop, task)
         except asyncio.CancelledError:
             if not received:
                 raise
-            raise KeyboardInterrupt from None
         finally:
             _close(loop)
+        if received:  # also where it came to its end all the same: who waits for us wanted it stopped
+            raise KeyboardInterrupt
+        return result
 
 
 def _to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]") -> T:
