@@ -439,13 +439,10 @@ def test_ctrl_c_in_the_middle_and_again(runs, tmp_path, kept):
     lines = ["id,score,answer,question,expected", *(f"{n},{n % 3},answer {n},q," for n in range(6))]
     (runs.folder / "labels.csv").write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "millstream", "eval", "calibrate", "--config_file", "config.yml"]
-    rules = [
-        when("answer 5", [{"error": {"fault": "hang"}}, {"json": {"score": 2}}]),
-        *(when(f"answer {n}", {"json": {"score": n % 3}}) for n in range(5)),
-    ]
-    cache = {"enable": kept, "path": "calls.sqlite"}
-    with stand_in(tmp_path, *rules) as server:
-        _config(runs, server.base_url, max_concurrency=2, cache=cache)
+    rules = [when(f"answer {n}", {"json": {"score": n % 3}}) for n in range(6)]
+    slow = {"latency": {"time_to_first_token_s": 0.3}}
+    with stand_in(tmp_path, *rules, model=slow) as server:
+        _config(runs, server.base_url, max_concurrency=1, cache={"enable": kept, "path": "calls.sqlite"})
         process = subprocess.Popen(
             [*command, "--labels", "labels.csv"],
             cwd=runs.folder,
@@ -455,16 +452,17 @@ def test_ctrl_c_in_the_middle_and_again(runs, tmp_path, kept):
             text=True,
         )
         until_s = time.monotonic() + 60
-        while server.stats()["completed"] < 5 or server.stats()["requests"] < 6:
+        while server.stats()["requests"] < 4:  # three verdicts are there
             assert time.monotonic() < until_s
-            time.sleep(0.05)
-        time.sleep(0.2)
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         stopped = runs.finish(process, 20)
         assert stopped.returncode == 130
         assert not (runs.out / "calibration.json").exists()
         told = "asks only for the others" if kept else "asks for every verdict again"
         assert told in stopped.stderr
+        asked = server.stats()["requests"]
         assert _calibrate(runs).returncode == 0
-        assert server.stats()["requests"] == (7 if kept else 12)
+        again = server.stats()["requests"] - asked
+        assert again <= 3 if kept else again == 6
     assert runs.json("calibration.json")["n"] == 6
