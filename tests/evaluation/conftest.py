@@ -14,14 +14,7 @@ import yaml
 import millstream
 from millstream.cli import main
 
-COMMAND = [
-    sys.executable,
-    "-c",
-    "from millstream.cli import main; main()",
-    "eval",
-    "--config_file",
-    "config.yml",
-]
+COMMAND = [sys.executable, "-m", "millstream", "eval", "--config_file", "config.yml"]
 
 WORKFLOW = '''
 import asyncio

@@ -434,12 +434,15 @@ def test_the_command_has_its_own_help_and_eval_keeps_its_own(runs, capsys):
     assert "--config_file" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_it_while_the_judge_hangs(runs, tmp_path):
-    lines = ["id,score,answer,question,expected", *(f"{n},1,a,q," for n in range(5))]
+@pytest.mark.parametrize("kept", [True, False])
+def test_ctrl_c_in_the_middle_and_again(runs, tmp_path, kept):
+    lines = ["id,score,answer,question,expected", *(f"{n},{n % 3},answer {n},q," for n in range(6))]
     (runs.folder / "labels.csv").write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "millstream", "eval", "calibrate", "--config_file", "config.yml"]
-    with stand_in(tmp_path, when("", {"error": {"fault": "hang"}})) as server:
-        _config(runs, server.base_url)
+    rules = [when(f"answer {n}", {"json": {"score": n % 3}}) for n in range(6)]
+    slow = {"latency": {"time_to_first_token_s": 0.3}}
+    with stand_in(tmp_path, *rules, model=slow) as server:
+        _config(runs, server.base_url, max_concurrency=1, cache={"enable": kept, "path": "calls.sqlite"})
         process = subprocess.Popen(
             [*command, "--labels", "labels.csv"],
             cwd=runs.folder,
@@ -448,12 +451,18 @@ def test_ctrl_c_ends_it_while_the_judge_hangs(runs, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for _ in range(600):
-            if server.stats()["requests"]:
-                break
-            time.sleep(0.1)
+        until_s = time.monotonic() + 180
+        while server.stats()["requests"] < 4:  # three verdicts are there
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        done = runs.finish(process, 20)
-    assert done.returncode == 130
-    assert "interrupted" in done.stderr
-    assert not (runs.out / "calibration.json").exists()
+        stopped = runs.finish(process, 20)
+        assert stopped.returncode == 130
+        assert not (runs.out / "calibration.json").exists()
+        told = "asks only for the others" if kept else "asks for every verdict again"
+        assert told in stopped.stderr
+        asked = server.stats()["requests"]
+        assert _calibrate(runs).returncode == 0
+        again = server.stats()["requests"] - asked
+        assert again <= 3 if kept else again == 6
+    assert runs.json("calibration.json")["n"] == 6

@@ -92,6 +92,28 @@ def test_json_or_text_comes_back(runs, served, answer, kept):
     assert row["error"] is None
 
 
+def test_failed_items_are_asked_again_there_and_no_others(runs, served):
+    broken = {"two": refusal(400, "no such thing")}
+    served("one", "two", "three")
+    with scripted(lambda asked: broken.get(asked.body["input_message"]) or echo(asked)) as server:
+        here = ("--endpoint", f"{server.url}/generate")
+        assert runs.run(*here).returncode == 3
+        assert runs.run(*here, "--resume").returncode == 3
+        assert len(server.asked) == 3
+        elsewhere = runs.run("--resume", "--retry-failed")
+        assert elsewhere.returncode == 2
+        assert "--endpoint" in elsewhere.stderr
+        broken.clear()
+        assert runs.run(*here, "--resume", "--retry-failed").returncode == 0
+        assert [one.body["input_message"] for one in server.asked[3:]] == ["two"]
+    rows = runs.json("workflow_output.json")
+    assert [(row["id"], row["generated_answer"], row["error"]) for row in rows] == [
+        ("q0", "ONE", None),
+        ("q1", "TWO", None),
+        ("q2", "THREE", None),
+    ]
+
+
 def test_what_goes_wrong_is_the_item_s_failure(runs, served):
     bad = {
         "malformed": Answer(200, b'{"value": ', JSON),

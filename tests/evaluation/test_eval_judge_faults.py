@@ -127,6 +127,17 @@ def _evaluation(runs, base_url, **judge):
     (runs.folder / "config.yml").write_text(yaml.safe_dump(content))
 
 
+def test_a_judge_without_its_key_is_told_before_anything_is_asked(runs, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    runs.data(("a", "one", "ONE"))
+    _evaluation(runs, "https://api.openai.com/v1")
+    done = runs.run()
+    assert done.returncode == 2
+    assert "llms.judge: api.openai.com needs an API key" in done.stderr
+    assert runs.asked() == []
+    assert not runs.out.exists()
+
+
 def test_whatever_the_server_does_the_score_is_missing_with_its_reason(runs, tmp_path):
     """Through the command: one item for each fault, and one that is judged."""
     rules = [when(rf"<answer \w+>\n{name}\n", reply) for name, (reply, _) in CASES.items()]

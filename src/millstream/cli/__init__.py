@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import click
 
-from millstream import __version__
+from millstream import __version__, interrupts
 from millstream.cli import stopping
 from millstream.errors import MillstreamError, StorageError
 
@@ -34,6 +34,8 @@ _COMMANDS: Final = {
 _ATTRIBUTES: Final = {"eval": "eval_command"}
 _STOPPED_GENTLY: Final = ("ship",)
 """Commands that look at `stopping.wanted`."""
+_ENDED_AT_ONCE: Final = ("eval",)
+"""Commands that take the signals over where they have something to clean up."""
 
 
 class _ReaderGoneError(Exception):
@@ -51,6 +53,8 @@ class _LazyGroup(click.Group):
             return None
         module = import_module(_COMMANDS[cmd_name])
         command: click.Command = getattr(module, _ATTRIBUTES.get(cmd_name, cmd_name))
+        if cmd_name not in _ENDED_AT_ONCE:
+            interrupts.work_begins()
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -103,7 +107,7 @@ def _run(given: list[str], *, debug: bool) -> int:
         result: Any = cli.main(args=given, prog_name="millstream", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        return 130
+        return interrupts.INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -1,6 +1,5 @@
 """`millstream eval`: runs a workflow over a dataset, scores it, profiles it."""
 
-import contextlib
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from rich.table import Table
 
 from millstream.cli.eval_calibrate import calibrate_command
 from millstream.cli.eval_progress import Shown
+from millstream.cli.eval_stopping import Stopping
 from millstream.cli.eval_tables import ends, number, one_line, print_scores, print_slices, print_worst
 from millstream.cli.options import option
 from millstream.errors import RunTimeoutError
@@ -31,7 +31,6 @@ from millstream.workflow.config import load_config
 
 _MAX_LISTED = 5
 _WIDTH = 110
-_STOPPING = b"Stopping; press Ctrl-C again to stop at once.\n"
 
 
 class _EvalCommand(click.Command):
@@ -112,6 +111,7 @@ def eval_command(
     settings = parse_eval(config.eval, dataset)
     gates = [parse_gate(text, settings.evaluators) for text in fail_under]
     with Shown(verbose=settings.general.verbose) as shown:
+        stopping = Stopping(lambda: shown.interrupted(settings.general.folder))
         try:
             result = run_until_stopped(
                 evaluate(
@@ -125,12 +125,12 @@ def eval_command(
                     overrides=overrides,
                     progress=shown,
                 ),
-                _said_at_once,
+                stopping.begin,
+                stopping.end_at_once,
             )
         except KeyboardInterrupt:
             shown.close()
-            _say(shown.interrupted(settings.general.folder))
-            return _leave(130, hanging=True)
+            stopping.end_at_once()
         except RunTimeoutError as error:
             shown.close()
             _say(str(error))
@@ -164,12 +164,6 @@ def _leave(code: int, *, hanging: bool) -> int:
         logging.shutdown()
         os._exit(code)
     return code
-
-
-def _said_at_once() -> None:
-    """Says that a signal arrived: code that blocks may take its time. In a handler, so past all buffers."""
-    with contextlib.suppress(OSError):
-        os.write(2, _STOPPING)
 
 
 def _say(text: str) -> None:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from millstream.cli.eval_stopping import Stopping
 from millstream.cli.options import option
-from millstream.evaluation.config import parse_eval
+from millstream.evaluation.config import CacheConfig, parse_eval
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
@@ -45,19 +46,33 @@ def calibrate_command(*, config_file: Path, labels: Path, evaluator: str | None,
 
     The answers are those in the labels' column answer, else those of the last run in the output folder.
     The last line on stdout is the path of calibration.json. Exit codes: 0 done, 2 wrong configuration or
-    labels, 3 scores of the judge are missing, 4 its server or the disk is needed and not there.
+    labels, 3 scores of the judge are missing, 4 its server or the disk is needed and not there, 130 stopped.
     """
     from millstream.evaluation.calibration.run import calibrate, write_calibration  # noqa: PLC0415  # SciPy
 
     config = load_config(config_file)
-    found = run_until_stopped(calibrate(config, labels, evaluator), lambda: None)
-    path = write_calibration(parse_eval(config.eval).general.folder, found)
+    general = parse_eval(config.eval).general
+    stopping = Stopping(lambda: _stopped(general.cache))
+    try:
+        found = run_until_stopped(calibrate(config, labels, evaluator), stopping.begin, stopping.end_at_once)
+    except KeyboardInterrupt:
+        stopping.end_at_once()
+    path = write_calibration(general.folder, found)
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2, allow_nan=False))
     else:
         _print(found)
         click.echo(str(path))
     return 3 if found.missing else 0
+
+
+def _stopped(cache: CacheConfig) -> str:
+    if cache.enable:
+        return f"Stopped. The verdicts so far are in {cache.path}; the same command asks only for the others."
+    return (
+        "Stopped; nothing was written. The same command asks for every verdict again; with "
+        "eval.general.cache.enable they are kept."
+    )
 
 
 def _print(found: "Calibration") -> None:

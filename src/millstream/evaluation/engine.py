@@ -123,7 +123,7 @@ async def evaluate(
         run = _Run(config, prepared, how, progress or Silent(), _effective(config, dataset), opened)
         if skip_workflow and not prepared.config.general.folder.exists():
             run.earlier(prepared.config.general.folder)  # an error leaves no folder behind
-        async with nullcontext() if skip_workflow else delivering(config):
+        async with nullcontext() if skip_workflow else delivering(config), prepared.models:
             with (
                 locked_folder(prepared.config.general.folder) as folder,
                 cached_calls(prepared.config.general.cache),

@@ -4,21 +4,19 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 T = TypeVar("T")
 
 GRACE_S: Final = 2.0
-"""How long cancelled code may take to clean up."""
+"""How long cancelled code may take to clean up, and how long it may hold the event loop for it."""
+_LOOK_S: Final = 0.1
 ENGINE_TASK: Final = "millstream eval"
-"""Begins the names of our own tasks, which no signal may break off half-way."""
-
-
-class StopSignal(KeyboardInterrupt):
-    """Raised by a signal inside the code that runs; a `KeyboardInterrupt` of that code itself is none."""
+"""Begins the names of our own tasks, which `StallWatch` may not break off half-way."""
 
 
 async def in_workers(work: Callable[[], Coroutine[Any, Any, None]], count: int, name: str) -> None:
@@ -71,67 +69,99 @@ class DaemonExecutor(ThreadPoolExecutor):
         return future
 
 
-def run_until_stopped(main: Coroutine[Any, Any, T], on_signal: Callable[[], None] = lambda: None) -> T:
+def run_until_stopped(
+    main: Coroutine[Any, Any, T],
+    on_signal: Callable[[], None],
+    at_once: Callable[[], NoReturn],
+) -> T:
     """Run a coroutine to its end, or until SIGINT or SIGTERM: then it is cancelled and cleans up.
 
-    A second signal breaks off whatever runs. What other tasks raise to end the program ends only themselves.
+    A signal raises nothing in the code that it interrupts, which may be anybody's. What other tasks raise to
+    end the program ends only themselves.
 
     Args:
         main: the coroutine.
         on_signal: called in the handler of the first signal, before anything is cancelled.
+        at_once: ends the process whatever runs. Called in the handler of a further signal, also when this
+            function has returned; and in a thread, when the event loop stands still after a signal.
 
     Raises:
-        KeyboardInterrupt: a signal came.
+        KeyboardInterrupt: a signal came; the process has to end now.
     """
     loop = asyncio.new_event_loop()
     loop.set_default_executor(DaemonExecutor())
     task = loop.create_task(main, name=ENGINE_TASK)
-    with _on_signals(loop, task, on_signal) as received:
+    with _on_signals(loop, task, on_signal, at_once) as received:
         try:
-            return _to_its_end(loop, task, received)
-        except (asyncio.CancelledError, KeyboardInterrupt):
+            result = _to_its_end(loop, task)
+        except asyncio.CancelledError:
             if not received:
                 raise
-            if not task.done():  # the signal was raised inside another task: ours has still to clean up
-                with contextlib.suppress(asyncio.CancelledError):
-                    loop.run_until_complete(task)
-            raise KeyboardInterrupt from None
         finally:
             _close(loop)
+        if received:  # also where it came to its end all the same: who waits for us wanted it stopped
+            raise KeyboardInterrupt
+        return result
 
 
-def _to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]", received: list[int]) -> T:
+def _to_its_end(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[T]") -> T:
     while True:
         try:
             return loop.run_until_complete(task)
         except (KeyboardInterrupt, SystemExit):  # leave the loop from whichever task raised them
-            if received or task.done():
+            if task.done():
                 raise
 
 
 @contextlib.contextmanager
 def _on_signals(
-    loop: asyncio.AbstractEventLoop, task: "asyncio.Task[Any]", on_signal: Callable[[], None]
-) -> Any:
+    loop: asyncio.AbstractEventLoop,
+    task: "asyncio.Task[Any]",
+    on_signal: Callable[[], None],
+    at_once: Callable[[], NoReturn],
+) -> Iterator[list[int]]:
     received: list[int] = []
+    wake = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of handlers
         received.append(number)
-        if len(received) == 1:
-            on_signal()
+        if len(received) > 1:  # perhaps while this very handler runs
+            at_once()
+        on_signal()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it came to its end just now
             loop.call_soon_threadsafe(task.cancel)
-        if len(received) > 1 or in_foreign_task(loop):
-            raise StopSignal
+        wake.set()
+
+    def watch() -> None:
+        wake.wait()
+        if received and not _answers_until_closed(loop):
+            at_once()
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield received
         return
+    threading.Thread(target=watch, name="millstream-stop-watch", daemon=True).start()
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not received:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            wake.set()
+
+
+def _answers_until_closed(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop goes on until it is closed; not where something holds it for longer than `GRACE_S`."""
+    while True:
+        answered = threading.Event()
+        try:
+            loop.call_soon_threadsafe(answered.set)
+        except RuntimeError:  # it is closed
+            return True
+        if not answered.wait(GRACE_S):
+            return loop.is_closed()
+        time.sleep(_LOOK_S)
 
 
 def in_foreign_task(loop: asyncio.AbstractEventLoop) -> bool:

@@ -11,17 +11,21 @@ from millstream.workflow.validation import join_path
 
 
 class Models:
-    """Checked when an evaluator is bound, made when it first asks; `async with` closes their connections.
+    """Checked when an evaluator is bound; `async with` makes them all and closes their connections.
 
     Args:
         config: the workflow file.
     """
 
     def __init__(self, config: WorkflowConfig) -> None:
-        self.named = 0
-        """How often an evaluator named a model or an embedder."""
         self._config = config
+        self._named: list[tuple[str, str]] = []
         self._builder: Builder | None = None
+
+    @property
+    def named(self) -> int:
+        """How often an evaluator named a model or an embedder."""
+        return len(self._named)
 
     def check_llm(self, name: str, where: str) -> None:
         """Whether there is such a model.
@@ -55,14 +59,29 @@ class Models:
     def _check(self, section: str, name: str, known: Mapping[str, Any], where: str) -> None:
         if name not in known:
             raise ConfigError(f"{where}: there is no {join_path(section, name)}{nearest(name, known)}")
-        self.named += 1
+        self._named.append((section, name))
 
     async def __aenter__(self) -> Self:
+        """Make all that are named: what is wrong with one is told now, not to each item.
+
+        Raises:
+            ConfigError: an entry is wrong, or lacks its key.
+            MissingExtraError: LangChain is not installed.
+        """
+        try:
+            for section, name in dict.fromkeys(self._named):
+                await (self.llm(name) if section == "llms" else self.embedder(name))
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         builder, self._builder = self._builder, None
         if builder is not None:
             await builder.aclose()

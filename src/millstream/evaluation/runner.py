@@ -11,7 +11,7 @@ import msgspec
 from millstream import semconv, sources
 from millstream.errors import InputError, ItemTimeoutError, WorkflowError
 from millstream.evaluation.dataset import Item, has_question
-from millstream.evaluation.loop import StallWatch, StopSignal, give_up, in_workers
+from millstream.evaluation.loop import StallWatch, give_up, in_workers
 from millstream.evaluation.reachability import Reachability
 from millstream.evaluation.results import ItemError, ItemResult
 from millstream.workflow.answers import answer_of
@@ -54,8 +54,6 @@ class Guard(AbstractAsyncContextManager["Guard"]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if isinstance(error, StopSignal):
-            return
         if self.expired:
             raise self._timed_out() from error
         if isinstance(error, SystemExit):
@@ -158,8 +156,6 @@ class Runner:
         if task.cancelled():
             return None, WorkflowError("the workflow cancelled itself")
         error = task.exception()
-        if isinstance(error, StopSignal):  # a signal came while its code ran: it has no result
-            raise asyncio.CancelledError
         return (None, error) if error is not None else (task.result(), None)
 
     async def _call(self, ask: Ask, trace_id: str, guard: Guard) -> Any:

@@ -23,7 +23,7 @@ from millstream.workflow.config import WorkflowConfig
 
 
 class ScoreRun:
-    """All scores of some results.
+    """All scores of some results; the models of the evaluators are open.
 
     Args:
         config: the workflow file.
@@ -82,9 +82,8 @@ class ScoreRun:
             save=self._save,
         )
         self._progress.scoring(self.total)
-        async with self._prepared.models:
-            with heap_at_rest():
-                await self._scorer.run(self._calls())
+        with heap_at_rest():
+            await self._scorer.run(self._calls())
         return {metric.name: without_lonely_zeros(metric, self.scores.of(metric.name)) for metric in metrics}
 
     def _save(self, call: Call, score: ItemScore) -> None:

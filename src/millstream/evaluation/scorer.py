@@ -9,7 +9,7 @@ import msgspec
 from millstream.errors import ItemTimeoutError, WorkflowError
 from millstream.evaluation.evaluators.base import EvalItem, Score, as_score
 from millstream.evaluation.judged import evaluating
-from millstream.evaluation.loop import StallWatch, StopSignal, give_up, in_workers
+from millstream.evaluation.loop import StallWatch, give_up, in_workers
 from millstream.evaluation.reachability import Judges
 from millstream.evaluation.registry import Metric
 from millstream.evaluation.results import ItemError
@@ -111,8 +111,6 @@ class Scorer:
             return self._timed_out()
         if task.cancelled():
             return WorkflowError("it cancelled itself")
-        if isinstance(task.exception(), StopSignal):  # a signal came while its code ran
-            raise asyncio.CancelledError
         return task.result()
 
     async def _cancel(self, task: "asyncio.Task[Any]") -> None:
@@ -143,8 +141,6 @@ async def _called(call: Call, traces: list[str]) -> Score | BaseException:
         with evaluating(call.metric, call.item) as trace_id:
             traces += [] if trace_id is None else [trace_id]
             return as_score(await call_any(call.metric.call, call.item))
-    except StopSignal:
-        raise
     except (Exception, SystemExit, KeyboardInterrupt) as fault:  # noqa: BLE001
         return fault
 

@@ -15,7 +15,7 @@ from millstream.workflow.checks import check_references, check_tool_name
 from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
-from millstream.workflow.functions import Function
+from millstream.workflow.functions import Function, imported
 from millstream.workflow.limiter import Limiter, limiter_of
 from millstream.workflow.llms import (
     OpenAIConfig,
@@ -33,6 +33,8 @@ from millstream.workflow.validation import join_path
 
 _WORKFLOW = "workflow"
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_LANGCHAIN = "millstream.workflow.langchain"
+"""An extra, which takes seconds to import."""
 _Built = Function | dict[str, Function]
 """What a component gave: one function, or several by name."""
 _building: ContextVar[tuple[str, ...]] = ContextVar("millstream_building", default=())
@@ -86,11 +88,15 @@ class Builder:
         if name not in self._llms:
             mapping = self.config.llms[name]
             parsed = parse_llm(mapping, where)
-            _record_langchain()
             if isinstance(parsed, OpenAIConfig):
-                self._llms[name] = self._chat_model(parsed, where)
-            else:
-                self._llms[name] = model_from_entry_point(parsed, mapping, where)
+                await imported(_LANGCHAIN)
+            _record_langchain()
+            if name not in self._llms:  # another caller may have made it meanwhile
+                self._llms[name] = (
+                    self._chat_model(parsed, where)
+                    if isinstance(parsed, OpenAIConfig)
+                    else model_from_entry_point(parsed, mapping, where)
+                )
         return self._llms[name]
 
     async def get_function(self, name: str) -> Function:
@@ -147,8 +153,7 @@ class Builder:
             MissingExtraError: LangChain is not installed.
         """
         _only_langchain(wrapper_type, "get_tools")
-        from millstream.workflow import langchain  # noqa: PLC0415  # an extra
-
+        langchain = await imported(_LANGCHAIN)
         for name in tool_names:
             if "." not in name:  # else it is made one
                 check_tool_name(name, "tool_names")
@@ -181,11 +186,15 @@ class Builder:
         if name not in self._embedders:
             mapping = self.config.embedders[name]
             parsed = parse_embedder(mapping, where)
-            _record_langchain()
             if isinstance(parsed, EmbedderConfig):
-                self._embedders[name] = self._embedder(parsed, where)
-            else:
-                self._embedders[name] = model_from_entry_point(parsed, mapping, where)
+                await imported(f"{_LANGCHAIN}_embedders")
+            _record_langchain()
+            if name not in self._embedders:
+                self._embedders[name] = (
+                    self._embedder(parsed, where)
+                    if isinstance(parsed, EmbedderConfig)
+                    else model_from_entry_point(parsed, mapping, where)
+                )
         return self._embedders[name]
 
     async def get_workflow(self) -> Function:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import typing
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from importlib import import_module
 from threading import Thread
 from typing import Annotated, Any, get_args, get_origin
 
@@ -16,6 +17,8 @@ from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.components import FunctionInfo
 from millstream.workflow.time_limit import TimeLimit
+
+_imported: dict[str, Any] = {}
 
 
 class Function:
@@ -251,6 +254,13 @@ async def in_thread(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any
 
     Thread(target=work, name=f"millstream {getattr(fn, '__name__', 'call')}", daemon=True).start()
     return await future
+
+
+async def imported(name: str) -> Any:
+    """A module whose import takes long; in a thread, so that the event loop goes on and hears of signals."""
+    if name not in _imported:
+        _imported[name] = await in_thread(import_module, name)
+    return _imported[name]
 
 
 def _run(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

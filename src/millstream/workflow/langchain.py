@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from millstream.errors import MissingExtraError
 from millstream.workflow.explain import named
+from millstream.workflow.functions import imported
 from millstream.workflow.limiter import Limiter
 from millstream.workflow.llms import OpenAIConfig, Server
 from millstream.workflow.retries import Retries
@@ -79,6 +80,8 @@ class BoundedChatOpenAI(ChatOpenAI):
         return finished(super()._generate_with_cache(*args, **kwargs))
 
     async def _agenerate_with_cache(self, *args: Any, **kwargs: Any) -> ChatResult:
+        if "response_format" in kwargs:
+            await imported("openai.resources.beta.beta")  # by the client in the first such call, for a second
         return finished(await super()._agenerate_with_cache(*args, **kwargs))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from millstream.errors import ConfigError, UnreachableError, nearest
+from millstream.evaluation.caching import cached_calls
 from millstream.evaluation.calibration.answers import Labelled, earlier_scores, labelled_answers
 from millstream.evaluation.calibration.labels import read_labels
 from millstream.evaluation.calibration.measure import Figures, Pair, figures_of
@@ -87,7 +88,8 @@ async def calibrate(config: WorkflowConfig, labels: Path, evaluator: str | None 
     before = None if of_label else earlier_scores(config, parsed, metric.name)
     if before is None:
         async with models:
-            scores = await _asked(metric, answers, parsed.general.max_concurrency)
+            with cached_calls(parsed.general.cache):
+                scores = await _asked(metric, answers, parsed.general.max_concurrency)
     else:
         scores = [_earlier(one, before) for one in answers]
     pairs, reasons = _pairs(answers, scores)

@@ -42,7 +42,7 @@ class Binding(NamedTuple):
     Attributes:
         directory: what files in the options are relative to.
         where: path of the evaluator in the workflow file, for errors.
-        models: of the workflow file; asked for when the evaluator is called, not before.
+        models: of the workflow file; those checked in `bind` are made before the first question.
         output_dir: where the run writes.
     """
 

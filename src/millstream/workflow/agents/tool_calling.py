@@ -9,6 +9,7 @@ from millstream.workflow.answers import answer_of
 from millstream.workflow.builder import Builder
 from millstream.workflow.components import FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.explain import is_server_failure
+from millstream.workflow.functions import imported
 from millstream.workflow.registry import register_function
 
 _MALFORMED_IN_A_ROW = 3
@@ -29,8 +30,7 @@ async def tool_calling_agent(
     llm = await builder.get_llm(config.llm_name)
     tools = await builder.get_tools(config.tool_names)
 
-    from langchain.agents import create_agent  # noqa: PLC0415  # an extra, and slow to import
-
+    create_agent = (await imported("langchain.agents")).create_agent
     middleware = [_limit_of_rounds(config.max_iterations), _malformed_calls_to_model()]
     if config.handle_tool_errors:
         middleware.append(_tool_errors_to_model())
