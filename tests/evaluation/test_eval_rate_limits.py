@@ -18,6 +18,7 @@ RULES = """
 models:
   steady: {}
   priced: {}
+  gpt-4o-mini: {}
   busy: {errors: [{status: 429, message: slow down, probability: 0.3}]}
   told: {errors: [{status: 429, message: slow down, retry_after_s: 0.05, probability: 0.3}]}
   limited: {rate_limits: {requests_per_minute: 600}}
@@ -189,6 +190,59 @@ def test_a_second_run_asks_nobody(runs, server, configured, judge):
     findings = runs.json("findings.json")
     assert findings["cost"]["total"] == 0
     assert findings["cost"]["cached"] == 12
+
+
+def command(runs, *arguments):
+    """What another command prints, run in a process of its own."""
+    done = subprocess.run(
+        [*runs.command[:3], *arguments],
+        cwd=runs.folder,
+        env=runs.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_stored_journal_knows_which_calls_came_from_the_cache(runs, server, configured):
+    """Profiled from the journal, compacted or not, from a run's files, and compared: the same money."""
+    configured("gpt-4o-mini", cache={"enable": True, "path": "calls.sqlite"})
+    runs.data(*asked(6))
+    for out in ("first", "second"):
+        done = runs.spawn("--override", "eval.general.output_dir", out)
+        assert done.returncode == 0, done.stderr
+    assert stats(server)["requests"] == 6
+    first = json.loads((runs.folder / "first" / "findings.json").read_text())["cost"]
+    assert (first["calls"], first["cached"], first["saved"]) == (6, 0, 0)
+    assert first["total"] > 0
+
+    def holds(source, calls, total):
+        found = json.loads(command(runs, "profile", "--json", source))
+        told = found["cost"]
+        assert (told["calls"], told["priced"], told["cached"], told["total"]) == (calls, calls, 6, total)
+        assert told["saved"] == pytest.approx(first["total"])
+        assert (found["tokens"][0]["calls"], found["tokens"][0]["cached"]) == (calls, 6)
+        (latency,) = (row for row in found["latency"] if row["kind"] == "LLM")
+        assert (latency["n"], latency["cached"]) == (calls - 6, 6)
+        return found
+
+    before = holds(str(journal_home()), 12, first["total"])
+    command(runs, "journal", "compact")
+    assert holds(str(journal_home()), 12, first["total"]) == before
+    for file in ("spans.parquet", "all_requests_profiler_traces.json"):
+        holds(f"second/{file}", 6, 0)
+    command(runs, "journal", "export", "--output", "spans.jsonl")
+    holds("spans.jsonl", 12, first["total"])
+    said = command(runs, "profile", str(journal_home()))
+    assert "6 of 12 calls came from the cache of an evaluation" in said
+    compared = json.loads(command(runs, "compare", "--json", "first", "second"))
+    cost = compared["metrics"]["cost"]
+    assert (cost["n"], cost["a"], cost["b"]) == (6, pytest.approx(first["total"] / 6), 0)
+    assert compared["metrics"]["input_tokens"]["difference"] == 0
+    (note,) = compared["notes"]
+    assert note.startswith("6 of 6 model calls of second were answered from the cache")
 
 
 def test_without_the_cache_everything_is_asked_again(runs, server, configured):

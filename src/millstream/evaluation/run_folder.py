@@ -256,7 +256,15 @@ def _trajectories(
     unreadable = sum(one.unreadable for one in found)
     if unreadable:
         notes.append(f"{counted(unreadable, 'event')} of {folder} could not be read.")
-    return [trajectory(one.read) for one in found]
+    runs = [trajectory(one.read) for one in found]
+    calls = [call for run in runs for call in run.calls]
+    cached = sum(call.cached for call in calls)
+    if cached:
+        notes.append(
+            f"{cached:,} of {counted(len(calls), 'model call')} of {folder} were answered from the cache: they"
+            " cost nothing, and the latency of their items is not that of the model."
+        )
+    return runs
 
 
 def _failed(row: Mapping[str, Any]) -> bool:

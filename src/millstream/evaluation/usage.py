@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream import semconv
 from millstream.errors import ConfigError, MillstreamError
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
@@ -15,6 +14,7 @@ from millstream.evaluation.wording import counted
 from millstream.profiler.cost import PriceTable, cost_of_call, price_table
 from millstream.span import Span, SpanKind
 from millstream.store import open_store
+from millstream.store.table import is_cached
 
 
 class CallFigures(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ def call_figures(spans: Sequence[Span], prices: PriceTable) -> CallFigures:
     usages = [call.usage for call in calls if call.usage is not None]
     return CallFigures(
         llm_calls=len(calls),
-        cached=sum(bool(call.attributes.get(semconv.CACHED)) for call in calls),
+        cached=sum(map(is_cached, calls)),
         input_tokens=_sum(usage.input_tokens for usage in usages),
         output_tokens=_sum(usage.output_tokens for usage in usages),
         cost=_cost(calls, prices),
