@@ -11,7 +11,7 @@ import yaml
 
 from millstream.errors import InputError
 from millstream.evaluation.config import StructureConfig
-from millstream.evaluation.outputs import EFFECTIVE, METADATA, WORKFLOW_OUTPUT
+from millstream.evaluation.outputs import EARLIER, EFFECTIVE, METADATA, WORKFLOW_OUTPUT
 from millstream.evaluation.results import RESULTS_FILE
 from millstream.evaluation.run_scores import run_scores
 from millstream.evaluation.scoring import NOT_ANSWERED
@@ -30,7 +30,7 @@ from millstream.profiler.cost import PriceTable
 
 _SUFFIX: Final = "_output.json"
 _REPETITION: Final = re.compile(r"_rep\d+$")
-_OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s", "usage"})
+_OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s", EARLIER, "usage"})
 """The columns that we add to a row."""
 _MEASURES: Final = "avg_"
 """How the types of evaluators begin that measure the run and not the answer."""
@@ -261,7 +261,7 @@ def _trajectories(
     cached = sum(call.cached for call in calls)
     if cached:
         notes.append(
-            f"{cached:,} of {counted(len(calls), 'model call')} of {folder} were answered from the cache: they"
+            f"{cached:,} of {counted(len(calls), 'model call')} of {folder} came from the cache: they"
             " cost nothing, and the latency of their items is not that of the model."
         )
     return runs

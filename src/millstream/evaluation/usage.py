@@ -92,21 +92,17 @@ class Usage(msgspec.Struct, frozen=True):
 
     Attributes:
         currency: of every cost.
-        workflow: the figures of each item's run.
-        judges: those of each call of an evaluator that asks a model.
+        workflow: the figures of each run of an item, of those too that were made again.
+        judges: those of each call of an evaluator that asks a model, likewise.
     """
 
     currency: str
     workflow: Mapping[str, CallFigures]
     judges: Mapping[str, CallFigures]
 
-    def of(self, trace_ids: Iterable[str | None]) -> CallFigures:
+    def of(self, trace_ids: Iterable[str]) -> CallFigures:
         """The sum over some traces, of items or of judges."""
-        found = (
-            self.workflow.get(trace_id) or self.judges.get(trace_id)
-            for trace_id in trace_ids
-            if trace_id is not None
-        )
+        found = (self.workflow.get(trace_id) or self.judges.get(trace_id) for trace_id in trace_ids)
         return together(one for one in found if one is not None)
 
 
@@ -123,25 +119,32 @@ def usage_of(
     """What the items and their judges used.
 
     Args:
-        results: the items.
+        results: the items; the traces of earlier attempts are read here.
         scores: by evaluator; their traces are read here.
-        spans: of the items' runs, by trace.
+        spans: of the items' last runs, by trace.
         home: the folder of recordings.
         prices: from `price_table`.
     """
-    judged = {one.trace_id for of_metric in scores.values() for one in of_metric if one.trace_id}
-    starts = [result.start_ns for result in results if result.start_ns is not None]
+    judged = {trace_id for of_metric in scores.values() for one in of_metric for trace_id in one.traces}
+    earlier: set[str] = set()
+    since_ns: int | None = None
+    for result in results:
+        earlier.update(one.trace_id for one in result.earlier)
+        starts = [one.start_ns for one in result.attempts if one.start_ns is not None]
+        since_ns = min(starts if since_ns is None else [since_ns, *starts], default=None)
+    read = _read(home, judged | earlier, since_ns, prices)
+    last = {trace_id: call_figures(of_item, prices) for trace_id, of_item in spans.items()}
     return Usage(
         prices.currency,
-        {trace_id: call_figures(of_item, prices) for trace_id, of_item in spans.items()},
-        _judges(home, judged, min(starts, default=None), prices),
+        {trace_id: read[trace_id] for trace_id in sorted(earlier) if trace_id in read} | last,
+        {trace_id: read[trace_id] for trace_id in sorted(judged) if trace_id in read},
     )
 
 
-def _judges(
+def _read(
     home: Path, trace_ids: set[str], since_ns: int | None, prices: PriceTable
 ) -> dict[str, CallFigures]:
-    """The figures of judges' traces; what cannot be read back is not there: the items' spans tell why."""
+    """The figures of some traces; what cannot be read back is not there: the items' spans tell why."""
     found: dict[str, list[Span]] = {}
     if trace_ids:
         with contextlib.suppress(MillstreamError, OSError):

@@ -12,14 +12,15 @@ from millstream.store.table import STATUS_CODE, Ints, SpanTable
 _ERROR = STATUS_CODE[Status.ERROR.value]
 
 
-class LatencyRow(msgspec.Struct, frozen=True):
+class LatencyRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Calls of one kind and name.
 
     Attributes:
         n: calls that ended; the statistics are over them, in seconds.
         errors: how many of the n ended with status `error`.
         open: calls without an end.
-        cached: calls that ended and were answered from the cache of an evaluation; they are none of the n.
+        cached: calls that ended and were answered from the cache of an evaluation; they are none of the
+            n. JSON has it where there are any.
     """
 
     kind: str
