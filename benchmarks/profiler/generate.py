@@ -159,6 +159,7 @@ def _rows(
         "links": pa.repeat(_text("[]"), total),
         "model": pc.if_else(pa.array(is_llm), name, _text(None)),
         "time_to_first_chunk_s": pa.array(rng.lognormal(-1, 0.5, total), mask=~is_llm),
+        "cached": pa.repeat(pa.scalar(value=False), total),
         "trace": pa.array((number + first_trace).astype(np.int32)),
         "parent": counted(above.astype(np.int32)),
         "depth": pa.array(shapes.depth[flat].astype(np.int32)),

@@ -141,6 +141,38 @@ def test_failed_items_are_asked_again_only_when_wanted(runs):
     assert runs.run("--retry-failed").returncode == 2
 
 
+def test_what_an_item_used_before_it_was_asked_again_is_counted(runs):
+    """The money of all attempts; the profile and the times are those of the last."""
+    prices = {"currency": "EUR", "date": "2026-01-01", "models": {"model": {"input": 1e6, "output": 0}}}
+    runs.config(profiler={"prices": prices})
+    flow = (runs.folder / "flow.py").read_text()
+    (runs.folder / "flow.py").write_text(
+        flow.replace('if "boom" in question:', 'if "boom" in question and not Path("well").exists():')
+    )
+    runs.data(("a", "boom", "BOOM"), ("b", "two", "TWO"))
+
+    def used(*arguments):
+        done = runs.run("--json", *arguments)
+        rows = {row["id"]: row for row in runs.json("workflow_output.json")}
+        summary = json.loads(done.stdout)["summary"]["workflow"]
+        assert summary["cost"] == sum(row["usage"]["cost"] for row in rows.values())
+        return rows["a"], rows["b"]
+
+    first, other = used()
+    assert (first["usage"]["llm_calls"], first["usage"]["cost"], "earlier_attempts" in first) == (1, 3, False)
+    second, _ = used("--resume", "--retry-failed")
+    assert second["error"] is not None
+    (runs.folder / "well").touch()
+    third, same = used("--resume", "--retry-failed")
+    assert (third["generated_answer"], third["error"]) == ("BOOM", None)
+    assert (third["usage"]["llm_calls"], third["usage"]["input_tokens"], third["usage"]["cost"]) == (3, 9, 9)
+    assert [one["trace_id"] for one in third["earlier_attempts"]] == [first["trace_id"], second["trace_id"]]
+    assert same == other
+    assert runs.json("findings.json")["cost"]["total"] == 6
+    assert used("--resume", "--retry-failed")[0] == third
+    assert used("--skip_workflow")[0] == third
+
+
 def test_changed_and_new_rows_are_asked_again(runs):
     runs.config()
     runs.data(("a", "one", "ONE"), ("b", "two", "TWO"), ("c", "three", "THREE"))

@@ -18,6 +18,7 @@ RULES = """
 models:
   steady: {}
   priced: {}
+  gpt-4o-mini: {}
   busy: {errors: [{status: 429, message: slow down, probability: 0.3}]}
   told: {errors: [{status: 429, message: slow down, retry_after_s: 0.05, probability: 0.3}]}
   limited: {rate_limits: {requests_per_minute: 120}}
@@ -27,6 +28,8 @@ default: "You said: $user"
 """
 
 JUDGE = """
+from pathlib import Path
+
 from millstream.evaluation.evaluators.base import EvaluatorBase
 from millstream.workflow.call_cache import cache_salt
 
@@ -39,6 +42,9 @@ class Grade(EvaluatorBase):
         binding.models.check_llm(self.llm_name, f"{binding.where}.llm_name")
 
         async def grade(item):
+            if item.output.endswith("moody") and Path("moody").exists():
+                await (await binding.models.llm(self.llm_name)).ainvoke(f"grade: {item.output}")
+                raise RuntimeError("not in the mood")
             if item.output.endswith("unjudged"):
                 raise RuntimeError("no verdict")
             llm = await binding.models.llm(self.llm_name)
@@ -191,6 +197,59 @@ def test_a_second_run_asks_nobody(runs, server, configured, judge):
     assert findings["cost"]["cached"] == 12
 
 
+def command(runs, *arguments):
+    """What another command prints, run in a process of its own."""
+    done = subprocess.run(
+        [*runs.command[:3], *arguments],
+        cwd=runs.folder,
+        env=runs.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_stored_journal_knows_which_calls_came_from_the_cache(runs, server, configured):
+    """Profiled from the journal, compacted or not, from a run's files, and compared: the same money."""
+    configured("gpt-4o-mini", cache={"enable": True, "path": "calls.sqlite"})
+    runs.data(*asked(6))
+    for out in ("first", "second"):
+        done = runs.spawn("--override", "eval.general.output_dir", out)
+        assert done.returncode == 0, done.stderr
+    assert stats(server)["requests"] == 6
+    first = json.loads((runs.folder / "first" / "findings.json").read_text())["cost"]
+    assert (first["calls"], first["cached"], first["saved"]) == (6, 0, 0)
+    assert first["total"] > 0
+
+    def holds(source, calls, total):
+        found = json.loads(command(runs, "profile", "--json", source))
+        told = found["cost"]
+        assert (told["calls"], told["priced"], told["cached"], told["total"]) == (calls, calls, 6, total)
+        assert told["saved"] == pytest.approx(first["total"])
+        assert (found["tokens"][0]["calls"], found["tokens"][0]["cached"]) == (calls, 6)
+        (latency,) = (row for row in found["latency"] if row["kind"] == "LLM")
+        assert (latency["n"], latency["cached"]) == (calls - 6, 6)
+        return found
+
+    before = holds(str(journal_home()), 12, first["total"])
+    command(runs, "journal", "compact")
+    assert holds(str(journal_home()), 12, first["total"]) == before
+    for file in ("spans.parquet", "all_requests_profiler_traces.json"):
+        holds(f"second/{file}", 6, 0)
+    command(runs, "journal", "export", "--output", "spans.jsonl")
+    holds("spans.jsonl", 12, first["total"])
+    said = command(runs, "profile", str(journal_home()))
+    assert "6 of 12 calls came from the cache of an evaluation" in said
+    compared = json.loads(command(runs, "compare", "--json", "first", "second"))
+    cost = compared["metrics"]["cost"]
+    assert (cost["n"], cost["a"], cost["b"]) == (6, pytest.approx(first["total"] / 6), 0)
+    assert compared["metrics"]["input_tokens"]["difference"] == 0
+    (note,) = compared["notes"]
+    assert note.startswith("6 of 6 model calls of second came from the cache")
+
+
 def test_without_the_cache_everything_is_asked_again(runs, server, configured):
     configured("steady")
     runs.data(*asked(3))
@@ -230,6 +289,40 @@ def test_judges_are_recorded_apart_from_the_item(runs, server, configured, judge
     assert summary["judges"]["llm_calls"] == 3
     assert "trace_id" not in runs.json("right_output.json")["eval_output_items"][0]
     assert '"judges":"3 calls, ' in (runs.out / "report.html").read_text()
+
+
+def test_what_a_judge_used_before_it_was_asked_again_is_counted(runs, server, configured, judge):
+    """Money spent is money spent, after a second retry and when the answers are scored anew, too."""
+    prices = {"currency": "EUR", "date": "2026-01-01", "models": {"steady": {"input": 1e6, "output": 1e6}}}
+    evaluators = {"grade": {"_type": "grade", "llm_name": "judge"}}
+    configured("steady", evaluators, profiler={"prices": prices})
+    runs.data(("a", "hello", "x"), ("b", "I am moody", "x"))
+    (runs.folder / "moody").touch()
+
+    def used(*arguments):
+        done = runs.run("--json", *arguments)
+        items = {one["id"]: one for one in runs.json("grade_output.json")["eval_output_items"]}
+        sums = json.loads(done.stdout)["summary"]["judges"]
+        for key in ("llm_calls", "input_tokens", "cost"):
+            assert sums[key] == pytest.approx(sum(one["usage"][key] for one in items.values()))
+        return items["a"]["usage"], items["b"]["usage"], items["b"]["score"]
+
+    once, first, score = used()
+    assert score is None
+    assert (once["llm_calls"], first["llm_calls"]) == (1, 1)
+    assert first["cost"] > 0
+    assert used("--resume")[1] == first
+    assert used("--resume", "--retry-failed")[1]["llm_calls"] == 2
+    (runs.folder / "moody").unlink()
+    same, third, score = used("--resume", "--retry-failed")
+    assert same == once
+    assert score is not None
+    assert third["llm_calls"] == 3
+    assert third["input_tokens"] == 3 * first["input_tokens"]
+    assert third["cost"] > 2 * first["cost"]
+    assert used("--resume", "--retry-failed")[1] == third
+    assert stats(server)["requests"] == 2 + 4
+    assert used("--skip_workflow")[1]["llm_calls"] == 1  # those scores are another run's
 
 
 def test_a_cache_that_cannot_be_used_is_said_before_anything_is_asked(runs, server, configured):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from millstream import semconv
 from millstream.evaluation.usage import CallFigures, call_figures, calls_text, together
-from millstream.profiler.cost import LongPrice, Price, PriceTable, cost, cost_of_call
+from millstream.profiler.cost import LongPrice, Price, PriceTable, cost, cost_of_call, request_costs
 from millstream.span import Span, SpanKind, Status, Usage
 from millstream.store.table import SpanTable
 
@@ -79,3 +79,20 @@ def test_in_words():
     assert calls_text(CallFigures(2, 1, 12, 3, 0.00012, None), "EUR") == (
         "2 calls, 1 cached, 12 / 3 tokens, 0.00012 EUR"
     )
+
+
+def test_what_the_cache_saved_is_what_its_calls_would_have_cost():
+    used = Usage(1000, 100)
+    kept = {semconv.CACHED: True}
+    spans = [call(1, usage=used), call(2, usage=used, **kept), call(3, "unheard-of", used, **kept)]
+    table = SpanTable.from_spans(spans)
+    found = cost(table, PRICES)
+    assert (found.total, found.saved) == (pytest.approx(0.0028), pytest.approx(0.0028))
+    assert (found.priced, found.unpriced, found.cached, found.saved_unpriced) == (3, {}, 2, 1)
+    by_name = {one.name: one for one in found.models}
+    plain, unheard = by_name["plain"], by_name["unheard-of"]
+    assert (plain.cached, plain.saved, plain.cost_per_call.value) == (1, plain.cost, plain.cost)
+    assert (unheard.cached, unheard.saved, unheard.cost, unheard.cost_per_call.value) == (1, None, 0, None)
+    assert request_costs(table, PRICES).tolist() == [pytest.approx(0.0028)]
+    nothing = cost(SpanTable.from_spans(spans[:1]), PRICES)
+    assert (nothing.cached, nothing.saved, nothing.saved_unpriced) == (0, 0, 0)

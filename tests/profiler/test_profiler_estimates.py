@@ -5,12 +5,15 @@ import pytest
 import scipy.stats
 
 from millstream.profiler import estimate
+from millstream.profiler.bottlenecks import simple_stack
+from millstream.profiler.cache_opportunity import cache_opportunity
 from millstream.profiler.concurrency import concurrency
 from millstream.profiler.confidence import confidence_intervals, runtime_percentiles
 from millstream.profiler.latency import latency
 from millstream.profiler.requests import request_counts
+from millstream.profiler.retries import retries
 from millstream.profiler.tokens import tokens
-from millstream.semconv import REQUEST_MODEL, TIME_TO_FIRST_CHUNK_S
+from millstream.semconv import CACHED, REQUEST_MODEL, TIME_TO_FIRST_CHUNK_S
 from millstream.span import SpanKind, Status, Usage
 from millstream.store.table import SpanTable
 from tests.profiler.profiler_synthetic import span
@@ -158,6 +161,45 @@ def test_tokens_sum_what_is_known_and_are_null_when_nothing_is():
         None,
     )
     assert unnamed.name == "span name"
+
+
+def test_calls_from_the_cache_are_in_no_figure_of_the_models_speed():
+    def call(number, end, *, cached, kind=SpanKind.LLM):
+        told = {
+            REQUEST_MODEL: "m",
+            TIME_TO_FIRST_CHUNK_S: (end or 0) / S,
+            **({CACHED: True} if cached else {}),
+        }
+        usage = Usage(10, 6)
+        return span(f"{number}", 0, end, kind=kind, name="m", usage=usage, attributes=told)
+
+    sent = [call(1, 2 * S, cached=False), call(2, 4 * S, cached=False)]
+    sent.append(call(3, S, cached=False, kind=SpanKind.TOOL))
+    kept = [call(4, 10, cached=True), call(5, 20, cached=True), call(6, None, cached=True)]
+    table, alone = SpanTable.from_spans([*sent, *kept]), SpanTable.from_spans(sent)
+    row, _ = latency(table)
+    assert (row.n, row.cached, row.open) == (2, 2, 1)
+    assert row.mean == latency(alone)[0].mean
+    (model,) = tokens(table)
+    (was,) = tokens(alone)
+    assert (model.calls, model.cached, model.input_tokens, model.output_tokens) == (5, 3, 50, 30)
+    assert (model.latency_p50, model.total_s, model.output_tokens_per_s, model.time_to_first_chunk_p50) == (
+        was.latency_p50,
+        was.total_s,
+        was.output_tokens_per_s,
+        was.time_to_first_chunk_p50,
+    )
+    assert (
+        confidence_intervals(table).llm_latency_confidence_intervals
+        == confidence_intervals(alone).llm_latency_confidence_intervals
+    )
+    assert concurrency(table) == concurrency(alone)
+    assert simple_stack(table) == simple_stack(alone)
+    (of_calls, _), (of_sent, _) = retries(table), retries(alone)
+    assert of_calls.calls == 5
+    assert of_calls.throughput_per_s == of_sent.throughput_per_s
+    (opportunity,), (of_those_sent,) = cache_opportunity(table), cache_opportunity(alone)
+    assert opportunity == of_those_sent
 
 
 def resumed(pause_s):

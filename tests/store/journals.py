@@ -37,6 +37,7 @@ ATTRIBUTES = st.dictionaries(
             "gen_ai.response.id",
             "gen_ai.response.time_to_first_chunk",
             "gen_ai.tool.definitions",
+            "millstream.cached",
             "own",
         ]
     ),

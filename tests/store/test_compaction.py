@@ -215,6 +215,26 @@ def test_nothing_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_of_earlier_times_tell_what_was_cached(tmp_path):
+    """Files without the column are read, joined with newer ones, and give the same table."""
+    home = Home(tmp_path)
+    cached = [{"millstream.cached": True}, {}]
+    made = [
+        Span(f"{n:032x}", f"{n:016x}", None, "m", SpanKind.LLM, n, n + 1, Status.OK, attributes=cached[n % 2])
+        for n in range(10)
+    ]
+    for number, span in enumerate(made[:9]):
+        home.write(number + 1, [end(span)])
+        compact(tmp_path)
+        if number < 4:
+            (path,) = [file for file in compacted(tmp_path).paths if int(file.stem) == number + 1]
+            pq.write_table(pq.read_table(path).drop_columns(["cached"]), path)
+            same_table(journal_table(tmp_path).table, SpanTable.from_spans(made[: number + 1]))
+    assert len(compacted(tmp_path).files) < 8
+    home.write(10, [end(made[9])])
+    same_table(journal_table(tmp_path).table, SpanTable.from_spans(made))
+
+
 def test_small_files_are_joined_and_traces_with_them(tmp_path):
     """One trace of many processes, each compacted when it ends."""
     for number in range(compaction.MANY_SMALL):

@@ -20,7 +20,7 @@ from millstream.store.table import SpanTable
 
 INTS = ["trace", "parent", "depth", "kind", "name", "model", "status", "start_ns", "end_ns"]
 TOKENS = ["input_tokens", "output_tokens", "cache_read_tokens", "reasoning_tokens"]
-COLUMNS = [*INTS, *TOKENS, "declared_root"]
+COLUMNS = [*INTS, *TOKENS, "declared_root", "cached"]
 COUNT = 9
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 COUNTS = st.one_of(st.none(), st.integers(0, 50))
@@ -30,6 +30,7 @@ ATTRIBUTES = st.sampled_from(
         {},
         {"gen_ai.request.model": "m"},
         {"gen_ai.response.time_to_first_chunk": 0.5},
+        {"millstream.cached": True},
         {"gen_ai.response.time_to_first_chunk": "soon", "é": [1, None]},
     ]
 )
@@ -150,3 +151,21 @@ def test_spans_are_written_as_they_come(tmp_path: Path) -> None:
     made = [Span(f"{n:032x}", "1" * 16, None, "s", SpanKind.LLM, 9 - n, 10, input={"n": n}) for n in range(3)]
     parquet.write_spans(iter(made), tmp_path / "spans.parquet")
     assert list(spans_of(pq.read_table(tmp_path / "spans.parquet"))) == made
+
+
+def test_a_file_of_earlier_times_tells_what_was_cached(tmp_path: Path) -> None:
+    """It has no column of it, and is a table all the same."""
+    path = tmp_path / "spans.parquet"
+    attributes = [{"millstream.cached": True}, {}, {"millstream.cached": False}, {"é": "millstream.cached"}]
+    made = [
+        Span(f"{n:032x}", "1" * 16, None, "s", SpanKind.LLM, n, 10, attributes=told)
+        for n, told in enumerate(attributes * 3)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "ROWS_AT_ONCE", 5)
+        parquet.write_table(SpanTable.from_spans(made), path)
+    rows = pq.read_table(path)
+    pq.write_table(rows.drop_columns(["cached"]), path, row_group_size=5)
+    table = read_table(path)
+    assert table is not None
+    assert table.cached.tolist() == [True, False, False, False] * 3

@@ -69,7 +69,10 @@ def test_prompts_have_the_same_hashes(prompt, tools, spaced):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(TEXTS, ATTRIBUTES), max_size=5))
 @example([("m", {"gen_ai.response.time_to_first_chunk": told}) for told in (-0.0, -1, 0, 2e99, "1", True)])
-def test_models_and_first_chunks(some):
+@example(
+    [("m", {"millstream.cached": told, "x": "millstream.cached"}) for told in (True, False, 1, "true", None)]
+)
+def test_what_attributes_tell(some):
     spans = [
         Span("a" * 32, f"{at:016x}", None, name, SpanKind.LLM, 1, 2, attributes=attributes)
         for at, (name, attributes) in enumerate(some)
@@ -77,7 +80,7 @@ def test_models_and_first_chunks(some):
     found = Lines(b"\n".join(map(msgspec.json.encode, spans)))
     table = loose.of_lines(found, rows_of(found, ENDED), lambda line: (), open_status=None)
     other = loose.of_spans(spans)
-    for name in ("model", "time_to_first_chunk_s"):
+    for name in ("model", "time_to_first_chunk_s", "cached"):
         assert table.column(name).to_pylist() == other.column(name).to_pylist()
 
 

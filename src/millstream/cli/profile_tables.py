@@ -105,6 +105,7 @@ def _latency(found: "Profile", width: int) -> Table | None:
     columns = [*_KIND_AND_NAME, _Column("n", lambda row: f"{row.n:,}")]
     columns += _unless_zero(rows, "failed", "errors")
     columns += _unless_zero(rows, "open", "open")
+    columns += _unless_zero(rows, "not sent", "cached")
     columns += [_Column("mean", lambda row: duration(row.mean.value))]
     columns += [_Column("± 95 %", lambda row: _half_width(row.mean))] if width >= _ROOMY else []
     columns += [
@@ -121,6 +122,7 @@ def _models(found: "Profile", width: int) -> Table | None:
     rows = found.tokens[:MAX_ROWS]
     columns = [_NAME._replace(heading="model"), _Column("calls", lambda row: f"{row.calls:,}")]
     columns += _unless_zero(rows, "failed", "errors")
+    columns += _unless_zero(rows, "not sent", "cached")
     columns += [
         _Column("input", lambda row: _count(row.input_tokens)),
         _Column("cached", lambda row: _count(row.cache_read_tokens)),

@@ -16,8 +16,15 @@ from millstream.evaluation.files import json_bytes
 from millstream.evaluation.json_list import read_list
 from millstream.evaluation.lazy import Lazy
 from millstream.evaluation.lines import NOWHERE, line_at
-from millstream.evaluation.outputs import WORKFLOW_OUTPUT
-from millstream.evaluation.results import RESULTS_FILE, ItemError, ItemResult, read_results, result_at
+from millstream.evaluation.outputs import EARLIER, WORKFLOW_OUTPUT
+from millstream.evaluation.results import (
+    RESULTS_FILE,
+    Attempt,
+    ItemError,
+    ItemResult,
+    read_results,
+    result_at,
+)
 from millstream.evaluation.scoring import NOT_ANSWERED
 
 
@@ -129,7 +136,16 @@ def _from_row(item: Item, row: dict[str, Any] | None, config: DatasetConfig) -> 
         trace_id=row.get("trace_id"),
         start_ns=row.get("start_ns"),
         runtime_s=row.get("runtime_s"),
+        earlier=_earlier(row),
     )
+
+
+def _earlier(row: dict[str, Any]) -> list[Attempt]:
+    """The attempts before this answer; a column of the dataset may have their name."""
+    try:
+        return msgspec.convert(row.get(EARLIER, []), list[Attempt])
+    except msgspec.ValidationError:
+        return []
 
 
 def _result(
@@ -141,6 +157,7 @@ def _result(
     trace_id: str | None = None,
     start_ns: int | None = None,
     runtime_s: float | None = None,
+    earlier: Sequence[Attempt] = (),
 ) -> ItemResult:
     if answer is None and error is None and trace_id is None:
         error = ItemError(NOT_ANSWERED, "there is no earlier answer to this question")
@@ -155,4 +172,5 @@ def _result(
         trace_id=trace_id,
         start_ns=start_ns,
         runtime_s=runtime_s,
+        earlier=list(earlier),
     )

@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from millstream import sources
 from millstream.evaluation.endpoint import open_endpoint
 from millstream.evaluation.files import check_recordable
@@ -17,7 +19,7 @@ from millstream.evaluation.metadata import Metadata
 from millstream.evaluation.prepare import Prepared
 from millstream.evaluation.progress import Progress
 from millstream.evaluation.reachability import Reachability
-from millstream.evaluation.results import RESULTS_FILE, ItemResult, read_results, result_at
+from millstream.evaluation.results import RESULTS_FILE, Attempt, ItemResult, read_results, result_at
 from millstream.evaluation.runner import Ask, Asked, Runner
 from millstream.evaluation.takeover import Takeover
 from millstream.record import journal_home, recorder, stats
@@ -60,6 +62,8 @@ class Asking:
         self._home = journal_home()
         self._offsets = array("q", [NOWHERE]) * (len(self._items) * reps)
         """Of the result of each item and repetition: items in order, and of each its repetitions."""
+        self._earlier: dict[int, list[Attempt]] = {}
+        """At what is asked again."""
         self._resume = False
         self.total = len(self._offsets)
         self.done = 0
@@ -90,7 +94,11 @@ class Asking:
             item = self._items[index]
             holds = (result.question, result.expected) == (item.question, item.expected)
             holds = holds and (failed or result.error is None)
-            self._offsets[self._place(index, result.rep)] = offset if holds else NOWHERE
+            place = self._place(index, result.rep)
+            self._offsets[place] = offset if holds else NOWHERE
+            self._earlier.pop(place, None)
+            if not holds:
+                self._earlier[place] = result.attempts
         if not found:
             self._progress.note("There is nothing to resume; all items are asked.")
         self.done = self.total - self._offsets.count(NOWHERE)
@@ -140,7 +148,9 @@ class Asking:
 
     async def _ask(self, workflow: Asked, takeover: Takeover) -> None:
         def save(result: ItemResult) -> None:
-            self._offsets[self._place(result.index, result.rep)] = takeover.save(result)
+            place = self._place(result.index, result.rep)
+            result = msgspec.structs.replace(result, earlier=self._earlier.get(place, []))
+            self._offsets[place] = takeover.save(result)
             self.done += 1
             self._progress.finished(result)
 

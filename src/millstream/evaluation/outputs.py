@@ -26,6 +26,8 @@ from millstream.workflow.answers import answer_of, answer_text
 WORKFLOW_OUTPUT: Final = "workflow_output.json"
 METADATA: Final = "config_metadata.json"
 EFFECTIVE: Final = "config_effective.yml"
+EARLIER: Final = "earlier_attempts"
+"""Of a row that was asked again: those that do not count any more."""
 PROFILE_FILES: Final = (
     "all_requests_profiler_traces.json",
     "standardized_data_all.csv",
@@ -54,7 +56,7 @@ def write_answers(
 
     Beside the row's own columns it has the answer and the model and tool calls under the keys of the
     dataset's structure, and `rep`, `error`, `trace_id`, `start_ns`, `runtime_s` and `usage`; the times are
-    those of the recorded run, where there is one.
+    those of the recorded run, where there is one. `usage` is that of all attempts at the item.
 
     Raises:
         StorageError: it cannot be written.
@@ -73,7 +75,9 @@ def write_answers(
         row["trace_id"] = result.trace_id
         row["start_ns"] = root.start_ns if root else result.start_ns
         row["runtime_s"] = root.duration_s if root else result.runtime_s
-        row["usage"] = usage_json(used.of([result.trace_id]), used.currency)
+        if result.earlier:
+            row[EARLIER] = msgspec.to_builtins(result.earlier)
+        row["usage"] = usage_json(used.of(result.traces), used.currency)
         del row["usage"]["latency_s"]  # `runtime_s` says it
         return row
 
@@ -145,7 +149,7 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 
 def _judge(score: ItemScore, used: Usage) -> dict[str, Any]:
-    return usage_json(used.of([score.trace_id]), used.currency)
+    return usage_json(used.of(score.traces), used.currency)
 
 
 def score_file(folder: Path, evaluator: str) -> Path:
@@ -206,9 +210,10 @@ def for_report(
                 name: reason for name, of_metric in scores.items() if (reason := reason_of(of_metric[place]))
             },
             runtime_s=result.runtime_s,
-            calls=calls_text(used.of([result.trace_id]), used.currency),
+            calls=calls_text(used.of(result.traces), used.currency),
             judges=calls_text(
-                used.of(of_metric[place].trace_id for of_metric in scores.values()), used.currency
+                used.of(trace_id for of_metric in scores.values() for trace_id in of_metric[place].traces),
+                used.currency,
             ),
         )
 

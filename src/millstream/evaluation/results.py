@@ -23,7 +23,14 @@ class ItemError(msgspec.Struct, frozen=True):
         return f"{self.type}: {self.message}" if self.message else self.type
 
 
-class ItemResult(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True):
+    """That an item was asked: its trace, and when, in Unix nanoseconds."""
+
+    trace_id: str
+    start_ns: int | None
+
+
+class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """One finished item, one line of the file.
 
     Attributes:
@@ -38,6 +45,7 @@ class ItemResult(msgspec.Struct, frozen=True):
         start_ns: when it was asked, Unix nanoseconds; `None` likewise.
         runtime_s: from asking to the answer or the failure, what millstream itself does with it included;
             `None` likewise.
+        earlier: the attempts before this one, which do not count any more; what they used was used.
     """
 
     id: str
@@ -50,11 +58,23 @@ class ItemResult(msgspec.Struct, frozen=True):
     trace_id: str | None
     start_ns: int | None
     runtime_s: float | None
+    earlier: list[Attempt] = []
 
     @property
     def key(self) -> tuple[str, int]:
         """What makes it one of a kind."""
         return self.id, self.rep
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """All that were recorded, this one last."""
+        this = [] if self.trace_id is None else [Attempt(self.trace_id, self.start_ns)]
+        return [*self.earlier, *this]
+
+    @property
+    def traces(self) -> list[str]:
+        """Theirs."""
+        return [attempt.trace_id for attempt in self.attempts]
 
 
 def read_results(path: Path) -> Iterator[tuple[int, ItemResult]]:

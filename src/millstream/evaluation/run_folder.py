@@ -11,7 +11,7 @@ import yaml
 
 from millstream.errors import InputError
 from millstream.evaluation.config import StructureConfig
-from millstream.evaluation.outputs import EFFECTIVE, METADATA, WORKFLOW_OUTPUT
+from millstream.evaluation.outputs import EARLIER, EFFECTIVE, METADATA, WORKFLOW_OUTPUT
 from millstream.evaluation.results import RESULTS_FILE
 from millstream.evaluation.run_scores import run_scores
 from millstream.evaluation.scoring import NOT_ANSWERED
@@ -30,7 +30,7 @@ from millstream.profiler.cost import PriceTable
 
 _SUFFIX: Final = "_output.json"
 _REPETITION: Final = re.compile(r"_rep\d+$")
-_OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s", "usage"})
+_OURS: Final = frozenset({"rep", "error", "trace_id", "start_ns", "runtime_s", EARLIER, "usage"})
 """The columns that we add to a row."""
 _MEASURES: Final = "avg_"
 """How the types of evaluators begin that measure the run and not the answer."""
@@ -256,7 +256,15 @@ def _trajectories(
     unreadable = sum(one.unreadable for one in found)
     if unreadable:
         notes.append(f"{counted(unreadable, 'event')} of {folder} could not be read.")
-    return [trajectory(one.read) for one in found]
+    runs = [trajectory(one.read) for one in found]
+    calls = [call for run in runs for call in run.calls]
+    cached = sum(call.cached for call in calls)
+    if cached:
+        notes.append(
+            f"{cached:,} of {counted(len(calls), 'model call')} of {folder} came from the cache: they"
+            " cost nothing, and the latency of their items is not that of the model."
+        )
+    return runs
 
 
 def _failed(row: Mapping[str, Any]) -> bool:

@@ -44,6 +44,8 @@ class Scores:
         self._count = count
         self._offsets = {name: array("q", [NOWHERE]) * count for name in evaluators}
         self._answers = {name: array("Q", [0]) * count for name in evaluators}
+        self._asked = {name: array("q", [NOWHERE]) * count for name in evaluators}
+        """Of the last lines of an earlier run, whether they hold or not."""
         self._lines: Lines | None = None
         self._stack = ExitStack()
         self._aside: Callable[[str], None] | None = None
@@ -82,6 +84,7 @@ class Scores:
             holds = missing or not is_missing(score)
             self._offsets[line.evaluator][place] = offset if holds else NOWHERE
             self._answers[line.evaluator][place] = answer
+            self._asked[line.evaluator][place] = offset
 
     def has(self, evaluator: str, place: int, answer: str) -> bool:
         """Whether there is a score of this evaluator for this answer.
@@ -100,7 +103,9 @@ class Scores:
         Raises:
             StorageError: it cannot be written; those before it stay.
         """
-        score = msgspec.structs.replace(score, reasoning=answer_of(score.reasoning))
+        score = msgspec.structs.replace(
+            score, reasoning=answer_of(score.reasoning), earlier=self._traces(self._asked[evaluator][place])
+        )
         line = _Line(evaluator, self._evaluators[evaluator], answer)
         if self._lines is None:
             self._lines = self._begin()
@@ -116,6 +121,13 @@ class Scores:
             return []
         file: BinaryIO = self._stack.enter_context(self._path.open("rb"))
         return Lazy(self._count, lambda place: msgspec.convert(line_at(file, offsets[place]), ItemScore))
+
+    def _traces(self, offset: int) -> list[str]:
+        """Of the model calls that led to a line of an earlier run."""
+        if offset == NOWHERE:
+            return []
+        with self._path.open("rb") as file:
+            return msgspec.convert(line_at(file, offset), ItemScore).traces
 
     def _begin(self) -> Lines:
         if self._aside is not None:

@@ -16,7 +16,7 @@ NOT_ANSWERED = "NotAnswered"
 """Error type of an item that nobody asked: its scores are missing, not 0."""
 
 
-class ItemScore(msgspec.Struct, frozen=True):
+class ItemScore(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one evaluator says of one item.
 
     Attributes:
@@ -27,6 +27,7 @@ class ItemScore(msgspec.Struct, frozen=True):
         error: why the item has no answer, or why its score, or one of several values, is missing.
         failed: whether the item failed.
         trace_id: of what the evaluator asked of models; `None` where it asks none.
+        earlier: those of the times that it was asked before, whose scores do not count any more.
     """
 
     id: str
@@ -36,6 +37,12 @@ class ItemScore(msgspec.Struct, frozen=True):
     error: str | None
     failed: bool
     trace_id: str | None = None
+    earlier: list[str] = []
+
+    @property
+    def traces(self) -> list[str]:
+        """All of them."""
+        return [*self.earlier, *([] if self.trace_id is None else [self.trace_id])]
 
 
 def is_missing(score: ItemScore) -> bool:

@@ -1,19 +1,21 @@
 """What the events of one item tell: how long it took, and what its model calls used."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from millstream import semconv
 from millstream.errors import InputError
-from millstream.profiler.cost import PriceTable, cost
+from millstream.profiler.cost import PriceTable, cost_of_call
 from millstream.span import Span, SpanKind, Status, Usage
-from millstream.store.table import SpanTable
 
 TRACES: Final = "all_requests_profiler_traces.json"
 _TRACE: Final = "0" * 31 + "1"
+_CALL: Final = "0" * 15 + "1"
 
 
 class ModelCall(msgspec.Struct, frozen=True):
@@ -21,6 +23,8 @@ class ModelCall(msgspec.Struct, frozen=True):
 
     model: str
     usage: Usage
+    cached: bool = False
+    """Whether it was answered from the cache of an evaluation."""
 
 
 class Trajectory(msgspec.Struct, frozen=True):
@@ -52,6 +56,7 @@ class _Payload(msgspec.Struct, frozen=True):
     event_type: str
     event_timestamp: float
     name: str | None = None
+    metadata: Any = None
     usage_info: _UsageInfo | None = None
     UUID: str = ""
 
@@ -132,7 +137,7 @@ def trajectory(found: Sequence[Event]) -> Trajectory:
     return Trajectory(
         run_time_s=max(0.0, max(ends) - min(starts)) if starts and ends else None,
         calls=[
-            ModelCall(one.name or "", _usage(one.usage_info))
+            ModelCall(one.name or "", _usage(one.usage_info), _is_cached(one.metadata))
             for one in payloads
             if one.event_type == "LLM_END"
         ],
@@ -142,12 +147,22 @@ def trajectory(found: Sequence[Event]) -> Trajectory:
 
 def cost_of(calls: Sequence[ModelCall], prices: PriceTable) -> float | None:
     """What the calls cost together; `None` where one of them has no price, or there are none."""
-    spans = [
-        Span(_TRACE, f"{number:016x}", None, call.model, SpanKind.LLM, 0, 1, Status.OK, usage=call.usage)
-        for number, call in enumerate(calls, 1)
-    ]
-    found = cost(SpanTable.from_spans(spans), prices)
-    return found.total if calls and found.priced == found.calls else None
+    costs = [cost_of_call(_span(call), prices) for call in calls]
+    known = [one for one in costs if one is not None]
+    return math.fsum(known) if calls and len(known) == len(costs) else None
+
+
+def _span(call: ModelCall) -> Span:
+    attributes = {semconv.CACHED: True} if call.cached else {}
+    ended = (0, 1, Status.OK)
+    return Span(
+        _TRACE, _CALL, None, call.model, SpanKind.LLM, *ended, usage=call.usage, attributes=attributes
+    )
+
+
+def _is_cached(metadata: Any) -> bool:
+    """Ours are the span's attributes."""
+    return isinstance(metadata, dict) and metadata.get(semconv.CACHED) is True
 
 
 def _usage(info: _UsageInfo | None) -> Usage:

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream import semconv
 from millstream.errors import ConfigError, MillstreamError
 from millstream.evaluation.results import ItemResult
 from millstream.evaluation.scoring import ItemScore
@@ -15,6 +14,7 @@ from millstream.evaluation.wording import counted
 from millstream.profiler.cost import PriceTable, cost_of_call, price_table
 from millstream.span import Span, SpanKind
 from millstream.store import open_store
+from millstream.store.table import is_cached
 
 
 class CallFigures(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ def call_figures(spans: Sequence[Span], prices: PriceTable) -> CallFigures:
     usages = [call.usage for call in calls if call.usage is not None]
     return CallFigures(
         llm_calls=len(calls),
-        cached=sum(bool(call.attributes.get(semconv.CACHED)) for call in calls),
+        cached=sum(map(is_cached, calls)),
         input_tokens=_sum(usage.input_tokens for usage in usages),
         output_tokens=_sum(usage.output_tokens for usage in usages),
         cost=_cost(calls, prices),
@@ -92,21 +92,17 @@ class Usage(msgspec.Struct, frozen=True):
 
     Attributes:
         currency: of every cost.
-        workflow: the figures of each item's run.
-        judges: those of each call of an evaluator that asks a model.
+        workflow: the figures of each run of an item, of those too that were made again.
+        judges: those of each call of an evaluator that asks a model, likewise.
     """
 
     currency: str
     workflow: Mapping[str, CallFigures]
     judges: Mapping[str, CallFigures]
 
-    def of(self, trace_ids: Iterable[str | None]) -> CallFigures:
+    def of(self, trace_ids: Iterable[str]) -> CallFigures:
         """The sum over some traces, of items or of judges."""
-        found = (
-            self.workflow.get(trace_id) or self.judges.get(trace_id)
-            for trace_id in trace_ids
-            if trace_id is not None
-        )
+        found = (self.workflow.get(trace_id) or self.judges.get(trace_id) for trace_id in trace_ids)
         return together(one for one in found if one is not None)
 
 
@@ -123,25 +119,32 @@ def usage_of(
     """What the items and their judges used.
 
     Args:
-        results: the items.
+        results: the items; the traces of earlier attempts are read here.
         scores: by evaluator; their traces are read here.
-        spans: of the items' runs, by trace.
+        spans: of the items' last runs, by trace.
         home: the folder of recordings.
         prices: from `price_table`.
     """
-    judged = {one.trace_id for of_metric in scores.values() for one in of_metric if one.trace_id}
-    starts = [result.start_ns for result in results if result.start_ns is not None]
+    judged = {trace_id for of_metric in scores.values() for one in of_metric for trace_id in one.traces}
+    earlier: set[str] = set()
+    since_ns: int | None = None
+    for result in results:
+        earlier.update(one.trace_id for one in result.earlier)
+        starts = [one.start_ns for one in result.attempts if one.start_ns is not None]
+        since_ns = min(starts if since_ns is None else [since_ns, *starts], default=None)
+    read = _read(home, judged | earlier, since_ns, prices)
+    last = {trace_id: call_figures(of_item, prices) for trace_id, of_item in spans.items()}
     return Usage(
         prices.currency,
-        {trace_id: call_figures(of_item, prices) for trace_id, of_item in spans.items()},
-        _judges(home, judged, min(starts, default=None), prices),
+        {trace_id: read[trace_id] for trace_id in sorted(earlier) if trace_id in read} | last,
+        {trace_id: read[trace_id] for trace_id in sorted(judged) if trace_id in read},
     )
 
 
-def _judges(
+def _read(
     home: Path, trace_ids: set[str], since_ns: int | None, prices: PriceTable
 ) -> dict[str, CallFigures]:
-    """The figures of judges' traces; what cannot be read back is not there: the items' spans tell why."""
+    """The figures of some traces; what cannot be read back is not there: the items' spans tell why."""
     found: dict[str, list[Span]] = {}
     if trace_ids:
         with contextlib.suppress(MillstreamError, OSError):

@@ -61,7 +61,7 @@ class CacheOpportunity(msgspec.Struct, frozen=True):
     """The calls of one model.
 
     Attributes:
-        calls: all of them.
+        calls: all that were sent: those answered from the cache of an evaluation are in no figure.
         calls_with_prompt: those whose content was recorded.
         prompt_blocks: full blocks of 64 bytes in their prompts.
         different_blocks: a cache of this size gives up none.
@@ -171,7 +171,7 @@ class _Calls:
 
 
 def _of_model(table: SpanTable, blocks: PromptBlocks, model: str, rows: Ints) -> CacheOpportunity:
-    is_call = table.kind[rows] == KIND_CODE[SpanKind.LLM.value]
+    is_call = (table.kind[rows] == KIND_CODE[SpanKind.LLM.value]) & ~table.cached[rows]
     total = int(is_call.sum())
     rows = rows[is_call & blocks.known[rows]]
     rows = rows[np.argsort(table.start_ns[rows], kind="stable")]

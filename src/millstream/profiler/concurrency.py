@@ -30,7 +30,7 @@ class CorrelationStats(msgspec.Struct, frozen=True):
 
 
 class Concurrency(msgspec.Struct, frozen=True):
-    """Concurrency of LLM and TOOL calls that ended.
+    """Concurrency of LLM and TOOL calls that ended; those from the cache of an evaluation ran nowhere.
 
     Attributes:
         n: calls.
@@ -100,8 +100,8 @@ def concurrency(table: SpanTable, spike_threshold: int | None = 1) -> Concurrenc
 
 
 def calls(table: SpanTable) -> Ints:
-    """Rows of the LLM and TOOL calls that ended."""
-    return np.flatnonzero(table.of_kind(SpanKind.LLM, SpanKind.TOOL) & table.closed)
+    """Rows of the LLM and TOOL calls that ended and were not answered from the cache of an evaluation."""
+    return np.flatnonzero(table.of_kind(SpanKind.LLM, SpanKind.TOOL) & table.closed & ~table.cached)
 
 
 def call_levels(table: SpanTable) -> Levels:

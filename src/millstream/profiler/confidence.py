@@ -42,11 +42,14 @@ class Percentiles(msgspec.Struct, frozen=True):
 
 
 def confidence_intervals(table: SpanTable) -> ConfidenceIntervals:
-    """The three intervals. An LLM call's latency is the time from its own start to its own end."""
+    """The three intervals. The latency of an LLM call is the time from its own start to its own end.
+
+    Calls that an evaluation answered from its cache have none.
+    """
     found = requests(table)
     ended = found.run_time_ns >= 0
     start, end = (pauses(table).without(moment[ended]) for moment in (found.start_ns, found.end_ns))
-    calls = table.of_kind(SpanKind.LLM) & table.closed
+    calls = table.of_kind(SpanKind.LLM) & table.closed & ~table.cached
     return ConfidenceIntervals(
         workflow_run_time_confidence_intervals=_of_mean(found.run_time_ns[ended] / NS_PER_S),
         llm_latency_confidence_intervals=_of_mean(table.duration_ns[calls] / NS_PER_S),

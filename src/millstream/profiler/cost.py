@@ -3,11 +3,11 @@
 A call is priced by its model's name as it is, else without the date at its end (`gpt-4o-2024-08-06` is a
 `gpt-4o`), and never by a name that is only similar. Cached tokens cost what the table says, and what other
 input costs where it says nothing. What the table's note leaves out is not in the cost. A call that an
-evaluation answered from its cache costs nothing; spans that lie in files are not looked at for that.
+evaluation answered from its cache costs nothing.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final, TypeGuard
 import msgspec
 import numpy as np
 
-from millstream import semconv
 from millstream.deliver.plugins import available, load_entry_point
 from millstream.errors import ConfigError
 from millstream.profiler import estimate
@@ -25,7 +24,7 @@ from millstream.profiler.groups import of_models
 from millstream.profiler.requests import requests
 from millstream.profiler.results import Statistic
 from millstream.span import Span, Status
-from millstream.store.table import MOST_TOKENS, STATUS_CODE, Bools, Ints, SpanTable, model_of
+from millstream.store.table import MOST_TOKENS, STATUS_CODE, Bools, Ints, SpanTable, is_cached, model_of
 
 GROUP: Final = "millstream.prices"
 MILLION: Final = 1e6
@@ -100,8 +99,11 @@ class ModelCost(msgspec.Struct, frozen=True):
         calls: all LLM calls.
         priced: those that have a cost.
         cost: of these together, null when there is none.
-        cost_per_call: the mean of these and its Student t interval.
+        cost_per_call: the mean of those that were sent, and its Student t interval.
         unpriced: the others, by reason.
+        cached: calls that an evaluation answered from its cache: they are priced, at 0.
+        saved: what these would have cost: at least so much; null when that is known of none.
+        saved_unpriced: those of which it is not known.
     """
 
     name: str
@@ -112,6 +114,9 @@ class ModelCost(msgspec.Struct, frozen=True):
     cost: float | None
     cost_per_call: Statistic
     unpriced: dict[str, int]
+    cached: int = 0
+    saved: float | None = 0.0
+    saved_unpriced: int = 0
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -125,6 +130,8 @@ class Cost(msgspec.Struct, frozen=True):
         requests_unpriced: the other requests.
         cost_per_request: the mean over `requests` and its Student t interval.
         cached: calls that an evaluation answered from its cache: they are priced, at 0.
+        saved: what these would have cost: at least so much; null when that is known of none.
+        saved_unpriced: those of which it is not known.
     """
 
     currency: str
@@ -141,6 +148,8 @@ class Cost(msgspec.Struct, frozen=True):
     cost_per_request: Statistic
     models: list[ModelCost]
     cached: int = 0
+    saved: float | None = 0.0
+    saved_unpriced: int = 0
 
 
 def price_table(users: Path | Mapping[str, Any] | None = None) -> PriceTable:
@@ -179,8 +188,6 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
     """
     amount = np.full(len(table), np.nan)
     rows = np.flatnonzero(table.model >= 0)
-    cached = _cached(table)
-    amount[cached] = 0.0
     models = [_model(table, name, members, prices, amount) for name, members in of_models(table)]
     has_price = ~np.isnan(amount[rows])
     priced = rows[has_price]
@@ -202,18 +209,20 @@ def cost(table: SpanTable, prices: PriceTable) -> Cost:
         priced=len(priced),
         total=float(amount[priced].sum()) if len(priced) or not len(rows) else None,
         unpriced=unpriced,
-        cache_unknown=int((table.cache_read_tokens[priced] < 0).sum()),
+        cache_unknown=int(((table.cache_read_tokens[priced] < 0) & ~table.cached[priced]).sum()),
         requests=int(whole.sum()),
         requests_unpriced=int(recorded.sum() - whole.sum()),
         cost_per_request=estimate.mean(per_request[whole]),
         models=sorted(models, key=lambda model: (-(model.cost or 0.0), model.name)),
-        cached=len(cached),
+        cached=sum(model.cached for model in models),
+        saved=_sum_of_known(model.saved for model in models if model.cached),
+        saved_unpriced=sum(model.saved_unpriced for model in models),
     )
 
 
 def cost_of_call(span: Span, prices: PriceTable) -> float | None:
     """What one model call cost, as `cost` says it; `None` where that is unknown."""
-    if span.attributes.get(semconv.CACHED):
+    if is_cached(span):
         return 0.0
     model = model_of(span)
     priced_as = None if model is None else prices.match(model)
@@ -236,20 +245,6 @@ def _is_possible(count: int | None) -> TypeGuard[int]:
     return count is not None and 0 <= count <= MOST_TOKENS
 
 
-def _cached(table: SpanTable) -> Ints:
-    """Rows of calls that were answered from a cache."""
-    if not isinstance(table.spans, list):  # to read the attributes of a whole store would take its time
-        return np.empty(0, np.int64)
-    return np.array(
-        [
-            row
-            for row in np.flatnonzero(table.model >= 0).tolist()
-            if table.spans[row].attributes.get(semconv.CACHED)
-        ],
-        np.int64,
-    )
-
-
 def request_costs(table: SpanTable, prices: PriceTable) -> Floats:
     """What each request cost; NaN where one of its LLM calls has no price.
 
@@ -270,26 +265,38 @@ def _model(table: SpanTable, name: str, rows: Ints, prices: PriceTable, amount: 
     """The cost of one model's calls; fills their places in `amount`."""
     priced_as = prices.match(name)
     price = prices.models[priced_as] if priced_as is not None else None
-    left = np.isnan(amount[rows])
-    paid_nothing = ~left
+    cached = table.cached[rows]
+    left = np.ones(len(rows), bool)
     unpriced: dict[str, int] = {}
     for reason, applies in _reasons(table, rows, price):
-        if (left & applies).any():
-            unpriced[reason] = int((left & applies).sum())
+        if (without := left & applies & ~cached).any():
+            unpriced[reason] = int(without.sum())
         left &= ~applies
     if price is not None:
         amount[rows[left]] = _amounts(table, rows[left], price)
-    known = amount[rows[left | paid_nothing]]
+    sent, saved = amount[rows[left & ~cached]], amount[rows[left & cached]]
+    amount[rows[cached]] = 0.0
+    priced = len(sent) + int(cached.sum())
     return ModelCost(
         name=name,
         priced_as=priced_as,
         price=price,
         calls=len(rows),
-        priced=len(known),
-        cost=float(known.sum()) if len(known) else None,
-        cost_per_call=estimate.mean(known),
+        priced=priced,
+        cost=float(sent.sum()) if priced else None,
+        cost_per_call=estimate.mean(sent),
         unpriced=unpriced,
+        cached=int(cached.sum()),
+        saved=float(saved.sum()) if len(saved) or not cached.any() else None,
+        saved_unpriced=int(cached.sum()) - len(saved),
     )
+
+
+def _sum_of_known(amounts: Iterable[float | None]) -> float | None:
+    """Null when there are some and none is known."""
+    each = list(amounts)
+    known = [amount for amount in each if amount is not None]
+    return float(sum(known)) if known or not each else None
 
 
 def _reasons(table: SpanTable, rows: Ints, price: Price | None) -> list[tuple[str, Bools]]:

@@ -1,4 +1,4 @@
-"""How long do calls take? Durations per kind and name, failed calls included, open ones counted apart."""
+"""How long do calls take? Durations per kind and name, failed calls included; open and cached ones apart."""
 
 import msgspec
 import numpy as np
@@ -12,13 +12,15 @@ from millstream.store.table import STATUS_CODE, Ints, SpanTable
 _ERROR = STATUS_CODE[Status.ERROR.value]
 
 
-class LatencyRow(msgspec.Struct, frozen=True):
+class LatencyRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """Calls of one kind and name.
 
     Attributes:
         n: calls that ended; the statistics are over them, in seconds.
         errors: how many of the n ended with status `error`.
         open: calls without an end.
+        cached: calls that ended and were answered from the cache of an evaluation; they are none of the
+            n. JSON has it where there are any.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class LatencyRow(msgspec.Struct, frozen=True):
     p90: Statistic
     p95: Statistic
     p99: Statistic
+    cached: int = 0
 
 
 def latency(table: SpanTable) -> list[LatencyRow]:
@@ -39,14 +42,18 @@ def latency(table: SpanTable) -> list[LatencyRow]:
     for kind, name, rows in groups(table):
         end_ns = table.end_ns[rows]
         closed = end_ns >= 0
-        duration = (end_ns - table.start_ns[rows])[closed]
-        errors = int((table.status[rows] == _ERROR).sum(where=closed))
-        row = statistics(kind, name, duration, errors, len(rows) - len(duration))
+        sent = closed & ~table.cached[rows]
+        duration = (end_ns - table.start_ns[rows])[sent]
+        errors = int((table.status[rows] == _ERROR).sum(where=sent))
+        ended = int(closed.sum())
+        row = statistics(kind, name, duration, errors, len(rows) - ended, ended - len(duration))
         found.append((-float(duration.sum()), kind, name, row))
     return [row for *_, row in sorted(found, key=lambda entry: entry[:3])]
 
 
-def statistics(kind: str, name: str, duration_ns: Ints, errors: int, still_open: int) -> LatencyRow:
+def statistics(
+    kind: str, name: str, duration_ns: Ints, errors: int, still_open: int, cached: int = 0
+) -> LatencyRow:
     """The row of one group of calls that ended, durations in nanoseconds in any order."""
     ordered = np.sort(duration_ns) / estimate.NS_PER_S
     return LatencyRow(
@@ -60,4 +67,5 @@ def statistics(kind: str, name: str, duration_ns: Ints, errors: int, still_open:
         p90=estimate.quantile(ordered, 0.90),
         p95=estimate.quantile(ordered, 0.95),
         p99=estimate.quantile(ordered, 0.99),
+        cached=cached,
     )

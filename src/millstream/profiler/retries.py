@@ -45,7 +45,8 @@ class RetryRow(msgspec.Struct, frozen=True):
         lost_s: seconds that failed calls took.
         waited_s: seconds between the end of a failed call and the retry that came next.
         throughput_per_s: calls ended per second from the first start to the last end, pauses between sessions
-            left out; its interval follows the spread of the gaps between ends.
+            left out; its interval follows the spread of the gaps between ends. Calls that an evaluation
+            answered from its cache do not count.
     """
 
     kind: str
@@ -104,6 +105,7 @@ def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts
     ended = rows[table.end_ns[rows] >= 0]
     failed = rows[attempts.failed[rows]]
     again = rows[attempts.is_retry[rows]]
+    sent = ended[~table.cached[ended]]
     return RetryRow(
         kind=kind,
         name=name,
@@ -118,7 +120,7 @@ def _row(table: SpanTable, kind: str, name: str, rows: Ints, attempts: _Attempts
         failed_for_good=int((~attempts.retried[failed]).sum()),
         lost_s=float((table.end_ns[failed] - table.start_ns[failed]).sum()) / NS_PER_S,
         waited_s=float(attempts.waited_ns[again].sum()) / NS_PER_S,
-        throughput_per_s=throughput(quiet.without(table.start_ns[ended]), quiet.without(table.end_ns[ended])),
+        throughput_per_s=throughput(quiet.without(table.start_ns[sent]), quiet.without(table.end_ns[sent])),
     )
 
 

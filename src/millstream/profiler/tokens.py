@@ -15,6 +15,8 @@ _ERROR = STATUS_CODE[Status.ERROR.value]
 class ModelRow(msgspec.Struct, frozen=True):
     """The LLM calls of one model. Token counts are sums of what is known, null when no call knows.
 
+    Calls that were answered from the cache of an evaluation have tokens, and are in no figure of time.
+
     Attributes:
         name: `gen_ai.request.model`, else the model that answered, else the span's name.
         calls: all calls, failed and open ones included.
@@ -23,6 +25,7 @@ class ModelRow(msgspec.Struct, frozen=True):
         latency_p95: likewise.
         time_to_first_chunk_p50: seconds, of calls that streamed.
         output_tokens_per_s: output tokens of calls that ended / their total duration.
+        cached: calls that were answered from the cache of an evaluation.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ModelRow(msgspec.Struct, frozen=True):
     latency_p95: Statistic
     time_to_first_chunk_p50: Statistic
     output_tokens_per_s: float | None
+    cached: int = 0
 
 
 def tokens(table: SpanTable) -> list[ModelRow]:
@@ -55,19 +59,20 @@ def known_sum(column: Ints) -> int | None:
 
 def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
     end_ns, came_in, output = table.end_ns[rows], table.input_tokens[rows], table.output_tokens[rows]
-    closed = end_ns >= 0
+    closed, cached = end_ns >= 0, table.cached[rows]
+    timed = closed & ~cached
     duration_ns = end_ns - table.start_ns[rows]
-    ordered_ns = duration_ns[closed]
+    ordered_ns = duration_ns[timed]
     ordered_ns.sort()
     ordered_s = ordered_ns / estimate.NS_PER_S
-    generated = closed & (output >= 0)
+    generated = timed & (output >= 0)
     generating_s = float(duration_ns[generated].sum()) / estimate.NS_PER_S
-    first_chunk_s = table.time_to_first_chunk_s[rows]
+    first_chunk_s = table.time_to_first_chunk_s[rows][~cached]
     return ModelRow(
         name=name,
         calls=len(rows),
         errors=int((table.status[rows] == _ERROR).sum()),
-        open=len(rows) - len(ordered_s),
+        open=int((~closed).sum()),
         calls_with_usage=int(((came_in >= 0) | (output >= 0)).sum()),
         input_tokens=known_sum(came_in),
         output_tokens=known_sum(output),
@@ -78,4 +83,5 @@ def _model(table: SpanTable, name: str, rows: Ints) -> ModelRow:
         latency_p95=estimate.quantile(ordered_s, 0.95),
         time_to_first_chunk_p50=estimate.quantile(np.sort(first_chunk_s[~np.isnan(first_chunk_s)]), 0.50),
         output_tokens_per_s=float(output[generated].sum()) / generating_s if generating_s else None,
+        cached=int(cached.sum()),
     )

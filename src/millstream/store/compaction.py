@@ -25,7 +25,6 @@ from millstream.store.segments import Segment, State, list_segments, may_go_on
 try:
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     from millstream.store import loose
     from millstream.store.arrange import arrange
@@ -252,7 +251,7 @@ class _Work:
             return 0
         paths = [self._folder / file.name for file in small]
         self._write(
-            [pq.read_table(path, columns=loose.SCHEMA.names) for path in paths],
+            [StoredSpans(path).columns(loose.SCHEMA.names) for path in paths],
             Covered(
                 segments=[name for file in small for name in file.covered.segments],
                 writers={name: known.writers[name] for name in Compacted(self._home, small).writers},

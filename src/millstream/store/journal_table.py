@@ -18,7 +18,7 @@ from millstream.span import Span, Status
 from millstream.store import loose
 from millstream.store.arrange import Arrangement, arrangement, impossible_tokens
 from millstream.store.arrays import UNKNOWN, Code, Ints, Place
-from millstream.store.arrow import column_of, one, plain
+from millstream.store.arrow import bits, column_of, one, plain
 from millstream.store.compacted import Compacted
 from millstream.store.following import stable
 from millstream.store.journal_rows import JournalRows
@@ -33,7 +33,8 @@ from millstream.store.segments import State
 from millstream.store.table import KIND_CODE, STATUS_CODE, TOKENS, SpanTable, possible_tokens
 
 _IDS: Final = ("trace_id", "span_id", "parent_id", "start_ns", "end_ns")
-_READ: Final = [*_IDS, "name", "kind", "status", "error_type", "model", "time_to_first_chunk_s", *TOKENS]
+_TOLD: Final = ("name", "kind", "status", "error_type", "model", "time_to_first_chunk_s", "cached", *TOKENS)
+_READ: Final = [*_IDS, *_TOLD]
 
 
 class JournalTable(NamedTuple):
@@ -135,6 +136,7 @@ def _table(parts: Sequence[StoredSpans | RowSpans], duplicates: int) -> SpanTabl
         end_ns=found.end_ns,
         **{name: possible_tokens(plain(columns[name], UNKNOWN)[order]) for name in TOKENS},
         time_to_first_chunk_s=plain(columns["time_to_first_chunk_s"], math.nan)[order],
+        cached=bits(columns["cached"], 1)[order],
         declared_root=found.declared_root,
         oddities=msgspec.structs.replace(
             found.oddities,

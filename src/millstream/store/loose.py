@@ -1,7 +1,7 @@
 """Loose rows: spans as columns before it is known what is above and below them.
 
-Beside the fields of a span stand those that only its text tells: the model, the time to the first chunk, the
-hashes of the prompt. `arrange` puts such rows in order and works out the rest.
+Beside the fields of a span stand those that only its text tells: the model, the time to the first chunk,
+whether it was cached, the hashes of the prompt. `arrange` puts such rows in order and works out the rest.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,17 +15,14 @@ from millstream import semconv
 from millstream.span import Span, SpanKind, Status
 from millstream.store.arrays import Bools, Floats, Ints
 from millstream.store.arrow import column_of
+from millstream.store.cached import cached_column
 from millstream.store.parquet import FIELDS, WORKED_OUT, blocks_column, span_columns, texts
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, block_hashes, prompt_blocks, rendered_prompt
 from millstream.store.scan import LEFT_TO_PYTHON, NO_PROMPT, NONE, Lines, Places, gather, prompt_hashes
-from millstream.store.table import KIND_CODE, KINDS, STATUSES, first_chunk_s, model_of
+from millstream.store.table import KIND_CODE, KINDS, STATUSES, first_chunk_s, is_cached, model_of
 
-SCHEMA: Final = pa.schema(
-    [
-        *FIELDS,
-        *(field for field in WORKED_OUT if field.name in ("model", "time_to_first_chunk_s", "prompt_blocks")),
-    ]
-)
+_ALSO: Final = ("model", "time_to_first_chunk_s", "cached", "prompt_blocks")
+SCHEMA: Final = pa.schema([*FIELDS, *(field for field in WORKED_OUT if field.name in _ALSO)])
 NO_ROWS: Final = pa.Table.from_batches([], SCHEMA)
 _LLM: Final = KIND_CODE[SpanKind.LLM.value]
 _TEXT: Final = pa.large_string()
@@ -44,6 +41,7 @@ def of_spans(spans: Sequence[Span]) -> pa.Table:
         *span_columns(list(spans)),
         texts([model_of(span) for span in spans]),
         column_of(first_chunks, np.isnan(first_chunks)),
+        column_of(np.array([is_cached(span) for span in spans], bool)),
         blocks_column(prompt_blocks(spans)),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
@@ -67,6 +65,7 @@ def of_lines(
         at = STATUSES.index(open_status.value)
         status = np.where((numbers["end_ns"] == NONE) & (status < 0), at, status)
     is_llm = kind == _LLM
+    attributes = stored.column("attributes")
     columns: dict[str, pa.Array] = {
         "kind": _words(KINDS, kind),
         "status": _words(STATUSES, status),
@@ -74,6 +73,8 @@ def of_lines(
         "links": pa.nulls(len(rows), _TEXT),
         "model": stored.models(is_llm),
         "time_to_first_chunk_s": stored.first_chunks(),
+        "attributes": attributes,
+        "cached": cached_column(attributes),
         "prompt_blocks": blocks_column(stored.prompts(is_llm)),
     }
     for field in SCHEMA:

@@ -58,6 +58,7 @@ STORED: Final = [*FIELD_NAMES, "prompt_blocks"]
 WORKED_OUT: Final = (
     pa.field("model", _TEXT),
     pa.field("time_to_first_chunk_s", pa.float64()),
+    pa.field("cached", pa.bool_(), nullable=False),
     pa.field("trace", pa.int32(), nullable=False),
     pa.field("parent", pa.int32()),
     pa.field("depth", pa.int32(), nullable=False),
@@ -69,6 +70,8 @@ WORKED_OUT: Final = (
 )
 """Those of a table: positions count rows of the whole file; blocks are 8 bytes each, the lowest first."""
 SCHEMA: Final = pa.schema(FIELDS + WORKED_OUT)
+ADDED: Final = ("cached",)
+"""Columns that files of earlier times do not have: they are told by the attributes."""
 WORDS: Final = ("trace_id", "name", "kind", "status", "model", "workload_id", "error_type")
 """Columns of few different texts."""
 _NUMBERS: Final = [field.name for field in SCHEMA if pa.types.is_primitive(field.type)]
@@ -164,6 +167,7 @@ def _table_columns(table: SpanTable, rows: slice) -> Iterator[pa.Array]:
     yield texts([table.models[code] if code >= 0 else None for code in table.model[rows].tolist()])
     first_chunk_s = table.time_to_first_chunk_s[rows]
     yield column_of(first_chunk_s, np.isnan(first_chunk_s))
+    yield column_of(table.cached[rows])
     yield column_of(table.trace[rows])
     yield known(table.parent[rows])
     yield column_of(table.depth[rows])

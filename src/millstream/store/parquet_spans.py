@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from millstream.span import Span, SpanError, SpanEvent, SpanKind, SpanLink, Status, Usage
 from millstream.store.arrays import Ints
 from millstream.store.arrow import bits, column_of
+from millstream.store.cached import cached_column
 from millstream.store.lazy_spans import LazySpans
-from millstream.store.parquet import FIELD_NAMES, ROWS_AT_ONCE
+from millstream.store.parquet import FIELD_NAMES, ROWS_AT_ONCE, SCHEMA
 from millstream.store.prompt_blocks import Hashes, PromptBlocks, once
 
 _KIND: Final = {kind.value: kind for kind in SpanKind}
@@ -109,8 +110,16 @@ class StoredSpans(LazySpans):
         return pq.ParquetFile(self._opened, metadata=self._file.metadata, **options)
 
     def columns(self, names: list[str]) -> pa.Table:
-        """Some of the columns."""
-        return self._file.read(names)
+        """Some of the columns; those of `ADDED` that the file does not have are worked out."""
+        rows = self._file.read([name for name in names if name in self.schema.names])
+        for name in names:
+            if name not in rows.column_names:
+                rows = rows.append_column(SCHEMA.field(name), self._cached())
+        return rows.select(names)
+
+    def _cached(self) -> pa.ChunkedArray:
+        chunks = (chunk for group in self._read_ahead(["attributes"]) for chunk in group.column(0).chunks)
+        return pa.chunked_array([cached_column(chunk) for chunk in chunks], pa.bool_())
 
     def _read_ahead(self, columns: list[str]) -> Iterator[pa.Table]:
         """The groups of rows in order, some read while others are worked on."""

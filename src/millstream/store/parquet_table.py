@@ -9,12 +9,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from millstream.errors import InputError
 from millstream.store.arrays import UNKNOWN, Code, Ints, Place
-from millstream.store.arrow import bits, column_of, plain
-from millstream.store.parquet import METADATA, SCHEMA, VERSION, About
+from millstream.store.arrow import bits, column_of, one, plain
+from millstream.store.parquet import ADDED, METADATA, SCHEMA, VERSION, About
 from millstream.store.parquet_spans import StoredSpans, StoredTexts
 from millstream.store.table import KIND_CODE, STATUS_CODE, TOKENS, SpanTable, possible_tokens
 from millstream.store.table_checks import holds_together
@@ -32,8 +31,8 @@ _NUMBERS: Final[Mapping[str, Any]] = {
 _CODED: Final = {"name": Place, "model": Place, "error_type": Place, "kind": Code, "status": Code}
 _KNOWN: Final = {"kind": KIND_CODE, "status": STATUS_CODE}
 """Words that have numbers of ours."""
-_FLAG: Final = "declared_root"
-_COLUMNS: Final = (*_NUMBERS, *_CODED, _FLAG)
+_FLAGS: Final = ("declared_root", "cached")
+_COLUMNS: Final = (*_NUMBERS, *_CODED, *_FLAGS)
 
 
 def read_table(path: Path) -> SpanTable | None:
@@ -65,7 +64,7 @@ def table_of(spans: StoredSpans) -> SpanTable | None:
     about = about_of(spans)
     if about is None:
         return None
-    found, words = _columns(spans.file(read_dictionary=list(_CODED)))
+    found, words = _columns(spans)
     if any(len(words[name]) > len(known) for name, known in _KNOWN.items()):
         return None
     names, models, errors = (_sorted(words[name], found[name]) for name in ("name", "model", "error_type"))
@@ -89,7 +88,8 @@ def table_of(spans: StoredSpans) -> SpanTable | None:
         end_ns=found["table_end_ns"],
         **{name: possible_tokens(found[name]) for name in TOKENS},
         time_to_first_chunk_s=found["time_to_first_chunk_s"],
-        declared_root=found[_FLAG],
+        cached=found["cached"],
+        declared_root=found["declared_root"],
         oddities=about.oddities,
     )
     return table if holds_together(table) else None
@@ -99,7 +99,7 @@ def about_of(spans: StoredSpans) -> About | None:
     """What a file says of its table, where it holds one that we can read."""
     schema = spans.schema
     told = (schema.metadata or {}).get(METADATA)
-    known = {field.name: field.type for field in schema}
+    known = {name: SCHEMA.field(name).type for name in ADDED} | {field.name: field.type for field in schema}
     if told is None or any(known.get(field.name) != field.type for field in SCHEMA):
         return None
     try:
@@ -109,25 +109,30 @@ def about_of(spans: StoredSpans) -> About | None:
     return about if about.version == VERSION and about.traces >= 0 else None
 
 
-def _columns(file: pq.ParquetFile) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, dict[str, int]]]:
+def _columns(spans: StoredSpans) -> tuple[dict[str, "np.ndarray[Any, Any]"], dict[str, dict[str, int]]]:
     """All columns, -1 or NaN where there is no value; words as numbers, which are theirs in the second."""
-    rows = file.metadata.num_rows
-    found = {name: np.empty(rows, kind) for name, kind in {**_NUMBERS, **_CODED, _FLAG: np.bool_}.items()}
+    file = spans.file(read_dictionary=list(_CODED))
+    there = [name for name in _COLUMNS if name in spans.schema.names]
+    kinds = {**_NUMBERS, **_CODED, **dict.fromkeys(_FLAGS, np.bool_)}
+    found = {name: np.empty(len(spans), kind) for name, kind in kinds.items()}
     words: dict[str, dict[str, int]] = {name: dict(_KNOWN.get(name, {})) for name in _CODED}
     before = 0
     for group in range(file.num_row_groups):  # all at once would take twice the memory
-        some = file.read_row_group(group, columns=_COLUMNS)
-        for name in _COLUMNS:
+        some = file.read_row_group(group, columns=there)
+        for name in there:
             at = before
             for chunk in some.column(name).chunks:
                 found[name][at : at + len(chunk)] = _values(name, chunk, words)
                 at += len(chunk)
         before += len(some)
+    for name in ADDED:
+        if name not in there:
+            found[name] = bits(one(spans.columns([name]), name), 1)
     return found, words
 
 
 def _values(name: str, chunk: pa.Array, words: dict[str, dict[str, int]]) -> "np.ndarray[Any, Any]":
-    if name == _FLAG:
+    if name in _FLAGS:
         return bits(chunk, 1)
     if name not in words:
         return plain(chunk, math.nan if _NUMBERS[name] is np.float64 else UNKNOWN)

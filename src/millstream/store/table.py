@@ -94,6 +94,7 @@ class SpanTable:
         end_ns: Unix nanoseconds, never before the start; -1 while open, shape (n,).
         input_tokens: and the three columns after it: -1 is unknown, shape (n,).
         time_to_first_chunk_s: seconds, of streamed answers; NaN is unknown, shape (n,).
+        cached: the answer came from the cache of an evaluation, and no server was asked, shape (n,).
         declared_root: the span names no parent, shape (n,).
         oddities: what was odd, counted.
     """
@@ -120,6 +121,7 @@ class SpanTable:
     cache_read_tokens: Ints
     reasoning_tokens: Ints
     time_to_first_chunk_s: Floats
+    cached: Bools
     declared_root: Bools
     oddities: Oddities
 
@@ -210,6 +212,7 @@ class SpanTable:
             cache_read_tokens=usage[2],
             reasoning_tokens=usage[3],
             time_to_first_chunk_s=np.array([first_chunk_s(span) for span in rows], np.float64),
+            cached=np.array([is_cached(span) for span in rows], bool),
             declared_root=np.array([span.parent_id is None for span in rows], bool),
             oddities=msgspec.structs.replace(
                 _outside_parents(parent, start, end),
@@ -347,6 +350,11 @@ def first_chunk_s(span: Span) -> float:
     value = span.attributes.get(semconv.TIME_TO_FIRST_CHUNK_S)
     known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
     return float(value) if known else math.nan  # type: ignore[arg-type]  # it is a number where it is known
+
+
+def is_cached(span: Span) -> bool:
+    """Whether the answer came from the cache of an evaluation, and no server was asked."""
+    return span.attributes.get(semconv.CACHED) is True
 
 
 def possible_tokens(column: Ints) -> Ints:

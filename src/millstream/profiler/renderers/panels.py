@@ -59,7 +59,7 @@ def latency_plots(table: SpanTable, rows: list[LatencyRow]) -> dict[str, Any]:
     wanted = {(row.kind, row.name) for row in rows}
     lasted_s: dict[tuple[str, str], Floats] = {
         (kind, name): table.duration_ns[members] / NS_PER_S
-        for kind, name, members in groups(table, table.closed)
+        for kind, name, members in groups(table, table.closed & ~table.cached)
         if (kind, name) in wanted
     }
     longer = [values[values > 0] for values in lasted_s.values() if (values > 0).any()]

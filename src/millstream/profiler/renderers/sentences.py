@@ -61,7 +61,7 @@ def costs(profile: Profile) -> list[str]:
     if isinstance(found, Failure) or not found.calls:
         return []
     if found.total is None:
-        return [f"Cost: unknown, no call could be priced ({_reasons(found)})."]
+        return [f"Cost: unknown, no call could be priced ({_reasons(found)}).", *_not_sent(found)]
     each = found.cost_per_request
     parts = [f"Cost: {'at least ' if found.unpriced else ''}{money(found.total, found.currency)}"]
     if each.value is not None:
@@ -70,7 +70,20 @@ def costs(profile: Profile) -> list[str]:
     said = [f"{', '.join(parts)}, by prices of {found.date}."]
     if found.unpriced:
         said.append(f"{found.calls - found.priced:,} of {calls(found.calls)} not priced: {_reasons(found)}.")
-    return said
+    return [*said, *_not_sent(found)]
+
+
+def _not_sent(found: Cost) -> list[str]:
+    """Calls that an evaluation answered from its cache, and what that saved."""
+    if not found.cached:
+        return []
+    saved = "what that saved is unknown"
+    if found.saved is not None:
+        saved = (
+            f"that saved {'at least ' if found.saved_unpriced else ''}{money(found.saved, found.currency)}"
+        )
+    share = f"{found.cached:,} of {calls(found.calls)}"
+    return [f"{share} came from the cache of an evaluation and were not sent: {saved}."]
 
 
 def _reasons(found: Cost) -> str:
