@@ -171,7 +171,7 @@ def test_another_file_takes_the_place_of_the_configured(write):
     assert load_dataset(config).items[0].id == "1"
     assert parse_eval(section, "other.xlsx").dataset.options == {"sheet": "One"}
     assert parse_eval(section, "https://h/d.parquet?sig=x#y").dataset.file_type == "parquet"
-    with pytest.raises(ConfigError, match=r"--dataset d.txt: its suffix must be one of .json, .*\.xlsx"):
+    with pytest.raises(InputError, match=r"--dataset d.txt: its suffix must be one of .json, .*\.xlsx"):
         parse_eval(section, "d.txt")
 
 

@@ -110,7 +110,7 @@ def _run(given: list[str], *, debug: bool) -> int:
     except MillstreamError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"millstream: {error}", err=True)
+        click.echo(f"millstream: {error.told}", err=True)
         return error.exit_code
     except _ReaderGoneError:
         return 0

@@ -17,7 +17,7 @@ import click
 from pydantic import BaseModel
 
 from millstream.cli.options import option
-from millstream.errors import ConfigError, InputError, MillstreamError
+from millstream.errors import ConfigError, InputError, MillstreamError, UnreachableError
 from millstream.record.recorder import require_stored
 
 _config_file = option(
@@ -122,14 +122,16 @@ async def _run(config: Any, message: str | None) -> None:
 async def _answer(config: Any, message: str | None) -> Any:
     from millstream.workflow.explain import as_millstream_error  # noqa: PLC0415
     from millstream.workflow.runner import open_workflow  # noqa: PLC0415
+    from millstream.workflow.validation import in_file  # noqa: PLC0415
 
-    try:
-        async with open_workflow(config) as workflow:
-            return await workflow.run(message)
-    except MillstreamError:
-        raise
-    except Exception as error:
-        raise as_millstream_error(error) from error
+    with in_file(config.path, UnreachableError):
+        try:
+            async with open_workflow(config) as workflow:
+                return await workflow.run(message)
+        except MillstreamError:
+            raise
+        except Exception as error:
+            raise as_millstream_error(error) from error
 
 
 @contextmanager

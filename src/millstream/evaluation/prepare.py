@@ -4,12 +4,14 @@ from pathlib import Path
 
 import msgspec
 
+from millstream.errors import ConfigError, InputError, UnreachableError
 from millstream.evaluation.config import EvalConfig, parse_eval
 from millstream.evaluation.dataset import Dataset, load_dataset
 from millstream.evaluation.models import Models
 from millstream.evaluation.registry import Metric, build_evaluators
 from millstream.evaluation.slices import check_fields
 from millstream.workflow.config import WorkflowConfig
+from millstream.workflow.validation import in_file
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -30,11 +32,15 @@ def prepare(config: WorkflowConfig, dataset: str | Path | None = None) -> Prepar
 
     Raises:
         ConfigError: a key, an option or an evaluator is wrong.
-        InputError: the dataset is missing or malformed.
+        InputError: the dataset is missing or malformed, or a file of this kind is none.
+        UnreachableError: its server does not answer.
     """
-    parsed = parse_eval(config.eval, dataset)
-    source, models = parsed.dataset, Models(config)
-    metrics = build_evaluators(parsed, config.directory, models)
-    loaded = load_dataset(source, config.directory)
-    check_fields(parsed.general.slices, (item.row for item in loaded.items))
+    with in_file(config.path):
+        parsed = parse_eval(config.eval, dataset)
+        source, models = parsed.dataset, Models(config)
+        metrics = build_evaluators(parsed, config.directory, models)
+    of_file = (ConfigError,) if dataset is not None else (ConfigError, InputError, UnreachableError)
+    with in_file(config.path, *of_file):
+        loaded = load_dataset(source, config.directory)
+        check_fields(parsed.general.slices, (item.row for item in loaded.items))
     return Prepared(parsed, metrics, loaded, models)
