@@ -22,7 +22,7 @@ _COMMANDS: Final = {
     "compare": "millstream.cli.compare",
     "doctor": "millstream.cli.doctor",
     "eval": "millstream.cli.eval",
-    "info": "millstream.cli.run",
+    "info": "millstream.cli.info",
     "journal": "millstream.cli.journal",
     "profile": "millstream.cli.profile",
     "record": "millstream.cli.record",
