@@ -116,32 +116,32 @@ def test_what_is_not_there(tmp_path, server):
             "http://no-such-host.invalid/d.csv",
             UnreachableError,
             (
-                "no host is called no-such-host.invalid. Correct the address, or see whether this machine has a"
-                " network."
+                "no host is called no-such-host.invalid. Correct the address, or see whether this machine has"
+                " a network."
             ),
         ),
         (
             "https://127.0.0.1:{}/d.csv",
             UnreachableError,
             (
-                "there is no TLS connection to 127.0.0.1:{} (wrong version number). Is it http:// and not https://?"
-                " Else mend the server's certificate."
+                "there is no TLS connection to 127.0.0.1:{} (wrong version number). Is it http:// and not"
+                " https://? Else mend the server's certificate."
             ),
         ),
         (
             "http://127.0.0.1:{}/busy.csv",
             UnreachableError,
             (
-                "its server cannot give it now (503 Service Unavailable). Try again later, or copy the file to this"
-                " machine."
+                "its server cannot give it now (503 Service Unavailable). Try again later, or copy the file to"
+                " this machine."
             ),
         ),
         (
             "http://127.0.0.1:{}/private.csv",
             InputError,
             (
-                "its server does not let us in (401 Unauthorized). Put user and password, or a valid signature,"
-                " into the URL, or copy the file to this machine."
+                "its server does not let us in (401 Unauthorized). Put user and password, or a valid"
+                " signature, into the URL, or copy the file to this machine."
             ),
         ),
         (
