@@ -67,7 +67,7 @@ def test_rows_are_returned_yielded_or_awaited(load, name):
         ("1", "a", "1.50"),
         ("2", "b", None),
     ]
-    assert loaded.notes == ["1 of 2 items has no expected answer ('answer')."]
+    assert [loaded.without_answer] == ["1 of 2 items has no expected answer ('answer')."]
     assert loaded.sha256 == load("listed").sha256
 
 
@@ -196,5 +196,5 @@ def test_the_whole_row_as_the_question_keeps_its_answer(write):
     assert json.loads(loaded.items[0].question) == loaded.items[0].row == {"id": 1, "text": "a", "label": "x"}
     assert loaded.notes == [
         "The question is the whole row, its expected answer ('label') too.",
-        "1 of 2 items has no expected answer ('label').",
     ]
+    assert loaded.without_answer == "1 of 2 items has no expected answer ('label')."

@@ -132,8 +132,8 @@ def test_what_is_not_there(tmp_path, server):
             "http://127.0.0.1:{}/busy.csv",
             UnreachableError,
             (
-                "its server cannot give it now (503 Service Unavailable). Try again later, or copy the file to"
-                " this machine."
+                "its server cannot give it now (503 Service Unavailable). Try again later, or copy the file"
+                " to this machine."
             ),
         ),
         (

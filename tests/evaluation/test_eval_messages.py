@@ -62,6 +62,17 @@ def test_several_problems_are_listed_as_validate_does(told):
     )
 
 
+@pytest.mark.parametrize("other", ["Right", "RIGHT", "Workflow"])
+def test_names_of_evaluators_that_are_one_file_on_some_disks(told, other):
+    code, text = told("validate", "evaluators: {", f"evaluators: {{{other}: {{_type: exact_match}}, ")
+    assert code == 2
+    if other == "Workflow":
+        assert "eval.evaluators.Workflow: the name becomes that of the file Workflow_output.json" in text
+    else:
+        assert f"eval.evaluators.right: this and '{other}' differ in upper and lower case only" in text
+        assert "one file on many disks; give one of them another name" in text
+
+
 def test_a_server_that_is_down_is_told_with_the_file_that_names_it(told):
     code, text = told("eval")
     assert (code, told("run")[0]) == (4, 4)

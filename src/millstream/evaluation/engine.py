@@ -167,7 +167,7 @@ class _Run:
         self._items = prepared.dataset.items
         self._asking: Asking | None = None
         self._scoring: ScoreRun | None = None
-        for note in prepared.dataset.notes:
+        for note in prepared.notes:
             progress.note(note)
 
     async def run(self, folder: Path, description: Mapping[str, Any]) -> EvalResult:
