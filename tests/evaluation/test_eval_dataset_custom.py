@@ -109,7 +109,7 @@ def test_what_cannot_be_called_or_found(load):
         match=r"eval.general.dataset.function: rows_here.py has no 'listd'; did you mean 'listed'",
     ):
         load("listd")
-    with pytest.raises(ConfigError, match="is a int; it must be callable"):
+    with pytest.raises(ConfigError, match="is of the type int; it must be callable"):
         load("NUMBER")
     with pytest.raises(ConfigError, match=r"eval.general.dataset: the key 'function' is missing"):
         parse_eval({"general": {"dataset": {"_type": "custom"}}})

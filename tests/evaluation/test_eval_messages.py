@@ -73,6 +73,54 @@ def test_names_of_evaluators_that_are_one_file_on_some_disks(told, other):
         assert "one file on many disks; give one of them another name" in text
 
 
+@pytest.mark.parametrize(
+    ("evaluator", "said"),
+    [
+        (
+            "llm_judge, llm_name: able, rubric: r, scale: 10",
+            "scale: scale is [low, high], two numbers, the lower first, but it is 10",
+        ),
+        (
+            "llm_judge, llm_name: able, rubric: r, scale: 1-5",
+            "scale: scale is [low, high], two numbers, the lower first, but it is '1-5'",
+        ),
+        (
+            "llm_judge, llm_name: able, rubric: {file: r.md}",
+            "rubric: a text is needed here; a file with it is named by rubric_file: PATH",
+        ),
+        (
+            "ragas, llm_name: able, metric: [Faithfulness]",
+            "metric: text or a mapping of keys is needed here, not a list",
+        ),
+        (
+            "regex, pattern: '(open'",
+            "pattern: '(open' is no regular expression: missing ), unterminated subpattern at position 0",
+        ),
+    ],
+)
+def test_wrong_options_of_evaluators_are_told_in_one_sentence(told, evaluator, said):
+    assert told("validate", "exact_match", evaluator) == (
+        2,
+        f"millstream: config.yml: eval.evaluators.right.{said}\n",
+    )
+
+
+def test_a_support_that_is_neither_a_number_nor_a_share(told):
+    text = told("validate", "output_dir: out", "profiler: {prefix_span_analysis: {min_support: 2.5}}")[1]
+    assert (
+        "min_support: give a whole number of requests, or the share of them up to 1.0, but it is 2.5" in text
+    )
+
+
+def test_a_price_table_that_is_not_there_is_named_once(told):
+    code, text = told("validate", "output_dir: out", "profiler: {prices: cheap.csv}")
+    assert code == 2
+    assert text == (
+        "millstream: config.yml: eval.general.profiler.prices: the price table cheap.csv cannot be read: No such"
+        " file or directory\n"
+    )
+
+
 def test_a_server_that_is_down_is_told_with_the_file_that_names_it(told):
     code, text = told("eval")
     assert (code, told("run")[0]) == (4, 4)

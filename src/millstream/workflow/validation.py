@@ -149,6 +149,9 @@ def _plain(annotation: Any) -> Any:
 def _member(union: Any, tag: str) -> Any:
     """The member of a union that pydantic's location calls `tag`: a class name or a discriminator's value."""
     for option in map(_plain, get_args(union)):
+        origin = get_origin(option)
+        if origin is not None and tag.startswith(f"{getattr(origin, '__name__', '')}["):  # dict[str,int]
+            return option
         if tag in (getattr(option, "__name__", None), str(option)):
             return option
         if _is_model(option):

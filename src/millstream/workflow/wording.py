@@ -41,6 +41,8 @@ _LENGTHS: Final = {
     "too_long": ("at most {}", "max_length"),
 }
 _KEYS_OF_PROMPT: Final = ("file", "sha256")
+_TELLING: Final = 3
+"""Characters of a text that are not in a message by chance."""
 _NEEDED: Final = " is needed here"
 _CHOICE: Final = re.compile(r"'([^']*)'")
 _OF_PYTHON: Final = re.compile(r" or (?:an )?instance of \w+")
@@ -69,8 +71,12 @@ def in_words(problem: Mapping[str, Any], *, secret: bool) -> str:
     message = message.replace("Input should be", "it must be")
     message = message[:1].lower() + message[1:]
     plain = "input" in problem and not isinstance(value, Mapping | list | BaseModel)
-    told = secret or not plain or described(value) in message
+    told = secret or not plain or described(value) in message or _is_named(value, message)
     return message if told else f"{message}, but it is {described(value)}"
+
+
+def _is_named(value: Any, message: str) -> bool:
+    return isinstance(value, str) and len(value) >= _TELLING and value in message
 
 
 def is_prompt(key: str) -> bool:

@@ -123,7 +123,9 @@ def reading(
         function = load_entry_point(available(GROUP)[kind])
         name = f"The dataset {kind!r}"
     if not callable(function):
-        raise ConfigError(f"eval.general.dataset: {name} is a {type(function).__name__}; it must be callable")
+        raise ConfigError(
+            f"eval.general.dataset: {name} is of the type {type(function).__name__}; it must be callable"
+        )
     digest = hashlib.sha256()
     rows = _digested(rows_of_function(function, {"file_path": file_path, **keywords}, name), digest)
     yield Reading(shown(file_path) if file_path else name, rows, digest.hexdigest)
