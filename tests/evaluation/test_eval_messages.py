@@ -116,8 +116,8 @@ def test_a_price_table_that_is_not_there_is_named_once(told):
     code, text = told("validate", "output_dir: out", "profiler: {prices: cheap.csv}")
     assert code == 2
     assert text == (
-        "millstream: config.yml: eval.general.profiler.prices: the price table cheap.csv cannot be read: No such"
-        " file or directory\n"
+        "millstream: config.yml: eval.general.profiler.prices: the price table cheap.csv cannot be read: No"
+        " such file or directory\n"
     )
 
 
