@@ -16,15 +16,26 @@ MillstreamError
 `exit_code` is what the command line exits with; `transient` says whether trying again can help.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
 class MillstreamError(Exception):
-    """Root of every error that millstream raises on purpose."""
+    """Root of every error that millstream raises on purpose.
+
+    Attributes:
+        file: the workflow file that it is about, where the message does not name it.
+    """
 
     exit_code: ClassVar[int] = 2
     transient: ClassVar[bool] = False
+    file: Path | None = None
+
+    @property
+    def told(self) -> str:
+        """The message, with the file in front."""
+        return str(self) if self.file is None else titled(str(self.file), str(self).splitlines())
 
 
 class ConfigError(MillstreamError, ValueError):
@@ -108,6 +119,13 @@ class StorageError(MillstreamError, OSError):
     """The journal or an output file cannot be written."""
 
     exit_code = 4
+
+
+def titled(title: str, problems: Sequence[str]) -> str:
+    """Problems of a file: after its path, or below it where there are several."""
+    if len(problems) == 1:
+        return f"{title}: {problems[0]}"
+    return f"{title} has {len(problems)} problems:\n" + "\n".join(f"  {line}" for line in problems)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

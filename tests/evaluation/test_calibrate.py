@@ -373,6 +373,12 @@ def test_a_comparison_is_calibrated_with_its_places(runs, tmp_path):
         ("id,score\n,1\n", [], "line 2 has no id"),
         ("id,score,rep\n1,1,x\n", [], "rep 'x' is not a number from 1"),
         ("id,score\n", [], "has no rows"),
+        ("id,score,answer\n1,,x\n", [], "None of the labels has a score: fill in the column score."),
+        (
+            "id,score,answer\n1,1,x\n2,,y\n",
+            [],
+            "No id of the labels is one of the dataset data.csv: the first of the labels is '1', the first",
+        ),
         ("id,score\n1,1\n", [], "the labels have no column 'answer', and out holds no workflow_output.json"),
         (
             "id,score\n1,1\n",
@@ -384,11 +390,24 @@ def test_a_comparison_is_calibrated_with_its_places(runs, tmp_path):
 )
 def test_wrong_labels_are_told(runs, labels, arguments, message):
     _config(runs, "http://127.0.0.1:9/v1")
+    (runs.folder / "data.csv").write_text("id,question\nq-1,one\nq-2,two\n")
     (runs.folder / "labels.csv").write_text(labels)
     done = _calibrate(runs, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert not (runs.out / "calibration.json").exists()
+
+
+def test_labels_of_other_ids_than_those_of_the_run(runs):
+    runs.data(("q-1", "one", "ONE"))
+    runs.config()
+    assert runs.run().returncode == 0
+    _config(runs, "http://127.0.0.1:9/v1")
+    (runs.folder / "labels.csv").write_text("id,score\n1,1\n")
+    done = _calibrate(runs)
+    assert done.returncode == 2
+    assert "No id of the labels is one of the run in out: the first of the labels is '1'," in done.stderr
+    assert "the first there 'q-1'." in done.stderr
 
 
 def test_labels_that_are_not_there(runs):

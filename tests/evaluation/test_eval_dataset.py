@@ -82,7 +82,8 @@ def test_structure_and_quoted_line_breaks(write):
     first, second = loaded.items
     assert (first.id, first.question, first.expected) == ("Hello, you", 'line 1\r\nline "2"', "spam")
     assert second.expected is None
-    assert loaded.notes == ["1 of 2 items has no expected answer ('label')."]
+    assert loaded.notes == []
+    assert loaded.without_answer == "1 of 2 items has no expected answer ('label')."
 
 
 def test_the_whole_row_as_the_question(write):

@@ -67,7 +67,7 @@ def test_rows_are_returned_yielded_or_awaited(load, name):
         ("1", "a", "1.50"),
         ("2", "b", None),
     ]
-    assert loaded.notes == ["1 of 2 items has no expected answer ('answer')."]
+    assert [loaded.without_answer] == ["1 of 2 items has no expected answer ('answer')."]
     assert loaded.sha256 == load("listed").sha256
 
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_called_or_found(load):
         match=r"eval.general.dataset.function: rows_here.py has no 'listd'; did you mean 'listed'",
     ):
         load("listd")
-    with pytest.raises(ConfigError, match="is a int; it must be callable"):
+    with pytest.raises(ConfigError, match="is of the type int; it must be callable"):
         load("NUMBER")
     with pytest.raises(ConfigError, match=r"eval.general.dataset: the key 'function' is missing"):
         parse_eval({"general": {"dataset": {"_type": "custom"}}})
@@ -171,7 +171,7 @@ def test_another_file_takes_the_place_of_the_configured(write):
     assert load_dataset(config).items[0].id == "1"
     assert parse_eval(section, "other.xlsx").dataset.options == {"sheet": "One"}
     assert parse_eval(section, "https://h/d.parquet?sig=x#y").dataset.file_type == "parquet"
-    with pytest.raises(ConfigError, match=r"--dataset d.txt: its suffix must be one of .json, .*\.xlsx"):
+    with pytest.raises(InputError, match=r"--dataset d.txt: its suffix must be one of .json, .*\.xlsx"):
         parse_eval(section, "d.txt")
 
 
@@ -196,5 +196,5 @@ def test_the_whole_row_as_the_question_keeps_its_answer(write):
     assert json.loads(loaded.items[0].question) == loaded.items[0].row == {"id": 1, "text": "a", "label": "x"}
     assert loaded.notes == [
         "The question is the whole row, its expected answer ('label') too.",
-        "1 of 2 items has no expected answer ('label').",
     ]
+    assert loaded.without_answer == "1 of 2 items has no expected answer ('label')."

@@ -243,6 +243,32 @@ def test_several_turns_are_a_chat_s_messages(runs, served):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "question", [["a", "b"], [{"text": "a"}], [{"role": "user", "content": "a"}, "b"], []]
+)
+def test_a_list_that_is_no_messages_is_the_text_of_one(runs, served, question):
+    served("x")
+    (runs.folder / "data.json").write_text(json.dumps([{"id": "a", "question": question, "answer": "YES"}]))
+    with scripted(lambda asked: completion(asked, "YES")) as server:
+        runs.run("--endpoint", server.url, "--dataset", "data.json")
+        messages = server.asked[0].body["messages"]
+    assert [message["role"] for message in messages] == ["user"]
+    assert json.loads(messages[0]["content"]) == question
+
+
+def test_messages_may_lack_content_as_calls_of_tools_do(runs, served):
+    served("x")
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "2"},
+    ]
+    (runs.folder / "data.json").write_text(json.dumps([{"id": "a", "question": turns, "answer": "YES"}]))
+    with scripted(lambda asked: completion(asked, "YES")) as server:
+        runs.run("--endpoint", server.url, "--dataset", "data.json")
+        assert server.asked[0].body["messages"] == turns
+
+
 def test_a_key_in_the_url_is_sent_and_never_written(runs, served):
     def script(asked):
         return refusal(400) if "two" in str(asked.body) else echo(asked)

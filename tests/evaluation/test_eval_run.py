@@ -148,6 +148,22 @@ def test_a_gate_on_a_metric_without_a_score_fails(runs):
     assert "accuracy has no score" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("evaluator", "is_said"),
+    [
+        ({"_type": "avg_llm_latency"}, False),
+        ({"_type": "python", "target": "flow.py:score"}, False),
+        ({"_type": "regex", "pattern": "ONE"}, False),
+        ({"_type": "regex", "pattern": "{expected}"}, True),
+        ({"_type": "similarity", "method": "edit"}, True),
+    ],
+)
+def test_that_answers_are_missing_is_said_where_an_evaluator_needs_them(runs, evaluator, is_said):
+    runs.config(evaluators={"one": evaluator})
+    runs.data(("a", "one", ""), ("b", "two", "TWO"))
+    assert ("no expected answer ('answer')." in runs.run().stderr) == is_said
+
+
 def test_missing_expected_answers_are_missing_scores(runs):
     runs.config()
     runs.data(("a", "one", "ONE"), ("b", "two", ""), ("c", "three", "no"))

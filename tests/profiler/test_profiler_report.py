@@ -432,3 +432,17 @@ def test_a_narrow_screen_does_not_scroll_sideways(opened, many):
     page = opened(many, evaluation(many))
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [420, 1200])
+def test_captions_wrap_inside_what_is_seen(opened, many, width):
+    page = opened(many, evaluation(many))
+    page.set_viewport_size({"width": width, "height": 900})
+    beyond = """() => [...document.querySelectorAll("caption")].filter((caption) => {
+        const text = document.createRange(), seen = caption.closest(".scroll");
+        text.selectNodeContents(caption);
+        return seen && text.getBoundingClientRect().right > seen.getBoundingClientRect().right + 1;
+    }).map((caption) => caption.textContent)"""
+    assert page.evaluate("document.querySelectorAll('#scores .scroll caption').length") == 1
+    assert page.evaluate(beyond) == []

@@ -183,12 +183,19 @@ def test_info_lists_components_with_their_keys(millstream):
         "tool_calling_agent",
     ]
     keys = {key["name"]: key for key in listed["agents"][2]["keys"]}
-    assert keys["llm_name"] == {"name": "llm_name", "type": "LLMRef", "required": True, "default": None}
+    assert keys["llm_name"] == {
+        "name": "llm_name",
+        "type": "LLMRef",
+        "required": True,
+        "default": None,
+        "aliases": [],
+    }
     assert keys["max_iterations"] == {
         "name": "max_iterations",
         "type": "int",
         "required": False,
         "default": 15,
+        "aliases": [],
     }
     assert {llm["name"] for llm in listed["llms"]} >= {"openai", "nim"}
     evaluators = {item["name"]: item for item in listed["evaluators"]}
@@ -198,12 +205,36 @@ def test_info_lists_components_with_their_keys(millstream):
         "type": "'edit' | 'rouge_l' | 'embedding'",
         "required": True,
         "default": None,
+        "aliases": [],
     }
     assert evaluators["avg_llm_latency"]["description"]
-    assert {"name": "parquet"} in listed["datasets"]
     text = millstream("info").stdout
     assert "      temperature: float | None (default null)" in text
     assert "tool_calling_agent  A LangGraph agent" in text
+
+
+def test_info_lists_keys_of_datasets_and_other_names_of_keys(millstream):
+    listed = json.loads(millstream("info", "--json").stdout)
+    datasets = {item["name"]: item for item in listed["datasets"]}
+    keys = {name: {key["name"]: key for key in item["keys"]} for name, item in datasets.items()}
+    shared = ["file_path", "id_key", "structure", "filter"]
+    assert {name: list(found) for name, found in keys.items()} == {
+        "csv": shared,
+        "custom": ["function", *shared],
+        "json": shared,
+        "jsonl": shared,
+        "parquet": shared,
+        "xls": ["sheet", *shared],
+    }
+    assert keys["custom"]["function"]["required"]
+    assert [keys["csv"]["file_path"]["required"], keys["custom"]["file_path"]["required"]] == [True, False]
+    assert keys["csv"]["structure"]["default"]["question_key"] == "question"
+    router = next(item for item in listed["agents"] if item["name"] == "router_agent")
+    assert {key["name"]: key["aliases"] for key in router["keys"]}["tool_names"] == ["branches"]
+    text = millstream("info").stdout
+    assert "  xls  The files that end in .xls, .xlsx\n      sheet: str | None (default null)\n" in text
+    assert "      path: Path (required; also output_path, file_path)\n" in text
+    assert "      tool_names: list[FunctionRef] (required; also tool_list)\n" in text
 
 
 def test_run_says_when_nothing_could_be_recorded(write, millstream_process, tmp_path):

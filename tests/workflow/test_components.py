@@ -337,7 +337,7 @@ async def test_get_llm_and_frameworks(write, llms, monkeypatch):
         await builder.get_llm("able", wrapper_type=LLMFrameworkEnum.CREWAI)
     with pytest.raises(ConfigError, match=r"there is no embedders.e"):
         await builder.get_embedder("e")
-    with pytest.raises(ConfigError, match=r"has no section 'workflow'"):
+    with pytest.raises(ConfigError, match=r"there is no section workflow"):
         await builder.get_workflow()
     assert await builder.get_llm("able") is await builder.get_llm("able")
     await builder.aclose()

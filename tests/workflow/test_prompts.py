@@ -92,8 +92,16 @@ def test_validate_says_it(flow, millstream, tmp_path):
     assert "it is relative to the workflow file" in done.stderr
 
 
-def test_a_prompt_that_is_a_mapping_is_told(flow):
-    from millstream.workflow.checks import check_config
-
-    with pytest.raises(ConfigError, match=r"workflow\.system_prompt: text is needed here, not"):
-        check_config(load_config(flow(text=AGENT.replace("file: prompts/agent.md", "path: x"))))
+@pytest.mark.parametrize(
+    "keys", ["path: prompts/agent.md", "fil: prompts/agent.md, sha256: ab", "text: You add."]
+)
+def test_a_mapping_that_names_no_file_is_told(flow, millstream, keys):
+    path = flow(text=AGENT.replace("file: prompts/agent.md", keys))
+    done = millstream("validate", "--config_file", str(path))
+    hint = "; did you mean 'file'? Known: file, sha256" if "fil:" in keys else "; known: file, sha256"
+    key = keys.partition(":")[0]
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"millstream: {path}: workflow.system_prompt.{key}: unknown key{hint}; a prompt is a text, or"
+        " {file: PATH} of one\n"
+    )

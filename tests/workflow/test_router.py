@@ -157,3 +157,59 @@ def test_validate_checks_whom_they_name(write, llms, kind):
         check_config(load_config(write(text.replace("[shuot]", "[]"), parts=PARTS)))
     with pytest.raises(ConfigError, match=r"workflow: the key 'tool_names' is missing"):
         check_config(load_config(write(text.replace(", tool_names: [shuot]", ""), parts=PARTS)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "other"),
+    [("router_agent, llm_name: able", "branches"), ("sequential_executor", "tool_list")],
+)
+def test_two_keys_that_mean_the_same_are_told(write, llms, kind, other):
+    text = llms + FUNCTIONS + f"workflow: {{_type: {kind}, tool_names: [shout], {other}: [count]}}"
+    with pytest.raises(
+        ConfigError, match=rf"^workflow: {other} is another name of tool_names; give one of them$"
+    ):
+        check_config(load_config(write(text, parts=PARTS)))
+    wrong = text.replace("tool_names: [shout], ", "").replace(f"{other}:", f"{other[:-1]}:")
+    with pytest.raises(
+        ConfigError, match=rf"workflow\.{other[:-1]}: unknown key; did you mean '{other}'\? Known: "
+    ):
+        check_config(load_config(write(wrong, parts=PARTS)))
+
+
+CIRCLES = """
+functions:
+  shout: {_type: python, target: 'parts.py:shout'}
+  a: {_type: A}
+  b: {_type: B}
+workflow: {_type: sequential_executor, tool_names: [shout, a]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "circle"),
+    [
+        (
+            "sequential_executor, tool_list: [a]",
+            "sequential_executor, tool_list: [shout]",
+            "a -> functions.a",
+        ),
+        (
+            "router_agent, llm_name: able, branches: [shout, b]",
+            "tool_calling_agent, llm_name: able, tool_names: [a]",
+            "a -> functions.b -> functions.a",
+        ),
+    ],
+)
+def test_validate_and_run_name_a_circle_in_the_same_words(write, llms, millstream, a, b, circle):
+    path = str(write(llms + CIRCLES.replace("A}", f"{a}}}").replace("B}", f"{b}}}"), parts=PARTS))
+    checked = millstream("validate", "--config_file", path)
+    ran = millstream("run", "--config_file", path, "--input", "x")
+    words = f"millstream: {path}: components need each other in a circle: functions.{circle}\n"
+    assert (checked.returncode, checked.stderr) == (2, words)
+    assert (ran.returncode, ran.stderr) == (2, words)
+
+
+def test_functions_that_several_need_are_no_circle(write):
+    steps = "{{_type: sequential_executor, tool_names: [{}]}}".format
+    text = FUNCTIONS + f"  a: {steps('shout, b')}\n  b: {steps('shout')}\nworkflow: {steps('a, b, shout')}\n"
+    check_config(load_config(write(text, parts=PARTS)))

@@ -22,7 +22,7 @@ _COMMANDS: Final = {
     "compare": "millstream.cli.compare",
     "doctor": "millstream.cli.doctor",
     "eval": "millstream.cli.eval",
-    "info": "millstream.cli.run",
+    "info": "millstream.cli.info",
     "journal": "millstream.cli.journal",
     "profile": "millstream.cli.profile",
     "record": "millstream.cli.record",
@@ -114,7 +114,7 @@ def _run(given: list[str], *, debug: bool) -> int:
     except MillstreamError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"millstream: {error}", err=True)
+        click.echo(f"millstream: {error.told}", err=True)
         return error.exit_code
     except _ReaderGoneError:
         return 0

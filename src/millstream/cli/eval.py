@@ -28,6 +28,7 @@ from millstream.evaluation.summary import EvalSummary
 from millstream.evaluation.usage import money
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
+from millstream.workflow.validation import in_file
 
 _MAX_LISTED = 5
 _WIDTH = 110
@@ -108,7 +109,8 @@ def eval_command(
     server or the disk is needed and not there, 130 interrupted.
     """
     config = with_slices(load_config(config_file, overrides), slices)
-    settings = parse_eval(config.eval, dataset)
+    with in_file(config.path):
+        settings = parse_eval(config.eval, dataset)
     gates = [parse_gate(text, settings.evaluators) for text in fail_under]
     with Shown(verbose=settings.general.verbose) as shown:
         stopping = Stopping(lambda: shown.interrupted(settings.general.folder))

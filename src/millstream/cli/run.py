@@ -1,4 +1,4 @@
-"""`millstream run`, `validate` and `info`: a workflow file run, checked, and what it may contain."""
+"""`millstream run` and `validate`: a workflow file run, and checked."""
 
 import asyncio
 import json
@@ -7,17 +7,15 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 import click
-from pydantic import BaseModel
 
 from millstream.cli.options import option
-from millstream.errors import ConfigError, InputError, MillstreamError
+from millstream.errors import ConfigError, InputError, MillstreamError, UnreachableError
 from millstream.record.recorder import require_stored
 
 _config_file = option(
@@ -89,25 +87,6 @@ def validate(config_file: Path, overrides: Sequence[tuple[str, str]], *, as_json
     return 0
 
 
-@click.command()
-@option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(*, as_json: bool) -> None:
-    """List what a workflow file may contain, with its keys: components, evaluators, exporters, processors."""
-    groups = _components()
-    if as_json:
-        click.echo(json.dumps(groups, indent=2, default=str))
-        return
-    for group, items in groups.items():
-        click.echo(f"{group}:" if items else f"{group}: none")
-        for item in items:
-            click.echo(f"  {item['name']}" + (f"  {item['description']}" if item.get("description") else ""))
-            for key in item.get("keys", []):
-                default = (
-                    "required" if key["required"] else f"default {json.dumps(key['default'], default=str)}"
-                )
-                click.echo(f"      {key['name']}: {key['type']} ({default})")
-
-
 async def _run(config: Any, message: str | None) -> None:
     """Print the answer, and only then wait for what is still to be delivered."""
     from millstream.workflow.answers import answer_text  # noqa: PLC0415
@@ -122,14 +101,16 @@ async def _run(config: Any, message: str | None) -> None:
 async def _answer(config: Any, message: str | None) -> Any:
     from millstream.workflow.explain import as_millstream_error  # noqa: PLC0415
     from millstream.workflow.runner import open_workflow  # noqa: PLC0415
+    from millstream.workflow.validation import in_file  # noqa: PLC0415
 
-    try:
-        async with open_workflow(config) as workflow:
-            return await workflow.run(message)
-    except MillstreamError:
-        raise
-    except Exception as error:
-        raise as_millstream_error(error) from error
+    with in_file(config.path, UnreachableError):
+        try:
+            async with open_workflow(config) as workflow:
+                return await workflow.run(message)
+        except MillstreamError:
+            raise
+        except Exception as error:
+            raise as_millstream_error(error) from error
 
 
 @contextmanager
@@ -178,91 +159,3 @@ def _check(config: Any, problems: Any) -> None:
 
         with problems.collect():
             prepare(config)
-
-
-def _components() -> dict[str, list[dict[str, Any]]]:
-    from millstream.deliver.plugins import EXPORTERS, PROCESSORS  # noqa: PLC0415
-    from millstream.deliver.plugins import available as plugins  # noqa: PLC0415
-    from millstream.evaluation.datasets.registry import dataset_types  # noqa: PLC0415
-    from millstream.evaluation.registry import evaluator_types  # noqa: PLC0415
-    from millstream.record.integrations import available  # noqa: PLC0415
-    from millstream.workflow.embedders import EMBEDDER_GROUP, EMBEDDERS  # noqa: PLC0415
-    from millstream.workflow.llms import LLM_GROUP, PROVIDERS  # noqa: PLC0415
-    from millstream.workflow.registry import registered  # noqa: PLC0415
-
-    functions = [
-        (
-            kind.agent,
-            {"name": kind.name, "description": _first_line(kind.build), "keys": _keys(kind.config_type)},
-        )
-        for kind in registered()
-    ]
-    llms = [{"name": name, "keys": _keys(model)} for name, model in PROVIDERS.items()]
-    llms += [{"name": point.name, "keys": []} for point in entry_points(group=LLM_GROUP)]
-    embedders = [{"name": name, "keys": _keys(model)} for name, model in EMBEDDERS.items()]
-    embedders += [{"name": point.name, "keys": []} for point in entry_points(group=EMBEDDER_GROUP)]
-    return {
-        "agents": [item for agent, item in functions if agent],
-        "functions": [item for agent, item in functions if not agent],
-        "llms": llms,
-        "embedders": embedders,
-        "integrations": [{"name": name} for name in available()],
-        "datasets": [{"name": name} for name in dataset_types()],
-        "evaluators": _plugins(evaluator_types()),
-        "exporters": _plugins(plugins(EXPORTERS)),
-        "processors": _plugins(plugins(PROCESSORS)),
-    }
-
-
-def _plugins(points: Mapping[str, EntryPoint]) -> list[dict[str, Any]]:
-    """What entry points make, with its options; one that cannot be loaded says why."""
-    from millstream.deliver.options import Accepted  # noqa: PLC0415
-    from millstream.deliver.plugins import load_entry_point  # noqa: PLC0415
-
-    items: list[dict[str, Any]] = []
-    for name, point in sorted(points.items()):
-        try:
-            made = load_entry_point(point)
-        except ConfigError as error:
-            items.append({"name": name, "description": str(error), "keys": []})
-            continue
-        if isinstance(made, type) and issubclass(made, BaseModel):
-            keys = _keys(made)
-        else:
-            keys = [{**key, "type": _type_text(key["type"])} for key in Accepted(made).keys]
-        items.append({"name": name, "description": _first_line(made), "keys": keys})
-    return items
-
-
-def _first_line(build: Any) -> str:
-    return (build.__doc__ or "").strip().partition("\n")[0]
-
-
-def _keys(model: type[BaseModel]) -> list[dict[str, Any]]:
-    keys = []
-    for name, field in model.model_fields.items():
-        required = field.is_required()
-        default = None if required else field.get_default(call_default_factory=True, validated_data={})
-        keys.append(
-            {
-                "name": field.alias or name,
-                "type": _type_text(field.annotation),
-                "required": required,
-                "default": default,
-            }
-        )
-    return keys
-
-
-def _type_text(annotation: Any) -> str:
-    """A type as people write it, without bounds."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _type_text(arguments[0])
-    if origin in (Union, types.UnionType):
-        return " | ".join(_type_text(argument) for argument in arguments)
-    if origin is Literal:
-        return " | ".join(map(repr, arguments))
-    name = getattr(origin or annotation, "__name__", str(annotation))
-    name = {"NoneType": "None", "SecretStr": "str"}.get(name, name)
-    return f"{name}[{', '.join(map(_type_text, arguments))}]" if arguments else name

@@ -103,7 +103,8 @@ class Accepted:
 
     Attributes:
         names: every name that is understood.
-        keys: the keywords, with their types and defaults, for people: `{name, type, required, default}`.
+        keys: the keywords, with their types and defaults, for people: `{name, type, required, default,
+            aliases}`.
     """
 
     def __init__(self, make: Callable[..., Any]) -> None:
@@ -126,7 +127,13 @@ class Accepted:
     def keys(self) -> list[dict[str, Any]]:
         """See the class."""
         return [
-            {"name": name, "type": kind, "required": self._required(name), "default": self._default(name)}
+            {
+                "name": name,
+                "type": kind,
+                "required": self._required(name),
+                "default": self._default(name),
+                "aliases": [alias for alias, meant in self._aliases.items() if meant == name],
+            }
             for name, kind in self._types.items()
         ]
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from millstream.errors import ConfigError
+from millstream.errors import ConfigError, InputError
 from millstream.evaluation.datasets.registry import CUSTOM, FILE_OPTIONS, SUFFIXES, check_type, type_of
 from millstream.evaluation.datasets.remote import shown
 from millstream.profiler.config import ProfilerConfig
@@ -218,6 +218,7 @@ def parse_eval(section: Mapping[str, Any] | None, dataset: str | Path | None = N
 
     Raises:
         ConfigError: a key is unknown or a value is wrong; names the path.
+        InputError: the type of `dataset` is not known.
     """
     if section is None and dataset is None:
         raise ConfigError(
@@ -232,7 +233,7 @@ def with_dataset(section: Mapping[str, Any], dataset: str | Path | None) -> dict
         return dict(section)
     file_type = type_of(str(dataset))
     if file_type is None:
-        raise ConfigError(f"--dataset {shown(str(dataset))}: its suffix must be one of {', '.join(SUFFIXES)}")
+        raise InputError(f"--dataset {shown(str(dataset))}: its suffix must be one of {', '.join(SUFFIXES)}")
     general = dict(section.get("general") or {})
     configured = general.get("dataset") or {}
     if configured.get("_type") != file_type:  # the other keys are of that type

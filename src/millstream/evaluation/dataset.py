@@ -48,12 +48,15 @@ class Dataset(msgspec.Struct, frozen=True):
         sha256: of the file's bytes, in hex; of the rows where a function gave them.
         items: in the dataset's order. They lie in a file: each look reads one anew.
         notes: what a reader of the scores should know, one sentence each.
+        without_answer: a sentence on the items without an expected answer, for those whose evaluators need
+            one; empty where there are none.
     """
 
     path: str
     sha256: str
     items: Sequence[Item]
     notes: list[str]
+    without_answer: str
 
 
 def load_dataset(config: DatasetConfig, directory: Path = Path()) -> Dataset:
@@ -76,7 +79,7 @@ def load_dataset(config: DatasetConfig, directory: Path = Path()) -> Dataset:
         for row in found.rows:
             loading.take(row)
         loading.check()
-        return Dataset(found.name, found.sha256(), loading.items, loading.notes())
+        return Dataset(found.name, found.sha256(), loading.items, loading.notes(), loading.without_answer())
 
 
 class _Loading:
@@ -142,11 +145,6 @@ class _Loading:
             notes.append(
                 f"The question is the whole row, its expected answer ({structure.answer_key!r}) too."
             )
-        if self._without_answer:
-            has = "has" if self._without_answer == 1 else "have"
-            notes.append(
-                f"{self._without_answer} of {items} {has} no expected answer ({structure.answer_key!r})."
-            )
         if self._without_question:
             verbs = ("has", "it fails") if self._without_question == 1 else ("have", "they fail")
             notes.append(
@@ -154,6 +152,16 @@ class _Loading:
                 f"({structure.question_key!r}): {verbs[1]}."
             )
         return notes
+
+    def without_answer(self) -> str:
+        """See `Dataset`."""
+        structure, n = self._config.structure, self._without_answer
+        if n == 0 or (structure.disable and structure.answer_key not in self._columns):
+            return ""
+        has = "has" if n == 1 else "have"
+        return (
+            f"{n} of {counted(len(self.items), 'item')} {has} no expected answer ({structure.answer_key!r})."
+        )
 
 
 def _check_columns(config: DatasetConfig, name: str, columns: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from millstream.errors import ConfigError, InputError, UnreachableError, WorkflowError
 from millstream.evaluation.config import EndpointConfig
+from millstream.evaluation.messages import have_roles
 from millstream.record.opening import start_span
 from millstream.span import SpanKind
 from millstream.workflow.answers import answer_of
@@ -123,7 +124,7 @@ class Endpoint:
         model = self._config.model or self._name
         if isinstance(message, Mapping) and "messages" in message:
             return {"model": model, **message}
-        if isinstance(message, list):
+        if have_roles(message):
             return {"model": model, "messages": message}
         text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
         return {"model": model, "messages": [{"role": "user", "content": text}]}

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from millstream.errors import ConfigError, RunTimeoutError, StorageError
+from millstream.errors import ConfigError, RunTimeoutError, StorageError, UnreachableError
 from millstream.evaluation.answered import earlier_answers
 from millstream.evaluation.asking import Asking
 from millstream.evaluation.caching import cached_calls
@@ -40,6 +40,7 @@ from millstream.span import Span
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.delivery import delivering
 from millstream.workflow.secrets import masked
+from millstream.workflow.validation import in_file
 
 REPORT: Final = "report.html"
 
@@ -166,7 +167,7 @@ class _Run:
         self._items = prepared.dataset.items
         self._asking: Asking | None = None
         self._scoring: ScoreRun | None = None
-        for note in prepared.dataset.notes:
+        for note in prepared.notes:
             progress.note(note)
 
     async def run(self, folder: Path, description: Mapping[str, Any]) -> EvalResult:
@@ -183,9 +184,13 @@ class _Run:
                     write_effective(folder, self._effective)
                 else:
                     state = FINISHED
-                    results = await self._answers(folder, metadata, description)
+                    with (
+                        nullcontext() if self._how.endpoint else in_file(self._config.path, UnreachableError)
+                    ):
+                        results = await self._answers(folder, metadata, description)
                 home = Path(metadata.content.get("journal_home") or journal_home())
-                scores = await self._score(folder, results, home, spans)
+                with in_file(self._config.path, UnreachableError):
+                    scores = await self._score(folder, results, home, spans)
         except TimeoutError as error:
             if not limit.expired():
                 raise

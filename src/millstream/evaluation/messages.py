@@ -23,13 +23,14 @@ def objects_in(value: Any) -> Any:
 
 def is_messages(value: Any) -> bool:
     """Whether this is a list of objects that each have a `role` and a `content`."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in value
-        )
-    )
+    return have_roles(value) and all("content" in one for one in value)
+
+
+def have_roles(value: Any) -> bool:
+    """Whether this is a list of objects that each have a `role`, as chat servers take them."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, dict) and isinstance(one.get("role"), str) for one in value)
 
 
 def transcript(value: Any) -> str | None:

@@ -96,10 +96,16 @@ def build_evaluators(config: EvalConfig, directory: Path, models: Models) -> lis
 def _check_name(name: str, names: Collection[str]) -> None:
     """It becomes that of a file, and with a dot and a key that of one of several values."""
     where = f"eval.evaluators.{name}"
-    if not _NAME.fullmatch(name) or name in _RESERVED:
+    if not _NAME.fullmatch(name) or name.casefold() in _RESERVED:
         raise ConfigError(
             f"{where}: the name becomes that of the file {name}_output.json; use letters, digits, _ . and -, "
-            f"at most 100{' (and not workflow, whose file is taken)' if name in _RESERVED else ''}"
+            f"at most 100{' (and not workflow, whose file is taken)' if name.casefold() in _RESERVED else ''}"
+        )
+    alike = next((other for other in names if other != name and other.casefold() == name.casefold()), None)
+    if alike is not None:
+        raise ConfigError(
+            f"{where}: this and {alike!r} differ in upper and lower case only, and {name}_output.json would "
+            "be one file on many disks; give one of them another name"
         )
     inner = next((other for other in names if name.startswith(f"{other}.")), None)
     if inner is not None:

@@ -46,6 +46,13 @@ class PrefixSpanAnalysis(_Section):
     top_k: int = Field(10, ge=1)
     chain_with_common_prefixes: bool = False
 
+    @field_validator("min_support")
+    @classmethod
+    def _number_or_share(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("give a whole number of requests, or the share of them up to 1.0")
+        return value
+
 
 class PredictionTrie(_Section):
     """Predictions by position in the call tree."""

@@ -12,6 +12,7 @@ from typing import Any
 from millstream.errors import ConfigError, MillstreamError, MissingExtraError, nearest
 from millstream.record import instrument
 from millstream.workflow.checks import check_references, check_tool_name
+from millstream.workflow.circles import told, way_between
 from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
@@ -204,7 +205,7 @@ class Builder:
             ConfigError: the file has no such section, or it is wrong.
         """
         if self.config.workflow is None:
-            raise ConfigError(f"{self.config.path} has no section 'workflow'; it says what to run")
+            raise ConfigError("there is no section workflow in this file; it says what to run")
         built = await self._get("", self.config.workflow, _WORKFLOW)
         if not isinstance(built, Function):
             raise ConfigError("workflow: one function is needed here, and this component gives several")
@@ -252,11 +253,9 @@ class Builder:
         above = _building.get()
         if above:
             self._needs.setdefault(above[-1], set()).add(where)
-            circle = self._circle(where, above[-1])
+            circle = way_between(self._needs, where, above[-1])
             if circle:
-                raise ConfigError(
-                    f"components need each other in a circle: {' -> '.join([*circle, circle[0]])}"
-                )
+                raise ConfigError(told(circle))
         if name in self._functions:
             return self._functions[name]
         if where not in self._started:
@@ -269,19 +268,6 @@ class Builder:
                 finally:
                     _building.reset(token)
         return self._functions[name]
-
-    def _circle(self, start: str, end: str) -> list[str]:
-        """The way from one component to another by what they need, or nothing."""
-        ways = [[start]]
-        seen = {start}
-        while ways:
-            way = ways.pop()
-            if way[-1] == end:
-                return way
-            for needed in sorted(self._needs.get(way[-1], set()) - seen):
-                seen.add(needed)
-                ways.append([*way, needed])
-        return []
 
     async def _build(self, name: str, mapping: Mapping[str, Any], where: str) -> _Built:
         kind, config = parse_component(mapping, where)

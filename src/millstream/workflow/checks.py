@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from millstream.deliver.exporters import check
 from millstream.errors import ConfigError, nearest
+from millstream.workflow.circles import circles, told
 from millstream.workflow.components import EmbedderRef, FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.embedders import parse_embedder
@@ -20,9 +21,12 @@ from millstream.workflow.registry import find, is_known, parse_component
 from millstream.workflow.validation import Problems, join_path
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LLM_FIELDS = ("llm", "llm_name")
-_EMBEDDER_FIELDS = ("embedder", "embedder_name")
-_FUNCTION_FIELDS = ("tool_names",)
+_NAMES = {
+    "llms": ("llm", "llm_name"),
+    "embedders": ("embedder", "embedder_name"),
+    "functions": ("tool_names",),
+}
+_KINDS = {"llms": LLMRef, "embedders": EmbedderRef, "functions": FunctionRef}
 
 
 def check_config(config: WorkflowConfig) -> None:
@@ -60,13 +64,16 @@ def check_config(config: WorkflowConfig) -> None:
     components = {join_path("functions", name): mapping for name, mapping in config.functions.items()}
     if config.workflow is not None:
         components["workflow"] = config.workflow
+    needs: dict[str, list[str]] = {}
     for where, mapping in components.items():
         if not imported and not is_known(mapping):  # it may be of the module that could not be imported
             continue
         with problems.collect():
             _, parsed_component = parse_component(mapping, where)
+            needs[where] = _needed_functions(parsed_component, config)
             problems.lines += _wrong_references(parsed_component, config, where)
             parsed_component.check(config.directory, where)
+    problems.lines += map(told, circles(needs, first="workflow"))
     problems.lines += _wrong_references_of_evaluators(config)
     problems.raise_if_any()
 
@@ -96,25 +103,37 @@ def check_tool_name(name: str, where: str) -> None:
 
 
 def _wrong_references(component: BaseModel, config: WorkflowConfig, where: str) -> Iterator[str]:
+    for group, entries in (("llms", config.llms), ("embedders", config.embedders)):
+        for field, name in _references(component, group):
+            if name not in entries:
+                yield f"{join_path(where, field)}: there is no {group}.{name}{nearest(name, entries)}"
+    for field, name in _references(component, "functions"):
+        if _is_in_a_group(name, config.functions):
+            continue
+        if name not in config.functions:
+            yield f"{join_path(where, field)}: there is no functions.{name}{nearest(name, config.functions)}"
+        elif field in _NAMES["functions"]:
+            try:
+                check_tool_name(name, join_path(where, field))
+            except ConfigError as error:
+                yield str(error)
+
+
+def _needed_functions(component: BaseModel, config: WorkflowConfig) -> list[str]:
+    """Paths of the functions that a component names."""
+    names = [name for _, name in _references(component, "functions")]
+    keys = (name if name in config.functions else name.partition(".")[0] for name in names)
+    return [join_path("functions", key) for key in keys]
+
+
+def _references(component: BaseModel, group: str) -> Iterator[tuple[str, str]]:
+    """The entries of a section that a component names, each with the field that does."""
     for field, info in type(component).model_fields.items():
-        value = getattr(component, field)
-        for group, entries, reference, names in (
-            ("llms", config.llms, LLMRef, _LLM_FIELDS),
-            ("embedders", config.embedders, EmbedderRef, _EMBEDDER_FIELDS),
-            ("functions", config.functions, FunctionRef, _FUNCTION_FIELDS),
-        ):
-            if field not in names and not _mentions(info.annotation, reference):
-                continue
+        if field in _NAMES[group] or _mentions(info.annotation, _KINDS[group]):
+            value = getattr(component, field)
             for name in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(name, str) and reference is FunctionRef and _is_in_a_group(name, entries):
-                    continue
-                if isinstance(name, str) and name not in entries:
-                    yield f"{join_path(where, field)}: there is no {group}.{name}{nearest(name, entries)}"
-                elif isinstance(name, str) and field in _FUNCTION_FIELDS:
-                    try:
-                        check_tool_name(name, join_path(where, field))
-                    except ConfigError as error:
-                        yield str(error)
+                if isinstance(name, str):
+                    yield field, name
 
 
 def _wrong_references_of_evaluators(config: WorkflowConfig) -> Iterator[str]:

@@ -86,7 +86,7 @@ async def mcp_client(config: MCPClientConfig, builder: Builder) -> AsyncGenerato
         server,
         config.timeout_s,
         config.connect_timeout_s,
-        output.last_words if output is not None else str,
+        output,
     )
     try:
         tools = {tool.name: tool for tool in await connection.tools()}

@@ -48,7 +48,7 @@ class Connection:
         server: what the server is called in errors: its program or address.
         timeout_s: seconds for one call.
         connect_timeout_s: seconds until the server must be there.
-        last_words: gives what the server's process wrote last, for errors.
+        output: of the server's process, where it is one of ours.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Connection:
         server: str,
         timeout_s: float,
         connect_timeout_s: float,
-        last_words: Callable[[], str] = str,
+        output: "ProcessOutput | None" = None,
     ) -> None:
         self._transport = transport
         self._where = where
         self._server = server
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
-        self._last_words = last_words
+        self._output = output
         self._lock = asyncio.Lock()
         self._live: _Live | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -163,18 +163,35 @@ class Connection:
         )
 
     def _ended(self, what: str, error: BaseException | None = None) -> WorkflowError:
-        why = self._last_words() or (shown(_first(error)) if error is not None else "")
+        why = self._last_words or (shown(_first(error)) if error is not None else "")
         return WorkflowError(
             f"{self._where}: the MCP server {self._server} ended while it was asked for {what}"
             f"{': ' + why if why else ''}; it is connected to again at the next call"
         )
 
     def _cannot_connect(self, error: BaseException) -> str:
-        why = "it did not answer in time" if isinstance(error, TimeoutError) else shown(_first(error))
+        cause, words = _first(error), self._last_words
+        server = f"the MCP server {self._server}"
+        if isinstance(error, TimeoutError):
+            late = f"did not answer within {self._connect_timeout_s:g} s{': ' + words if words else ''}"
+            return f"{self._where}: {server} {late}; see what it waits for, or raise connect_timeout_s"
+        if self._output is None:
+            why = shown(cause)
+            return f"{self._where}: there is no MCP server at {self._server}: {why}; start it, or correct url"
+        if isinstance(cause, OSError) and cause.errno and not words:
+            return (
+                f"{self._where}.command: the program {self._server} cannot be started: {cause.strerror};"
+                " install it, or correct command (a path is relative to the working directory)"
+            )
+        why = words or ("" if _code(cause) in _CLOSED else shown(cause))
         return (
-            f"{self._where}: there is no MCP server at {self._server}: {self._last_words() or why}; start it,"
-            " or correct the component"
+            f"{self._where}: {server} ended before it answered{': ' + why if why else ''};"
+            " try its command with its args in a terminal, and correct them"
         )
+
+    @property
+    def _last_words(self) -> str:
+        return "" if self._output is None else self._output.last_words()
 
 
 class _Live:
@@ -259,7 +276,7 @@ def shown(text: Any) -> str:
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
 
 
-def _code(error: Exception) -> int | None:
+def _code(error: BaseException | None) -> int | None:
     """The number of an error that came over a connection."""
     return getattr(getattr(error, "error", None), "code", None)
 

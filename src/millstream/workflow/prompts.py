@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from millstream.deliver.options import described
-from millstream.errors import ConfigError, nearest
+from millstream.errors import ConfigError
 from millstream.workflow.validation import Problems, join_path
+from millstream.workflow.wording import is_prompt, unknown_keys_of_prompt
 
-_KEYS: Final = ("file", "sha256")
 _PLACES: Final = (("functions",), ("eval", "evaluators"))
 
 
@@ -44,7 +44,7 @@ def _component(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     entry = _at(tree, path)
     for key, value in entry.items() if isinstance(entry, Mapping) else ():
-        if not _is_prompt(str(key)) or not isinstance(value, Mapping) or "file" not in value:
+        if not is_prompt(str(key)) or not isinstance(value, Mapping) or "file" not in value:
             continue
         with problems.collect():
             text, sha256 = _read(value, directory, join_path(*path, str(key)))
@@ -54,15 +54,11 @@ def _component(
     return tree, shown
 
 
-def _is_prompt(key: str) -> bool:
-    return key == "prompt" or key.endswith("_prompt")
-
-
 def _read(value: Mapping[str, Any], directory: Path, where: str) -> tuple[str, str]:
     """The text of a file, without white space at its end, and its hash."""
-    for key in value:
-        if key not in _KEYS:
-            raise ConfigError(f"{join_path(where, str(key))}: unknown key{nearest(str(key), _KEYS)}")
+    unknown = unknown_keys_of_prompt(value, where)
+    if unknown:
+        raise ConfigError("\n".join(unknown))
     name, expected = value["file"], value.get("sha256")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}.file: the path of a file is needed here, not {described(name)}")

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any, Final
 
 from millstream.deliver.options import component
+from millstream.errors import ConfigError, InputError, UnreachableError
 from millstream.record.invocation import Invocation
 from millstream.record.live import LiveSpan
 from millstream.record.observability import running_context
@@ -16,6 +17,7 @@ from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.delivery import delivering
 from millstream.workflow.functions import Function
 from millstream.workflow.logging import log_messages
+from millstream.workflow.validation import in_file
 
 _TELLING: Final = frozenset({"cross_workflow_processor", "workflow_relationship_processor"})
 """Processors that tell of each span which workflow it is in."""
@@ -108,9 +110,12 @@ async def open_workflow(config: WorkflowConfig) -> AsyncIterator[Workflow]:
     """
     with log_messages(config):
         async with delivering(config):
-            builder = Builder(config)
+            with in_file(config.path):
+                builder = Builder(config)
             try:
-                yield Workflow(config, builder, await builder.get_workflow())
+                with in_file(config.path, ConfigError, InputError, UnreachableError):
+                    function = await builder.get_workflow()
+                yield Workflow(config, builder, function)
             finally:
                 await builder.aclose()
 

@@ -3,14 +3,15 @@
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 
 from millstream.deliver.options import described
-from millstream.errors import ConfigError, InputError, nearest
+from millstream.errors import ConfigError, InputError, MillstreamError, nearest, titled
 from millstream.workflow.secrets import is_secret_key
-from millstream.workflow.wording import in_words, united
+from millstream.workflow.wording import in_words, is_prompt, united, unknown_keys_of_prompt
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -34,7 +35,9 @@ def parse_model(model: type[ModelT], mapping: Any, where: str = "") -> ModelT:
     try:
         return model.model_validate(dict(mapping))
     except ValidationError as error:
-        lines = [_sentence(model, dict(problem), where) for problem in error.errors(include_url=False)]
+        lines = [
+            line for problem in error.errors(include_url=False) for line in _told(model, dict(problem), where)
+        ]
         raise ConfigError("\n".join(united(lines))) from None
 
 
@@ -66,27 +69,49 @@ class Problems:
         lines = list(dict.fromkeys(self.lines))
         if not lines:
             return
-        if not title:
-            raise ConfigError("\n".join(lines))
-        if len(lines) == 1:
-            raise ConfigError(f"{title}: {lines[0]}")
-        raise ConfigError(f"{title} has {len(lines)} problems:\n" + "\n".join(f"  {line}" for line in lines))
+        raise ConfigError(titled(title, lines) if title else "\n".join(lines))
 
 
-def _sentence(model: type[BaseModel], problem: dict[str, Any], where: str) -> str:
+@contextmanager
+def in_file(path: Path, *kinds: type[MillstreamError]) -> Iterator[None]:
+    """Tell errors of which workflow file they are.
+
+    Args:
+        path: the file.
+        *kinds: of the errors; `ConfigError` where none is given.
+    """
+    kinds = kinds or (ConfigError,)
+    try:
+        yield
+    except kinds as error:
+        error.file = path
+        raise
+
+
+def _told(model: type[BaseModel], problem: dict[str, Any], where: str) -> list[str]:
+    """What is wrong, in sentences."""
     location: tuple[str | int, ...] = problem["loc"]
-    kind = problem["type"]
+    kind, value = problem["type"], problem.get("input")
     holder, parts = _walk(model, location[:-1] if kind in ("extra_forbidden", "missing") else location)
-    if kind == "extra_forbidden":
-        key = str(location[-1])
-        path = join_path(where, *parts, key)
-        return f"{path}: unknown key{nearest(key, _keys(holder))}"
-    if kind == "missing":
-        path = join_path(where, *parts)
-        return f"{path or 'the file'}: the key {str(location[-1])!r} is missing"
     path = join_path(where, *parts)
+    if kind == "extra_forbidden":
+        return [_unknown(str(location[-1]), holder, path)]
+    if kind == "missing":
+        return [f"{path or 'the file'}: the key {str(location[-1])!r} is missing"]
+    if kind == "string_type" and isinstance(value, Mapping) and parts and is_prompt(str(parts[-1])):
+        unknown = unknown_keys_of_prompt(value, path)
+        if unknown:
+            return unknown
     secret = any(is_secret_key(str(part)) for part in parts)
-    return f"{path or 'the file'}: {in_words(problem, secret=secret)}"
+    return [f"{path or 'the file'}: {in_words(problem, secret=secret)}"]
+
+
+def _unknown(key: str, holder: Any, path: str) -> str:
+    """A key that is not known, or known as another name of one that is given too."""
+    names = _names(holder)
+    if key in names:
+        return f"{path or 'the file'}: {key} is another name of {names[key]}; give one of them"
+    return f"{join_path(path, key)}: unknown key{nearest(key, names)}"
 
 
 def _walk(model: Any, location: Sequence[str | int]) -> tuple[Any, list[str | int]]:
@@ -124,6 +149,9 @@ def _plain(annotation: Any) -> Any:
 def _member(union: Any, tag: str) -> Any:
     """The member of a union that pydantic's location calls `tag`: a class name or a discriminator's value."""
     for option in map(_plain, get_args(union)):
+        origin = get_origin(option)
+        if origin is not None and tag.startswith(f"{getattr(origin, '__name__', '')}["):  # dict[str,int]
+            return option
         if tag in (getattr(option, "__name__", None), str(option)):
             return option
         if _is_model(option):
@@ -136,7 +164,7 @@ def _member(union: Any, tag: str) -> Any:
 def _has(annotation: Any, part: str | int) -> bool:
     annotation = _plain(annotation)
     if _is_model(annotation):
-        return str(part) in _keys(annotation) or str(part) in annotation.model_fields
+        return str(part) in _names(annotation) or str(part) in annotation.model_fields
     return get_origin(annotation) in (dict, list, Mapping, tuple) or annotation in (dict, list, Any)
 
 
@@ -155,7 +183,13 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _keys(model: Any) -> list[str]:
+def _names(model: Any) -> dict[str, str]:
+    """The keys of a model, and other names of them: each with the key that it is."""
     if not _is_model(model):
-        return []
-    return [field.alias or name for name, field in model.model_fields.items()]
+        return {}
+    names: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
+        names.update(dict.fromkeys([key, *(each for each in choices if isinstance(each, str))], key))
+    return names

@@ -40,6 +40,9 @@ _LENGTHS: Final = {
     "too_short": ("at least {}", "min_length"),
     "too_long": ("at most {}", "max_length"),
 }
+_KEYS_OF_PROMPT: Final = ("file", "sha256")
+_TELLING: Final = 3
+"""Characters of a text that are not in a message by chance."""
 _NEEDED: Final = " is needed here"
 _CHOICE: Final = re.compile(r"'([^']*)'")
 _OF_PYTHON: Final = re.compile(r" or (?:an )?instance of \w+")
@@ -68,8 +71,27 @@ def in_words(problem: Mapping[str, Any], *, secret: bool) -> str:
     message = message.replace("Input should be", "it must be")
     message = message[:1].lower() + message[1:]
     plain = "input" in problem and not isinstance(value, Mapping | list | BaseModel)
-    told = secret or not plain or described(value) in message
+    told = secret or not plain or described(value) in message or _is_named(value, message)
     return message if told else f"{message}, but it is {described(value)}"
+
+
+def _is_named(value: Any, message: str) -> bool:
+    return isinstance(value, str) and len(value) >= _TELLING and value in message
+
+
+def is_prompt(key: str) -> bool:
+    """Whether a key of a component is a prompt, which may be in a file."""
+    return key == "prompt" or key.endswith("_prompt")
+
+
+def unknown_keys_of_prompt(value: Mapping[Any, Any], where: str) -> list[str]:
+    """A sentence for every key of a prompt's mapping that means nothing there."""
+    return [
+        f"{where}.{key}: unknown key{nearest(str(key), _KEYS_OF_PROMPT)}; a prompt is a text, or"
+        " {file: PATH} of one"
+        for key in value
+        if key not in _KEYS_OF_PROMPT
+    ]
 
 
 def united(lines: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The answers that people have labelled, as items that a judge is called with, and what it said before."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ def labelled_answers(labels: Sequence[Label], config: EvalConfig) -> list[Labell
         InputError: neither the labels nor an earlier run have answers, or the dataset is wrong.
     """
     scored = [label for label in labels if label.share is not None]
+    if not scored:
+        raise InputError("None of the labels has a score: fill in the column score.")
     if any("answer" in label.values for label in labels):
         of_dataset = _dataset(config, scored)
         return [_of_label(label, of_dataset.get(label.id)) for label in scored]
@@ -54,6 +56,7 @@ def labelled_answers(labels: Sequence[Label], config: EvalConfig) -> list[Labell
             f"{WORKFLOW_OUTPUT}. Add the column, or run millstream eval first."
         )
     answers = read_answers(folder)
+    _check_ids(scored, [one for one, _ in answers], f"the run in {folder}")
     wanted = {key: answers[key] for label in scored if (key := (label.id, label.rep)) in answers}
     spans = _spans(folder, wanted.values())
     return [_of_run(label, wanted.get((label.id, label.rep)), config, spans) for label in scored]
@@ -95,7 +98,23 @@ def _dataset(config: EvalConfig, labels: Sequence[Label]) -> dict[str, Item]:
     if config.general.dataset is None or columns >= {"question", "expected"}:
         return {}
     wanted = {label.id for label in labels}
-    return {item.id: item for item in load_dataset(config.dataset).items if item.id in wanted}
+    dataset = load_dataset(config.dataset)
+    if "question" not in columns:
+        _check_ids(labels, (item.id for item in dataset.items), f"the dataset {dataset.path}")
+    return {item.id: item for item in dataset.items if item.id in wanted}
+
+
+def _check_ids(labels: Sequence[Label], known: Iterable[str], where: str) -> None:
+    """See that there is one thing at least that people and the judge have seen."""
+    wanted, first = {label.id for label in labels}, None
+    for one in known:
+        first = one if first is None else first
+        if one in wanted:
+            return
+    raise InputError(
+        f"No id of the labels is one of {where}: the first of the labels is {labels[0].id!r}, the first "
+        f"there {first!r}. Write the ids of {where} into the column id."
+    )
 
 
 def _of_label(label: Label, of_dataset: Item | None) -> Labelled:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from millstream.errors import ConfigError, UnreachableError, nearest
+from millstream.errors import ConfigError, InputError, UnreachableError, nearest
 from millstream.evaluation.caching import cached_calls
 from millstream.evaluation.calibration.answers import Labelled, earlier_scores, labelled_answers
 from millstream.evaluation.calibration.labels import read_labels
@@ -27,6 +27,7 @@ from millstream.profiler.estimate import LEVEL
 from millstream.workflow.answers import answer_text
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.explain import explain
+from millstream.workflow.validation import in_file
 
 CALIBRATION: Final = "calibration.json"
 
@@ -76,19 +77,20 @@ async def calibrate(config: WorkflowConfig, labels: Path, evaluator: str | None 
 
     Raises:
         ConfigError: there is no such judge, or its options are wrong.
-        InputError: the labels are wrong, or there are no answers to judge.
+        InputError: the labels are wrong, there are no answers to judge, or no evaluator has this name.
         UnreachableError: the judge's server is down, or lets nobody in.
     """
-    parsed = parse_eval(config.eval)
     models = Models(config)
-    metric, scale = _judge(parsed, config.directory, models, evaluator)
+    with in_file(config.path):
+        parsed = parse_eval(config.eval)
+        metric, scale = _judge(parsed, config.directory, models, evaluator)
     read = read_labels(labels, scale)
     answers = labelled_answers(read, parsed)
     of_label = any("answer" in label.values for label in read)
     before = None if of_label else earlier_scores(config, parsed, metric.name)
     if before is None:
         async with models:
-            with cached_calls(parsed.general.cache):
+            with in_file(config.path, UnreachableError), cached_calls(parsed.general.cache):
                 scores = await _asked(metric, answers, parsed.general.max_concurrency)
     else:
         scores = [_earlier(one, before) for one in answers]
@@ -135,7 +137,7 @@ def _judge(parsed: EvalConfig, directory: Path, models: Models, name: str | None
             raise ConfigError(f"eval.evaluators has {len(judges) or 'no'} judges; {which}")
         name = judges[0]
     if name not in names:
-        raise ConfigError(f"--evaluator: there is no eval.evaluators.{name}{nearest(name, names)}")
+        raise InputError(f"--evaluator: there is no eval.evaluators.{name}{nearest(name, names)}")
     only = parsed.model_copy(update={"evaluators": {name: parsed.evaluators[name]}})
     metric = build_evaluators(only, directory, models)[0]
     scale = getattr(metric.call, "scale", None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from millstream.deliver.options import Accepted
 from millstream.deliver.plugins import available, load_entry_point
 from millstream.errors import ConfigError, nearest
 from millstream.evaluation.datasets.csv_rows import read_csv
@@ -56,6 +57,20 @@ def type_of(file_path: str) -> str | None:
     """The `_type` that the suffix of a path or a URL means; `None` where it means none."""
     path = urlsplit(file_path.partition("::")[0]).path if is_url(file_path) else file_path
     return SUFFIXES.get(Path(path).suffix.lower())
+
+
+def own_keys(kind: str) -> list[dict[str, Any]]:
+    """The keys that only this `_type` has, as `Accepted.keys`; `custom` takes those of its function, too.
+
+    Raises:
+        ConfigError: the package that brings it is broken.
+    """
+    if kind == CUSTOM:
+        return [{"name": "function", "type": str, "required": True, "default": None, "aliases": []}]
+    if kind in _READERS:
+        return [key for key in Accepted(_READERS[kind]).keys if key["name"] in FILE_OPTIONS[kind]]
+    keys = Accepted(load_entry_point(available(GROUP)[kind])).keys
+    return [key for key in keys if key["name"] != "file_path"]
 
 
 class Reading:
@@ -108,7 +123,9 @@ def reading(
         function = load_entry_point(available(GROUP)[kind])
         name = f"The dataset {kind!r}"
     if not callable(function):
-        raise ConfigError(f"eval.general.dataset: {name} is a {type(function).__name__}; it must be callable")
+        raise ConfigError(
+            f"eval.general.dataset: {name} is of the type {type(function).__name__}; it must be callable"
+        )
     digest = hashlib.sha256()
     rows = _digested(rows_of_function(function, {"file_path": file_path, **keywords}, name), digest)
     yield Reading(shown(file_path) if file_path else name, rows, digest.hexdigest)

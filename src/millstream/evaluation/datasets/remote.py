@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from millstream.errors import InputError, MissingExtraError, UnreachableError
+from millstream.evaluation.datasets.http_errors import told_of_http
 from millstream.evaluation.datasets.pump import SilentError, pumped
 from millstream.workflow.secrets import MASK
 
@@ -15,9 +16,6 @@ _MAX_BYTES: Final = 2 << 30
 _SILENCE_S: Final = 60.0
 """The longest wait for the first or the next bytes."""
 _SHORTEST_SECRET: Final = 4
-_NOT_FOUND: Final = 404
-_LATER: Final = (408, 429)
-_SERVER_ERROR: Final = 500
 
 
 def is_url(text: str) -> bool:
@@ -53,7 +51,10 @@ def fetch(url: str, into: BinaryIO) -> None:
             if into.write(block) and into.tell() > _MAX_BYTES:
                 break
     except SilentError:
-        raise UnreachableError(f"{what} cannot be read: nothing came for {_SILENCE_S:g} s.") from None
+        raise UnreachableError(
+            f"{what} cannot be read: nothing came for {_SILENCE_S:g} s. Try again, or copy the file to this "
+            "machine."
+        ) from None
     except Exception as error:  # noqa: BLE001  # drivers raise anything
         raise _told(error, url, what) from None
     if into.tell() > _MAX_BYTES:
@@ -63,11 +64,12 @@ def fetch(url: str, into: BinaryIO) -> None:
 def _told(error: BaseException, url: str, what: str) -> InputError | UnreachableError:
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__  # the driver for HTTP says so of whatever went wrong
-    status = getattr(error, "status", 0)
-    if isinstance(error, FileNotFoundError) or status == _NOT_FOUND:
-        return InputError(f"{what} does not exist.")
-    later = isinstance(error, OSError) and not isinstance(error, PermissionError)
-    if later or status in _LATER or (isinstance(status, int) and status >= _SERVER_ERROR):
+    of_http = told_of_http(error, what)
+    if of_http is not None:
+        return of_http
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{what} does not exist. Correct the address.")
+    if isinstance(error, OSError) and not isinstance(error, PermissionError):
         return UnreachableError(f"{what} cannot be read: {_reason(error, url)}.")
     return InputError(f"{what} cannot be read: {_reason(error, url)}.")
 

@@ -1,11 +1,11 @@
 """A model as the judge of answers, by a rubric of the user's own."""
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from millstream.errors import ConfigError
 from millstream.evaluation.evaluators.base import Binding, EvalItem, EvaluatorBase, Score
@@ -18,6 +18,7 @@ from millstream.evaluation.judging.vote import Vote, score_of_votes
 from millstream.workflow.answers import answer_text
 
 _DEFAULT_SCALE: Final = (0.0, 10.0)
+_SCALE: Final = "scale is [low, high], two numbers, the lower first"
 _TASK: Final = """\
 You judge the answer to a question. What is good is told by this rubric and nothing else:
 
@@ -48,6 +49,22 @@ class LlmJudge(EvaluatorBase):
 
     _others: OtherAnswers | None = PrivateAttr(None)
 
+    @field_validator("rubric", mode="before")
+    @classmethod
+    def _rubric_is_text(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            raise ValueError(  # noqa: TRY004  # pydantic's
+                "a text is needed here; a file with it is named by rubric_file: PATH"
+            )
+        return value
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _scale_is_a_pair(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == len(_DEFAULT_SCALE)):
+            raise ValueError(_SCALE)
+        return value
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if (self.rubric is None) == (self.rubric_file is None):
@@ -56,7 +73,7 @@ class LlmJudge(EvaluatorBase):
             raise ValueError("scale, labels and compare_to are three ways to judge; give one of them")
         low, high = self.scale or _DEFAULT_SCALE
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError("scale is [low, high], two numbers, the lower first")
+            raise ValueError(_SCALE)
         return self
 
     def unscorable(self, item: EvalItem) -> str | None:

@@ -34,5 +34,7 @@ class PythonEvaluator(EvaluatorBase):
                     f"{where}: {self.target} cannot be made: {type(error).__name__}: {error}"
                 ) from error
         if not callable(function):
-            raise ConfigError(f"{where}: {self.target} is a {type(function).__name__}; it must be callable")
+            raise ConfigError(
+                f"{where}: {self.target} is of the type {type(function).__name__}; it must be callable"
+            )
         return partial(call_any, function)

@@ -68,7 +68,7 @@ class Regex(EvaluatorBase):
         try:
             re.compile(value.replace(_EXPECTED, "x"))
         except re.error as error:
-            raise ValueError(f"not a regular expression ({error})") from None
+            raise ValueError(f"{value!r} is no regular expression: {error}") from None
         return value
 
     def unscorable(self, item: EvalItem) -> str | None:
