@@ -13,7 +13,7 @@ BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo demo-web-query environments test test-main test-openai-2 test-ragas test-servers test-faults check lint wheel format bench-recording bench-delivery bench-profiler bench-evaluation clean
+.PHONY: help demo demo-web-query environments test test-main test-openai-2 test-ragas test-servers test-faults check format bench-recording bench-delivery bench-profiler bench-evaluation clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -43,15 +43,11 @@ test-servers: .venv/.ready ## prepare real search servers and OTLP receivers (JD
 test-faults: .venv/.ready ## servers that fail in every way while applications are killed: nothing lost, nothing doubled; some six minutes
 	.venv/bin/python -m pytest $(ARGS) tests/faults
 
-check: lint wheel ## lint, types, layers, format, wheel
-
-lint: .venv/.ready
+check: .venv/.ready ## lint, types, layers, format, wheel
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache --no-logo
-
-wheel: .venv/.ready
 	scripts/check-wheel .venv/bin/python
 
 format: .venv/.ready ## format and mend what can be mended
