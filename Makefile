@@ -13,7 +13,7 @@ BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
 PARALLEL = --numprocesses 3 --dist loadfile
 
-.PHONY: help demo demo-web-query test test-servers test-faults check format bench-recording bench-delivery bench-profiler bench-evaluation clean
+.PHONY: help demo demo-web-query environments test test-main test-openai-2 test-ragas test-servers test-faults check format bench-recording bench-delivery bench-profiler bench-evaluation clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,10 +24,16 @@ demo: .venv-demo/.ready ## run the main job and the walk-through on a stand-in m
 demo-web-query: .venv-ragas/.ready ## the same for the agent that reads web pages, judged by ragas
 	@.venv-ragas/bin/python examples/simple_web_query/demo.py $(ARGS)
 
-test: .venv/.ready .venv-openai-2/.ready .venv-ragas/.ready ## run the tests; those of frameworks that need openai 2, and of ragas, in environments of theirs
+test: .venv/.ready .venv-openai-2/.ready .venv-ragas/.ready test-main test-openai-2 test-ragas ## run the tests; those of frameworks that need openai 2, and of ragas, in environments of theirs
+
+test-main: .venv/.ready
 	.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+test-openai-2: .venv-openai-2/.ready
 	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(ARGS) $(OPENAI_2_TESTS)
-	.venv-ragas/bin/python -m pytest $(PARALLEL) $(ARGS) $(RAGAS_TESTS)
+
+test-ragas: .venv-ragas/.ready
+	.venv-ragas/bin/python -m pytest $(ARGS) $(RAGAS_TESTS)
 
 # What cannot be prepared has its tests skipped, with the reason; with CI=true they fail.
 test-servers: .venv/.ready ## prepare real search servers and OTLP receivers (JDK, Maven, Go, nginx) and test against them
@@ -62,6 +68,8 @@ bench-evaluation: .venv/.ready .venv-bench-inspect/.ready .venv-bench-nat/.ready
 
 clean: ## remove environments, caches and what runs wrote
 	rm -rf build src/millstream/*/*.so .venv .venv-demo .venv-openai-2 .venv-ragas .venv-bench .venv-bench-delivery .venv-bench-nat .venv-bench-inspect .tmp .millstream .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+
+environments: .venv/.ready .venv-demo/.ready .venv-openai-2/.ready .venv-ragas/.ready # not with -j: each compiles in src
 
 .venv-demo/.ready: $(BUILT_FROM)
 	@scripts/venv .venv-demo profiling,langchain,web demo

@@ -1,5 +1,6 @@
 """Every test records into a folder of its own, and a fault of telemetry fails it."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ from hypothesis import HealthCheck, settings
 import millstream
 from millstream.record import faults
 from millstream.span import Span
+
+# Pydantic would import Logfire, which a few tests drive, in every process: most of a second each.
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "logfire-plugin"
 
 # How long examples take to make says how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -143,7 +143,8 @@ def test_pytest(options, spans):
             assert answer("hi") == "nothing"
     """
     write("test_app.py", tests)
-    (Path.cwd() / "pytest.ini").write_text("[pytest]\n")
+    slow = "-p no:langsmith_plugin -p no:logfire -p no:pytest_logfire"  # to import, and of no use here
+    (Path.cwd() / "pytest.ini").write_text(f"[pytest]\naddopts = {slow}\n")
     command = [str(BIN / "pytest"), "-q", "-p", "no:cacheprovider", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     bare = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -6,6 +6,7 @@ Everything is escaped by Jinja2; the page forbids itself every other script, sty
 import base64
 import hashlib
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,32 @@ def write(profile: Profile, path: Path, evaluation: EvaluationSummary | None = N
 
 def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str:
     """The page as text."""
+    embedded = embed(profile)
+    profile.complete()  # the forecast may be in the making until here
+    style = (_FOLDER / "report.css").read_text("utf-8")
+    script = "".join((_FOLDER / name).read_text("utf-8") for name in _SCRIPTS)
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        _page(profile, evaluation, embedded)
+        | _charts(profile)
+        | panels(profile)
+        | {
+            "style": Markup(style),  # noqa: S704  # our own file
+            "script": Markup(script),  # noqa: S704  # our own file
+            "data": Markup(embedded.json),  # noqa: S704  # escaped by script_safe
+            "style_hash": _hash(style),
+            "script_hash": _hash(script),
+        }
+    )
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """The templates, which are compiled once a process."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
-        optimized=False,  # each template is used once: to fold its constants takes longer
+        optimized=False,  # most processes write one page: to fold its constants takes longer
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
         trim_blocks=True,
@@ -89,22 +112,7 @@ def render(profile: Profile, evaluation: EvaluationSummary | None = None) -> str
     environment.tests.update(
         failure=lambda found: isinstance(found, Failure), refused=lambda found: isinstance(found, Refused)
     )
-    embedded = embed(profile)
-    profile.complete()  # the forecast may be in the making until here
-    style = (_FOLDER / "report.css").read_text("utf-8")
-    script = "".join((_FOLDER / name).read_text("utf-8") for name in _SCRIPTS)
-    return environment.get_template("report.html.j2").render(
-        _page(profile, evaluation, embedded)
-        | _charts(profile)
-        | panels(profile)
-        | {
-            "style": Markup(style),  # noqa: S704  # our own file
-            "script": Markup(script),  # noqa: S704  # our own file
-            "data": Markup(embedded.json),  # noqa: S704  # escaped by script_safe
-            "style_hash": _hash(style),
-            "script_hash": _hash(script),
-        }
-    )
+    return environment
 
 
 def _shown(value: Any) -> Any:
