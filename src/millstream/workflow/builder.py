@@ -14,7 +14,7 @@ from millstream.record import instrument
 from millstream.workflow.checks import check_references, check_tool_name
 from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
-from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
+from millstream.workflow.embedders import EmbedderConfig, HashConfig, LocalConfig, parse_embedder
 from millstream.workflow.functions import Function
 from millstream.workflow.limiter import Limiter, limiter_of
 from millstream.workflow.llms import (
@@ -183,9 +183,10 @@ class Builder:
             parsed = parse_embedder(mapping, where)
             _record_langchain()
             if isinstance(parsed, EmbedderConfig):
-                self._embedders[name] = self._embedder(parsed, where)
+                made = await self._embedder(parsed, where)
             else:
-                self._embedders[name] = model_from_entry_point(parsed, mapping, where)
+                made = model_from_entry_point(parsed, mapping, where)
+            self._embedders.setdefault(name, made)
         return self._embedders[name]
 
     async def get_workflow(self) -> Function:
@@ -220,11 +221,13 @@ class Builder:
 
         return langchain.chat_model(config, *self._reach(config, where), where)
 
-    def _embedder(self, config: EmbedderConfig, where: str) -> Any:
+    async def _embedder(self, config: EmbedderConfig, where: str) -> Any:
         from millstream.workflow import langchain_embedders  # noqa: PLC0415  # an extra
 
         if isinstance(config, HashConfig):
             return langchain_embedders.hashed(config)
+        if isinstance(config, LocalConfig):
+            return await langchain_embedders.local(config, where)
         instrument("openai")  # tells the tokens of an embedding, which LangChain does not
         return langchain_embedders.served(config, *self._reach(config, where), where)
 
