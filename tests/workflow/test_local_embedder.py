@@ -126,9 +126,8 @@ async def test_a_retriever_finds_what_brute_force_finds_and_sees_another_model(w
     texts = ["mills grind corn", "streams turn wheels", "banana", "an automobile"]
     (tmp_path / "notes.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     config = load_config(write(RETRIEVER))
-    for seed, built in ((1, True), (1, False), (2, True)):
+    for seed, built in ((1, 1), (1, 1), (2, 2)):  # times that the index was built
         save(model, matrix(seed))
-        spans()
         async with open_workflow(config) as workflow:
             found = await workflow.run("car")
         asked = by_hand("car", matrix(seed))
@@ -138,8 +137,7 @@ async def test_a_retriever_finds_what_brute_force_finds_and_sees_another_model(w
         assert [document["score"] for document in found] == pytest.approx(
             [scores[text] for text in nearest], abs=1e-5
         )
-        kept = [span for span in spans() if span.kind is SpanKind.EMBEDDING and span.input == texts]
-        assert bool(kept) is built
+        assert [span.input for span in spans() if span.kind is SpanKind.EMBEDDING].count(texts) == built
 
 
 def test_another_model_in_the_folder_is_another_evaluator(model):
@@ -161,11 +159,12 @@ async def test_a_model_is_loaded_once_while_its_files_are_the_same(embedder, mod
 
 
 async def test_threads_share_a_model(embedder):
+    """The library sets the length of texts in the tokenizer, which is the same for all."""
     near = await embedder()
-    texts = [" ".join(WORDS[at % 9 + 1] for at in range(start, start + 300)) for start in range(40)]
+    texts = [f"{word} " * 600 + "banana " * 600 for word in WORDS[1:9]] * 4
     alone = [near.embed_query(text) for text in texts]
     with ThreadPoolExecutor(16) as pool:
-        for _ in range(20):
+        for _ in range(10):
             assert list(pool.map(near.embed_query, texts)) == alone
 
 
@@ -238,13 +237,17 @@ def test_a_transformer_names_the_extra_it_needs(write, model):
         file.unlink()
     (model / "modules.json").write_text(str(TRANSFORMER).replace("'", '"'))
     (model / "model.safetensors").write_bytes(safetensors("bert.encoder"))
-    with pytest.raises(MissingExtraError, match=r"model_name: the model in model needs the extra \[sentence-"):
+    with pytest.raises(
+        MissingExtraError, match=r"model_name: the model in model needs the extra \[sentence-"
+    ):
         check_config(load_config(write(ENTRY)))
 
 
+@pytest.mark.filterwarnings("default")  # of torch and its company
 async def test_a_transformer_of_sentence_transformers(embedder, model, tmp_path, capfd):
     pytest.importorskip("sentence_transformers", reason="needs the extra [sentence-transformers]")
     reference = tiny_transformer(model, tmp_path / "plain")
+    capfd.readouterr()
     near = await embedder()
     texts = ["mills grind corn", "streams turn wheels"]
     assert capfd.readouterr().err == ""

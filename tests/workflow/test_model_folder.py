@@ -85,7 +85,11 @@ def test_a_transformer(folder):
 @pytest.mark.parametrize(
     ("modules", "files", "words"),
     [
-        (None, {}, "there is no embedding model in FOLDER: no model.safetensors. Name the folder that holds it"),
+        (
+            None,
+            {},
+            "there is no embedding model in FOLDER: no model.safetensors. Name the folder that holds it",
+        ),
         (None, {"onnx__model_dot_onnx": b"x"}, "there is no embedding model in FOLDER"),
         (
             TRANSFORMER,
@@ -95,7 +99,10 @@ def test_a_transformer(folder):
         ),
         (
             [*STATIC, {"type": "sentence_transformers.models.Dense", "path": "1_Dense"}],
-            {"model_dot_safetensors": safetensors("embedding.weight"), "1_Dense__pytorch_model_dot_bin": b"x"},
+            {
+                "model_dot_safetensors": safetensors("embedding.weight"),
+                "1_Dense__pytorch_model_dot_bin": b"x",
+            },
             "FOLDER/1_Dense holds its weights as a pickle only",
         ),
         (

@@ -1,6 +1,7 @@
 """Embedding models from a folder, run in this process.
 
-Static ones by model2vec, all others by sentence-transformers. Neither is let near the network, a pickle or a model's own code; see `model_folder`.
+Static ones by model2vec, all others by sentence-transformers. Neither is let near the network, a
+pickle or a model's own code; see `model_folder`.
 """
 
 import importlib.util
@@ -109,14 +110,21 @@ def _static(folder: ModelFolder) -> LocalModel:
 
 def _transformer(folder: ModelFolder) -> LocalModel:
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415  # an extra
+    from transformers.utils import logging  # noqa: PLC0415  # what it is made of
 
-    model = SentenceTransformer(
-        str(folder.path),
-        device="cpu",  # the same vectors on every machine, and no memory that a model server has
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
-    )
+    showed = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = SentenceTransformer(
+            str(folder.path),
+            device="cpu",  # the same vectors on every machine, and no memory that a model server has
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    finally:
+        if showed:
+            logging.enable_progress_bar()
 
     def documents(texts: list[str]) -> Any:
         return model.encode_document(texts, show_progress_bar=False)
