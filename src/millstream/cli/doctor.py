@@ -23,6 +23,8 @@ _EXTRAS: Final = {
     "langchain": ("langchain", "langgraph", "langchain-openai"),
     "web": ("starlette", "uvicorn"),
     "openai": ("openai",),
+    "embeddings": ("numpy", "model2vec"),
+    "sentence-transformers": ("sentence-transformers",),
 }
 _TIMEOUT_S: Final = 3
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from millstream.evaluation.outputs import WORKFLOW_OUTPUT
 from millstream.evaluation.results import ItemResult
+from millstream.workflow.embedders import LocalConfig
+from millstream.workflow.validation import join_path
 
 _LOOPBACK_PORT: Final = re.compile(r"(?<=://)(localhost|127\.0\.0\.1|\[::1\]):\d+")
 _MAX_NAMED: Final = 5
@@ -76,13 +78,20 @@ def evaluator_fingerprint(options: Mapping[str, Any], effective: Mapping[str, An
     """
     named = sorted({text for text in _texts(options) if len(text) <= _MAX_NAME})
     models = {
-        f"{section}.{text}": _without_ports(effective[section][text])
+        f"{section}.{text}": _made_by(effective[section][text], join_path(section, text))
         for section in ("llms", "embedders")
         for text in named
         if text in (effective.get(section) or {})
     }
     files = {text: _file_hash(directory, text.partition(":")[0]) for text in named}
     return _digest([options, models, files])
+
+
+def _made_by(entry: Mapping[str, Any], where: str) -> Any:
+    """What a model's answers or an embedder's vectors depend on."""
+    if entry["_type"] == "local":  # another model may be in the folder by now
+        return LocalConfig(model_name=entry["model_name"]).folder(where).digest()
+    return _without_ports(entry)
 
 
 def answer_fingerprint(result: ItemResult, row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from millstream.errors import ConfigError, nearest
 from millstream.workflow.builder import Builder
+from millstream.workflow.checks import check_embedder
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.validation import join_path
 
@@ -40,8 +41,14 @@ class Models:
         self._check("llms", name, self._config.llms, where)
 
     def check_embedder(self, name: str, where: str) -> None:
-        """The same of a key under `embedders`."""
+        """The same of a key under `embedders`, and whether that embedder can be made.
+
+        Raises:
+            ConfigError: there is none, or it is wrong.
+            MissingExtraError: the library that it needs is not installed.
+        """
         self._check("embedders", name, self._config.embedders, where)
+        check_embedder(self._config.embedders[name], join_path("embedders", name))
 
     async def llm(self, name: str) -> Any:
         """A LangChain chat model; its calls are recorded, and bounded as `llms` says."""

@@ -15,7 +15,7 @@ from millstream.workflow.checks import check_references, check_tool_name
 from millstream.workflow.circles import told, way_between
 from millstream.workflow.components import FunctionGroup, FunctionInfo, LLMFrameworkEnum
 from millstream.workflow.config import WorkflowConfig
-from millstream.workflow.embedders import EmbedderConfig, HashConfig, parse_embedder
+from millstream.workflow.embedders import EmbedderConfig, HashConfig, LocalConfig, parse_embedder
 from millstream.workflow.functions import Function, imported
 from millstream.workflow.limiter import Limiter, limiter_of
 from millstream.workflow.llms import (
@@ -188,14 +188,11 @@ class Builder:
             mapping = self.config.embedders[name]
             parsed = parse_embedder(mapping, where)
             if isinstance(parsed, EmbedderConfig):
-                await imported(f"{_LANGCHAIN}_embedders")
-            _record_langchain()
-            if name not in self._embedders:
-                self._embedders[name] = (
-                    self._embedder(parsed, where)
-                    if isinstance(parsed, EmbedderConfig)
-                    else model_from_entry_point(parsed, mapping, where)
-                )
+                made = await self._embedder(parsed, where)
+            else:
+                _record_langchain()
+                made = model_from_entry_point(parsed, mapping, where)
+            self._embedders.setdefault(name, made)  # another caller may have made it meanwhile
         return self._embedders[name]
 
     async def get_workflow(self) -> Function:
@@ -230,11 +227,13 @@ class Builder:
 
         return langchain.chat_model(config, *self._reach(config, where), where)
 
-    def _embedder(self, config: EmbedderConfig, where: str) -> Any:
-        from millstream.workflow import langchain_embedders  # noqa: PLC0415  # an extra
-
+    async def _embedder(self, config: EmbedderConfig, where: str) -> Any:
+        langchain_embedders = await imported(f"{_LANGCHAIN}_embedders")
+        _record_langchain()
         if isinstance(config, HashConfig):
             return langchain_embedders.hashed(config)
+        if isinstance(config, LocalConfig):
+            return await langchain_embedders.local(config, where)
         instrument("openai")  # tells the tokens of an embedding, which LangChain does not
         return langchain_embedders.served(config, *self._reach(config, where), where)
 

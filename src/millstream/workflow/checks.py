@@ -13,7 +13,7 @@ from millstream.errors import ConfigError, nearest
 from millstream.workflow.circles import circles, told
 from millstream.workflow.components import EmbedderRef, FunctionRef, LLMRef
 from millstream.workflow.config import WorkflowConfig
-from millstream.workflow.embedders import parse_embedder
+from millstream.workflow.embedders import LocalConfig, parse_embedder
 from millstream.workflow.llms import OpenAIConfig, Server, api_key_of, base_url_of, parse_llm
 from millstream.workflow.logging import check_destinations
 from millstream.workflow.modules import import_module
@@ -36,7 +36,7 @@ def check_config(config: WorkflowConfig) -> None:
 
     Raises:
         ConfigError: everything that is wrong, one problem a line.
-        MissingExtraError: something that an exporter needs is not installed.
+        MissingExtraError: something that an exporter or an embedder needs is not installed.
     """
     problems = Problems()
     with problems.collect():
@@ -55,12 +55,8 @@ def check_config(config: WorkflowConfig) -> None:
             if isinstance(parsed, OpenAIConfig):
                 api_key_of(parsed, base_url_of(parsed, where, os.environ), where, os.environ)
     for name, mapping in config.embedders.items():
-        where = join_path("embedders", name)
         with problems.collect():
-            parsed_embedder = parse_embedder(mapping, where)
-            if isinstance(parsed_embedder, Server):
-                base_url = base_url_of(parsed_embedder, where, os.environ)
-                api_key_of(parsed_embedder, base_url, where, os.environ)
+            check_embedder(mapping, join_path("embedders", name))
     components = {join_path("functions", name): mapping for name, mapping in config.functions.items()}
     if config.workflow is not None:
         components["workflow"] = config.workflow
@@ -76,6 +72,20 @@ def check_config(config: WorkflowConfig) -> None:
     problems.lines += map(told, circles(needs, first="workflow"))
     problems.lines += _wrong_references_of_evaluators(config)
     problems.raise_if_any()
+
+
+def check_embedder(mapping: Mapping[str, Any], where: str) -> None:
+    """Check an entry of `embedders`: its keys, and that its server's key or its model's folder is there.
+
+    Raises:
+        ConfigError: something is wrong.
+        MissingExtraError: the library that runs a model in a folder is not installed.
+    """
+    parsed = parse_embedder(mapping, where)
+    if isinstance(parsed, Server):
+        api_key_of(parsed, base_url_of(parsed, where, os.environ), where, os.environ)
+    elif isinstance(parsed, LocalConfig):
+        parsed.folder(where)
 
 
 def check_references(component: BaseModel, config: WorkflowConfig, where: str) -> None:

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from millstream.workflow.llms import NIMServer, Server, parse_typed
+from millstream.workflow.local_models import check_installed
+from millstream.workflow.model_folder import ModelFolder, model_folder
+from millstream.workflow.validation import join_path
 
 EMBEDDER_GROUP = "millstream.embedders"
 
@@ -41,9 +45,37 @@ class HashConfig(BaseModel):
     dimensions: Annotated[int, Field(ge=8, le=65_536)] = 1024
 
 
-EmbedderConfig = OpenAIEmbedderConfig | HashConfig
+class LocalConfig(BaseModel):
+    """`_type: local`: a model in a folder, run here; nothing is downloaded.
+
+    Attributes:
+        model_name: the folder, relative to the working directory.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model_name: Path
+
+    def folder(self, where: str) -> ModelFolder:
+        """What is in the folder.
+
+        Args:
+            where: path of the entry, for errors.
+
+        Raises:
+            ConfigError: no whole embedding model that can be read safely.
+            MissingExtraError: the library that runs it is not installed.
+        """
+        key = join_path(where, "model_name")
+        folder = model_folder(self.model_name.expanduser(), key)
+        check_installed(folder, key)
+        return folder
+
+
+EmbedderConfig = OpenAIEmbedderConfig | HashConfig | LocalConfig
 EMBEDDERS: Mapping[str, type[EmbedderConfig]] = {
     "hash": HashConfig,
+    "local": LocalConfig,
     "nim": NIMEmbedderConfig,
     "openai": OpenAIEmbedderConfig,
 }

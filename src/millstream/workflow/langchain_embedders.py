@@ -3,12 +3,13 @@
 from typing import Any
 
 from millstream.errors import MissingExtraError, WorkflowError
-from millstream.workflow.embedders import HashConfig, NIMEmbedderConfig, OpenAIEmbedderConfig
+from millstream.workflow.embedders import HashConfig, LocalConfig, NIMEmbedderConfig, OpenAIEmbedderConfig
 from millstream.workflow.explain import named
 from millstream.workflow.functions import in_thread
 from millstream.workflow.hashed_words import vector_of
 from millstream.workflow.langchain import HttpClients, calls_of
 from millstream.workflow.limiter import Limiter
+from millstream.workflow.local_models import LocalModel, load
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -103,6 +104,32 @@ class HashedWords(Embeddings):
         return vector_of(text, self.dimensions)
 
 
+class LocalEmbeddings(Embeddings):
+    """Vectors of a model that runs in this process, on a thread when awaited."""
+
+    def __init__(self, model: LocalModel, model_name: str) -> None:
+        self._model = model
+        self.model_name = model_name
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """One vector a text."""
+        return self._model.embed_documents(texts)
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """The same, without holding up the event loop."""
+        vectors: list[list[float]] = await in_thread(self._model.embed_documents, texts)
+        return vectors
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of a question."""
+        return self._model.embed_query(text)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """The same, without holding up the event loop."""
+        vector: list[float] = await in_thread(self._model.embed_query, text)
+        return vector
+
+
 def _vectors(texts: list[str], dimensions: int) -> list[list[float]]:
     return [vector_of(text, dimensions) for text in texts]
 
@@ -149,3 +176,18 @@ def served(
 def hashed(config: HashConfig) -> Embeddings:
     """The embedder without a model."""
     return HashedWords(config.dimensions)
+
+
+async def local(config: LocalConfig, where: str) -> Embeddings:
+    """The embedder of a folder, loaded.
+
+    Args:
+        config: the entry.
+        where: path of the entry, such as `embedders.main`.
+
+    Raises:
+        ConfigError: the folder holds no model that can be loaded.
+        MissingExtraError: the library that runs it is not installed.
+    """
+    folder = config.folder(where)
+    return LocalEmbeddings(await in_thread(load, folder, where), folder.name)

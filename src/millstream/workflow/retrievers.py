@@ -18,7 +18,7 @@ from millstream.workflow.builder import Builder
 from millstream.workflow.components import EmbedderRef, FunctionBaseConfig, FunctionInfo
 from millstream.workflow.config import WorkflowConfig
 from millstream.workflow.documents import matching, read_documents, split
-from millstream.workflow.embedders import parse_embedder
+from millstream.workflow.embedders import LocalConfig, parse_embedder
 from millstream.workflow.functions import in_thread
 from millstream.workflow.llms import Server, base_url_of
 from millstream.workflow.registry import register_function
@@ -106,7 +106,8 @@ async def _index(config: VectorRetrieverConfig, workflow: WorkflowConfig, embedd
     chunks = await in_thread(_chunks, config)
     if not chunks:
         raise InputError("there is no text in the documents")
-    fingerprint = _fingerprint(chunks, workflow.embedders[config.embedder_name], config.embedder_name)
+    entry = workflow.embedders[config.embedder_name]
+    fingerprint = await in_thread(_fingerprint, chunks, entry, config.embedder_name)
     folder = config.index_dir
     if folder is not None and folder.exists():
         try:
@@ -144,6 +145,8 @@ def _fingerprint(chunks: Sequence[dict[str, Any]], embedder: dict[str, Any], nam
         parts = urlsplit(base_url_of(parsed, where, os.environ))
         # A server of this machine may have another port each time.
         made_by["server"] = "here" if parts.hostname in _LOOPBACK else parts.geturl()
+    elif isinstance(parsed, LocalConfig):
+        made_by["model_name"] = parsed.folder(where).digest()  # the same files may lie elsewhere
     digest = hashlib.sha256(json.dumps(made_by, sort_keys=True, default=str).encode())
     for chunk in chunks:
         digest.update(b"\n" + json.dumps(chunk, sort_keys=True, default=str).encode())
