@@ -11,6 +11,7 @@ RAGAS_TESTS = tests/evaluation/test_eval_ragas.py tests/simulate/test_web_query_
 BUILT_FROM = pyproject.toml setup.py scripts/venv $(wildcard src/millstream/*/*.c)
 
 # Tests of one file share their servers; most wait for processes of their own. PARALLEL= runs one after another.
+# Each process imports all frameworks, which pays for the many tests of .venv only.
 PARALLEL = --numprocesses 3 --dist loadfile
 
 .PHONY: help demo demo-web-query environments test test-main test-openai-2 test-ragas test-servers test-faults check format bench-recording bench-delivery bench-profiler bench-evaluation clean
@@ -30,7 +31,7 @@ test-main: .venv/.ready
 	.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 test-openai-2: .venv-openai-2/.ready
-	.venv-openai-2/bin/python -m pytest $(PARALLEL) $(ARGS) $(OPENAI_2_TESTS)
+	.venv-openai-2/bin/python -m pytest $(ARGS) $(OPENAI_2_TESTS)
 
 test-ragas: .venv-ragas/.ready
 	.venv-ragas/bin/python -m pytest $(ARGS) $(RAGAS_TESTS)
