@@ -21,7 +21,10 @@ from millstream.workflow.checks import check_config
 
 ROOT = str(Path(__file__).parents[2])
 SERVER = [sys.executable, "-m", "tests.workflow.mcp_tools"]
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([ROOT, *filter(None, sys.path)])}
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([ROOT, *filter(None, sys.path)]),
+    "PYDANTIC_DISABLE_PLUGINS": os.environ["PYDANTIC_DISABLE_PLUGINS"],  # stdio servers do not inherit it
+}
 
 
 @pytest.fixture(autouse=True)
