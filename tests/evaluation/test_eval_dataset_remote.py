@@ -3,6 +3,7 @@
 import base64
 import http.server
 import os
+import socket
 import threading
 import time
 
@@ -165,6 +166,34 @@ def test_an_address_that_the_server_does_not_know(server):
     assert str(told.value) == (
         f"The dataset {url} does not exist: its server answers 404 Not Found. Correct the address."
     )
+
+
+class Cloud(fsspec.AbstractFileSystem):
+    """A driver with exceptions of its own, as those of S3 and Hugging Face have."""
+
+    protocol = "cloud"
+
+    def _open(self, path, *args, **kwargs):
+        if "secret" in path:
+            raise PermissionError("Forbidden")
+        try:
+            socket.create_connection(("127.0.0.1", 9))
+        except OSError:
+            raise RuntimeError("no endpoint") from None
+
+
+fsspec.register_implementation("cloud", Cloud, clobber=True)
+
+
+def test_a_driver_that_hides_that_its_server_is_down():
+    with pytest.raises(UnreachableError, match=r"d.csv cannot be read: RuntimeError: no endpoint\."):
+        load("cloud://bucket/d.csv")
+
+
+def test_a_server_that_does_not_let_us_read():
+    words = r"cannot be read: PermissionError: Forbidden\. See which credentials the driver finds"
+    with pytest.raises(InputError, match=words):
+        load("cloud://secret/d.csv")
 
 
 def test_a_server_that_says_nothing(server, monkeypatch):

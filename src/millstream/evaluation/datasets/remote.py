@@ -1,6 +1,7 @@
 """Datasets at a URL: whatever fsspec has a driver for. Passwords of a URL are never shown."""
 
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -69,9 +70,19 @@ def _told(error: BaseException, url: str, what: str) -> InputError | Unreachable
         return of_http
     if isinstance(error, FileNotFoundError):
         return InputError(f"{what} does not exist. Correct the address.")
-    if isinstance(error, OSError) and not isinstance(error, PermissionError):
-        return UnreachableError(f"{what} cannot be read: {_reason(error, url)}.")
-    return InputError(f"{what} cannot be read: {_reason(error, url)}.")
+    told = f"{what} cannot be read: {_reason(error, url)}."
+    if isinstance(error, PermissionError):
+        return InputError(f"{told} See which credentials the driver finds, and whether they may read this.")
+    return UnreachableError(told) if isinstance(error, OSError) or _is_of_network(error) else InputError(told)
+
+
+def _is_of_network(error: BaseException | None) -> bool:
+    """Whether a connection failed below it; drivers have exceptions of their own for that."""
+    while error is not None:
+        if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _blocks(fsspec: Any, url: str) -> Iterator[bytes]:
