@@ -59,25 +59,34 @@ def test_calls_from_the_cache_cost_nothing_and_are_counted():
     assert (found.calls, found.priced, found.cached) == (2, 2, 1)
     assert found.models[0].cost == pytest.approx(0.0028)
     figures = call_figures(spans, PRICES)
-    assert figures == CallFigures(2, 1, 2000, 200, pytest.approx(0.0028), 2.0)
+    assert figures == CallFigures(
+        2, 1, 2000, 200, cost=pytest.approx(0.0028), latency_s=2.0, cost_known=pytest.approx(0.0028)
+    )
 
 
 def test_what_is_unknown_is_not_0():
     figures = call_figures([call(1), call(2, usage=Usage(10, 1))], PRICES)
-    assert figures == CallFigures(2, 0, 10, 1, None, 2.0)
+    price = cost_of_call(call(2, usage=Usage(10, 1)), PRICES)
+    assert figures == CallFigures(2, 0, 10, 1, cost=None, latency_s=2.0, cost_known=price, unpriced=1)
     assert call_figures([], PRICES) == CallFigures()
     assert together([]) == CallFigures()
-    assert together([figures, CallFigures(1, 0, 5, None, 0.5, 1.0)]) == CallFigures(3, 0, 15, 1, None, 3.0)
-    assert together([CallFigures(), CallFigures(1, 0, 5, None, 0.5, 1.0)]).cost == 0.5
+    other = CallFigures(1, 0, 5, None, cost=0.5, latency_s=1.0, cost_known=0.5)
+    assert together([figures, other]) == CallFigures(
+        3, 0, 15, 1, cost=None, latency_s=3.0, cost_known=price + 0.5, unpriced=1
+    )
+    assert together([CallFigures(), other]) == other
 
 
 def test_in_words():
     assert calls_text(CallFigures(), "USD") == ""
-    assert calls_text(CallFigures(1, 0, 1200, None, None, 0.5), "USD") == (
+    assert calls_text(CallFigures(1, 0, 1200, None, latency_s=0.5, unpriced=1), "USD") == (
         "1 call, 1,200 / ? tokens, cost unknown, 0.5 s"
     )
-    assert calls_text(CallFigures(2, 1, 12, 3, 0.00012, None), "EUR") == (
+    assert calls_text(CallFigures(2, 1, 12, 3, cost=0.00012, cost_known=0.00012), "EUR") == (
         "2 calls, 1 cached, 12 / 3 tokens, 0.00012 EUR"
+    )
+    assert calls_text(CallFigures(2, 0, 12, 3, cost_known=0.00012, unpriced=1), "EUR") == (
+        "2 calls, 12 / 3 tokens, at least 0.00012 EUR, 1 not priced"
     )
 
 

@@ -25,7 +25,7 @@ from millstream.evaluation.engine import EvalResult, evaluate
 from millstream.evaluation.gates import broken_gates, parse_gate
 from millstream.evaluation.loop import run_until_stopped
 from millstream.evaluation.summary import EvalSummary
-from millstream.evaluation.usage import money
+from millstream.evaluation.usage import cost_text
 from millstream.evaluation.wording import counted
 from millstream.workflow.config import load_config
 from millstream.workflow.validation import in_file
@@ -235,7 +235,7 @@ def _model_calls(summary: EvalSummary) -> Table:
         table.add_column(heading, justify="right")
     for name, used in (("workflow", summary.workflow), ("judges", summary.judges)):
         tokens = f"{_count(used.input_tokens)} / {_count(used.output_tokens)}"
-        cost = money(used.cost, summary.currency) if used.llm_calls else "-"
+        cost = cost_text(used, summary.currency) if used.llm_calls else "-"
         table.add_row(name, str(used.llm_calls), str(used.cached), tokens, cost)
     return table
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -15,6 +15,8 @@ from millstream.profiler.cost import PriceTable, cost_of_call, price_table
 from millstream.span import Span, SpanKind
 from millstream.store import open_store
 from millstream.store.table import is_cached
+
+Number = TypeVar("Number", int, float)
 
 
 class CallFigures(msgspec.Struct, frozen=True):
@@ -29,6 +31,8 @@ class CallFigures(msgspec.Struct, frozen=True):
             cost nothing.
         latency_s: seconds from the first start to the last end; of several traces, their sum. `None` when
             nothing ended.
+        cost_known: the cost of those that have a price; `None` where none has.
+        unpriced: how many have none: the model has no price, or the call did not tell its tokens.
     """
 
     llm_calls: int = 0
@@ -37,6 +41,8 @@ class CallFigures(msgspec.Struct, frozen=True):
     output_tokens: int | None = None
     cost: float | None = None
     latency_s: float | None = None
+    cost_known: float | None = None
+    unpriced: int = 0
 
 
 def call_figures(spans: Sequence[Span], prices: PriceTable) -> CallFigures:
@@ -48,28 +54,35 @@ def call_figures(spans: Sequence[Span], prices: PriceTable) -> CallFigures:
     """
     calls = [span for span in spans if span.kind is SpanKind.LLM]
     usages = [call.usage for call in calls if call.usage is not None]
+    costs = [cost_of_call(call, prices) for call in calls]
+    unpriced = costs.count(None)
+    known = _sum(costs)
     return CallFigures(
         llm_calls=len(calls),
         cached=sum(map(is_cached, calls)),
         input_tokens=_sum(usage.input_tokens for usage in usages),
         output_tokens=_sum(usage.output_tokens for usage in usages),
-        cost=_cost(calls, prices),
+        cost=None if unpriced else known,
         latency_s=_latency_s(spans),
+        cost_known=known,
+        unpriced=unpriced,
     )
 
 
 def together(figures: Iterable[CallFigures]) -> CallFigures:
     """The sum of several; a cost that is unknown for one that has calls is unknown for all."""
     each = list(figures)
-    asking = [one for one in each if one.llm_calls]
-    known = [one.cost for one in asking if one.cost is not None]
+    unpriced = sum(one.unpriced for one in each)
+    known = _sum(one.cost_known for one in each)
     return CallFigures(
         llm_calls=sum(one.llm_calls for one in each),
         cached=sum(one.cached for one in each),
         input_tokens=_sum(one.input_tokens for one in each),
         output_tokens=_sum(one.output_tokens for one in each),
-        cost=sum(known) if known and len(known) == len(asking) else None,
-        latency_s=sum(times) if (times := [t for one in each if (t := one.latency_s) is not None]) else None,
+        cost=None if unpriced else known,
+        latency_s=_sum(one.latency_s for one in each),
+        cost_known=known,
+        unpriced=unpriced,
     )
 
 
@@ -153,20 +166,14 @@ def _read(
     return {trace_id: call_figures(spans, prices) for trace_id, spans in found.items()}
 
 
-def _cost(calls: list[Span], prices: PriceTable) -> float | None:
-    costs = [cost_of_call(call, prices) for call in calls]
-    known = [cost for cost in costs if cost is not None]
-    return sum(known) if calls and len(known) == len(costs) else None
-
-
 def _latency_s(spans: Sequence[Span]) -> float | None:
     ends = [span.end_ns for span in spans if span.end_ns is not None]
     return (max(ends) - min(span.start_ns for span in spans)) / 1e9 if ends else None
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+def _sum(figures: Iterable[Number | None]) -> Number | None:
+    known = [figure for figure in figures if figure is not None]
+    return sum(known[1:], known[0]) if known else None
 
 
 def calls_text(figures: CallFigures, currency: str) -> str:
@@ -177,15 +184,18 @@ def calls_text(figures: CallFigures, currency: str) -> str:
     if figures.cached:
         parts.append(f"{figures.cached} cached")
     parts.append(f"{_count(figures.input_tokens)} / {_count(figures.output_tokens)} tokens")
-    parts.append(money(figures.cost, currency))
+    parts.append(cost_text(figures, currency))
     if figures.latency_s is not None:
         parts.append(f"{figures.latency_s:.3g} s")
     return ", ".join(parts)
 
 
-def money(amount: float | None, currency: str) -> str:
-    """An amount, or that it is unknown."""
-    return "cost unknown" if amount is None else f"{amount:.4g} {currency}"
+def cost_text(figures: CallFigures, currency: str) -> str:
+    """What model calls cost, as far as it is known."""
+    if figures.cost_known is None:
+        return "cost unknown"
+    least = f"at least {figures.cost_known:.4g} {currency}"
+    return f"{least}, {figures.unpriced} not priced" if figures.unpriced else least.removeprefix("at least ")
 
 
 def _count(value: int | None) -> str:
