@@ -100,7 +100,7 @@ def _models(profile: Profile) -> list[Figure]:
         Figure(
             "Input tokens",
             _short(_sum(rows, "input_tokens")),
-            "" if cached is None else f"{_short(cached)} from cache",
+            "" if cached is None else f"{_short(cached)} from provider's cache",
         ),
         Figure(
             "Output tokens",

@@ -100,7 +100,7 @@
     if (span[TOKENS]) {
       const known = (count) => count < 0 ? "unknown" : count.toLocaleString("en");
       const [input, output, cached, reasoning] = span[TOKENS];
-      fact("Input tokens", known(input) + (cached >= 0 ? ` (${known(cached)} from cache)` : ""));
+      fact("Input tokens", known(input) + (cached >= 0 ? ` (${known(cached)} from the provider's cache)` : ""));
       fact("Output tokens", known(output) + (reasoning >= 0 ? ` (${known(reasoning)} reasoning)` : ""));
     }
     fact("Span", span[ID]);
