@@ -176,7 +176,7 @@ class OverTheWire(Models):
 
 @pytest.fixture
 def models(tmp_path: Path) -> OverTheWire:
-    (tmp_path / "flow.yml").write_text("embedders: {near: {_type: openai, model_name: embedder, api_key: right}}\n")
+    (tmp_path / "flow.yml").write_text("embedders: {near: {_type: openai, model_name: m, api_key: right}}\n")
     return OverTheWire(load_config(tmp_path / "flow.yml"))
 
 
