@@ -78,7 +78,7 @@ def evaluator_fingerprint(options: Mapping[str, Any], effective: Mapping[str, An
     """
     named = sorted({text for text in _texts(options) if len(text) <= _MAX_NAME})
     models = {
-        f"{section}.{text}": _made_by(effective[section][text], join_path(section, text))
+        f"{section}.{text}": _made_by(section, text, effective[section][text])
         for section in ("llms", "embedders")
         for text in named
         if text in (effective.get(section) or {})
@@ -87,10 +87,11 @@ def evaluator_fingerprint(options: Mapping[str, Any], effective: Mapping[str, An
     return _digest([options, models, files])
 
 
-def _made_by(entry: Mapping[str, Any], where: str) -> Any:
+def _made_by(section: str, name: str, entry: Mapping[str, Any]) -> Any:
     """What a model's answers or an embedder's vectors depend on."""
-    if entry["_type"] == "local":  # another model may be in the folder by now
-        return LocalConfig(model_name=entry["model_name"]).folder(where).digest()
+    if section == "embedders" and entry["_type"] == "local":  # another model may be in the folder by now
+        folder = LocalConfig(model_name=entry["model_name"]).folder(join_path(section, name))
+        return folder.digest()
     return _without_ports(entry)
 
 
