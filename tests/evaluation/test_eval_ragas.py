@@ -298,7 +298,8 @@ def test_what_is_wrong_is_told_before_the_first_question(binding, options, messa
 
 
 @needs_ragas
-def test_the_example_of_the_page_can_be_bound(tmp_path):
+def test_the_example_of_the_page_can_be_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
     path = tmp_path / "config.yml"
     path.write_text(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
     config = load_config(path)

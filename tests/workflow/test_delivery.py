@@ -315,7 +315,9 @@ def test_who_interrupts_twice_waits_for_nothing(flow, tmp_path, silent, interrup
 def test_info_lists_exporters_and_processors(millstream):
     listed = json.loads(millstream("info", "--json").stdout)
     (file,) = (item for item in listed["exporters"] if item["name"] == "file")
-    assert {"name": "path", "type": "Path", "required": True, "default": None} in file["keys"]
+    path = next(key for key in file["keys"] if key["name"] == "path")
+    assert (path["type"], path["required"], path["default"]) == ("Path", True, None)
+    assert path["aliases"] == ["output_path", "file_path"]
     assert {"otlp", "phoenix", "elasticsearch", "data_flywheel_elasticsearch", "langfuse"} <= {
         item["name"] for item in listed["exporters"]
     }
