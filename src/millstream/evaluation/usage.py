@@ -194,8 +194,8 @@ def cost_text(figures: CallFigures, currency: str) -> str:
     """What model calls cost, as far as it is known."""
     if figures.cost_known is None:
         return "cost unknown"
-    least = f"at least {figures.cost_known:.4g} {currency}"
-    return f"{least}, {figures.unpriced} not priced" if figures.unpriced else least.removeprefix("at least ")
+    known = f"{figures.cost_known:.4g} {currency}"
+    return f"at least {known}, {figures.unpriced} not priced" if figures.unpriced else known
 
 
 def _count(value: int | None) -> str:
