@@ -67,6 +67,20 @@ def test_the_bare_calls_are_those_of_the_evaluation(tmp_path: Path, monkeypatch:
                     assert (read["completed"], read["requests"]) == (asked, asked)
 
 
+def test_a_round_tells_what_the_larger_run_adds_for_each_item() -> None:
+    class Told(overhead.Worker):
+        def __init__(self, **by_file: dict[str, float]) -> None:
+            self._by_file = by_file
+
+        def take(self, questions: Path) -> dict[str, float]:
+            return self._by_file[questions.name]
+
+    engine = Told(small={"scored_s": 0.1, "cpu_s": 0.2}, large={"scored_s": 0.5, "cpu_s": 0.8})
+    bare = Told(small={"scored_s": 0, "cpu_s": 0.05}, large={"scored_s": 0, "cpu_s": 0.25})
+    spent = overhead.spent_in_a_round(engine, bare, Path("small"), Path("large"), 100)
+    assert spent == pytest.approx(overhead.Spent(engine=4.0, profile=2.0, calls=2.0))
+
+
 def test_cases_are_chosen_by_words_of_their_rows() -> None:
     assert overhead.chosen(None) == list(overhead.CASES)
     assert [case.evaluator for case in overhead.chosen(["judge"])] == [JUDGE, JUDGE]

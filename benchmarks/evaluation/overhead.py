@@ -78,7 +78,7 @@ def lines(cases: Sequence[Case], items: int, concurrency: int, rounds: int, fold
             )
             for each in (engine, bare):
                 each.take(small)  # imports and first calls do not count
-            spent = [_spent(engine, bare, small, large, items) for _ in range(rounds)]
+            spent = [spent_in_a_round(engine, bare, small, large, items) for _ in range(rounds)]
         of_engine, of_profile, of_calls = (statistics.median(column) for column in zip(*spent, strict=True))
         beyond = [one.engine - one.calls for one in spent]
         low, middle, high = (
@@ -88,7 +88,7 @@ def lines(cases: Sequence[Case], items: int, concurrency: int, rounds: int, fold
         yield f"{case.title:28}{of_engine:15.2f}{of_calls:12.2f}{middle:12.2f}{quartiles:16}{of_profile:9.2f}"
 
 
-def _spent(engine: Worker, bare: Worker, small: Path, large: Path, items: int) -> Spent:
+def spent_in_a_round(engine: Worker, bare: Worker, small: Path, large: Path, items: int) -> Spent:
     """What the items take that only the larger run has; in turns, for a machine has fast and slow times."""
     before = engine.take(small)
     bare_before = bare.take(small)
